@@ -1,0 +1,216 @@
+//! The journal's batches: group commit with one barrier for data and journal together.
+//!
+//! ```text
+//! flush ──► records so far durable? ──► done
+//!             │ no, a commit is running: wait for it, look again
+//!             └ no: seal the log as one batch, write it, fdatasync, tell everybody
+//! ```
+//!
+//! A batch's header says up to which batch all was confirmed when it was sealed. The data that a batch's records
+//! point to was written before the records were appended, so the same barrier makes both durable; a crash may leave
+//! the batch without some of the data, and replay verifies the data of the batches that nobody confirmed.
+//!
+//! **Invariant:** at most one batch is sealed and not yet durable.
+
+use crate::disk::{Buf as _, Disk};
+use crate::error::{Error, Result};
+use crate::format::{HEADER_BYTES, JOURNAL_START, Kind, seal};
+use crate::pool::Pool;
+use crate::state::State;
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn};
+
+/// Bytes of a batch before its first record.
+pub(crate) const BATCH_HEADER_BYTES: usize = HEADER_BYTES + 24;
+
+/// A batch taken out of the log, ready to be written.
+struct Sealed {
+    bytes: Vec<u8>,
+    records: u32,
+    first_lsn: Lsn,
+    end_lsn: Lsn,
+    seq: BatchSeq,
+    confirmed: BatchSeq,
+    pos: u64,
+}
+
+/// Blocks that a batch with this many bytes of records takes.
+pub(crate) fn batch_blocks(record_bytes: usize) -> u64 {
+    ((BATCH_HEADER_BYTES + record_bytes).div_ceil(BLOCK_BYTES)) as u64
+}
+
+/// The newest batch that a durable batch `seq`, whose header names `confirmed`, proves to be durable. One without
+/// records has nothing that replay would have to doubt, so it counts itself when nothing stands between the two.
+pub(crate) fn confirmed_by(seq: BatchSeq, confirmed: BatchSeq, empty: bool) -> BatchSeq {
+    if empty && confirmed.0 + 1 == seq.0 { seq } else { confirmed }
+}
+
+fn seal_log(state: &mut State) -> Sealed {
+    let seq = state.ring.next_seq;
+    let bytes = std::mem::take(&mut state.log).into_bytes();
+    let records = std::mem::take(&mut state.log_records);
+    let pos = state.ring.pos;
+    state.ring.next_seq = BatchSeq(seq.0 + 1);
+    state.ring.pos += batch_blocks(bytes.len());
+    state.space.seal_limbo(seq);
+    state.unflushed_bytes = 0;
+    let first_lsn = Lsn(state.lsn.0 - u64::from(records));
+    Sealed { bytes, records, first_lsn, end_lsn: state.lsn, seq, confirmed: state.ring.durable_seq, pos }
+}
+
+impl<D: Disk> Pool<D> {
+    /// Makes every write and change that was answered before this call durable.
+    pub async fn flush(&self) -> Result<()> {
+        let lsn = self.state.lock().lsn;
+        self.flush_to(lsn).await
+    }
+
+    /// Makes every record up to `lsn` durable: what [`Pool::write`] and [`Pool::zero`] returned.
+    pub async fn flush_to(&self, lsn: Lsn) -> Result<()> {
+        loop {
+            let listener = self.committed.listen();
+            let lead = {
+                let mut state = self.state.lock();
+                if state.durable_lsn >= lsn {
+                    return Ok(());
+                }
+                state.writable()?;
+                !std::mem::replace(&mut state.commit_running, true)
+            };
+            if lead {
+                self.commit().await?;
+            } else {
+                listener.await;
+            }
+        }
+    }
+
+    /// Writes a batch even if it is empty, so that the disk itself says that the ones before it are durable.
+    pub(crate) async fn confirm(&self) -> Result<()> {
+        if self.lead_commit().await? { self.commit().await } else { Ok(()) }
+    }
+
+    /// Becomes the one who commits; `false` when somebody else has just committed instead.
+    async fn lead_commit(&self) -> Result<bool> {
+        let listener = self.committed.listen();
+        {
+            let mut state = self.state.lock();
+            state.writable()?;
+            if !std::mem::replace(&mut state.commit_running, true) {
+                return Ok(true);
+            }
+        }
+        listener.await;
+        Ok(false)
+    }
+
+    /// Seals and writes one batch. The caller has set `commit_running`.
+    async fn commit(&self) -> Result<()> {
+        loop {
+            let sealed = {
+                let mut state = self.state.lock();
+                let used = state.ring.pos - state.ring.tail + batch_blocks(state.log.len());
+                // The last eighth is kept for the batch that a checkpoint seals.
+                (used <= state.geometry.journal_blocks / 8 * 7).then(|| seal_log(&mut state))
+            };
+            if let Some(sealed) = sealed {
+                return self.write_batch(sealed).await;
+            }
+            self.end_commit();
+            self.checkpoint().await?;
+            if !self.lead_commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Seals the log as one batch, calls `freeze` at that point of the log, then writes the batch: whatever `freeze`
+    /// took is exactly what the records up to the end of the batch made.
+    pub(crate) async fn commit_and<R>(&self, freeze: impl FnOnce(&mut State) -> R) -> Result<R> {
+        while !self.lead_commit().await? {}
+        let (frozen, sealed) = {
+            let mut state = self.state.lock();
+            let sealed = seal_log(&mut state);
+            (freeze(&mut state), sealed)
+        };
+        self.write_batch(sealed).await?;
+        Ok(frozen)
+    }
+
+    fn end_commit(&self) {
+        self.state.lock().commit_running = false;
+        self.committed.notify_all();
+    }
+
+    async fn write_batch(&self, sealed: Sealed) -> Result<()> {
+        let empty = sealed.records == 0;
+        let (seq, end_lsn, confirmed) = (sealed.seq, sealed.end_lsn, sealed.confirmed);
+        let written = match self.put_batch(sealed).await {
+            Ok(()) => self.barrier().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            // What was asked to be durable may not be, and asking again would not tell: the kernel drops the pages
+            // that it failed to write.
+            self.fence(&error);
+            self.end_commit();
+            return Err(error);
+        }
+        let reclaimed = {
+            let mut state = self.state.lock();
+            state.ring.durable_seq = seq;
+            let confirmed = confirmed_by(seq, confirmed, empty);
+            state.ring.confirmed_seq = state.ring.confirmed_seq.max(confirmed);
+            state.durable_lsn = state.durable_lsn.max(end_lsn);
+            let confirmed = state.ring.confirmed_seq;
+            state.space.reclaim(confirmed)
+        };
+        self.end_commit();
+        reclaimed
+    }
+
+    /// Writes the batch into the ring, in two parts where it goes over the ring's end.
+    async fn put_batch(&self, sealed: Sealed) -> Result<()> {
+        let blocks = batch_blocks(sealed.bytes.len());
+        let ring = self.geometry.journal_blocks;
+        let at = sealed.pos % ring;
+        let addr = BlockAddr(JOURNAL_START + at);
+        let mut buf = self.disk.alloc((blocks * BLOCK_SIZE) as usize);
+        buf.fill(0);
+        buf[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&(sealed.bytes.len() as u32).to_le_bytes());
+        buf[HEADER_BYTES + 4..HEADER_BYTES + 8].copy_from_slice(&sealed.records.to_le_bytes());
+        buf[HEADER_BYTES + 8..HEADER_BYTES + 16].copy_from_slice(&sealed.confirmed.0.to_le_bytes());
+        buf[HEADER_BYTES + 16..HEADER_BYTES + 24].copy_from_slice(&sealed.first_lsn.0.to_le_bytes());
+        buf[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + sealed.bytes.len()].copy_from_slice(&sealed.bytes);
+        seal(&mut buf, Kind::Journal, &self.id, addr, sealed.seq.0);
+        let before_end = (ring - at).min(blocks);
+        let rest = buf.split_off((before_end * BLOCK_SIZE) as usize);
+        let fail = |e| Error::io("writing the journal", e);
+        self.disk.write(addr.offset(), vec![buf]).await.0.map_err(fail)?;
+        if !rest.is_empty() {
+            self.disk.write(BlockAddr(JOURNAL_START).offset(), vec![rest]).await.0.map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// One barrier; never tried again when it fails. Only one is in flight at a time: of two that cover the same
+    /// failed write the kernel tells only one, and the other would look like success.
+    pub(crate) async fn barrier(&self) -> Result<()> {
+        let _token = self.syncing.acquire().await;
+        {
+            let mut state = self.state.lock();
+            state.writable()?;
+            state.barriers += 1;
+        }
+        let synced = self.disk.sync().await.map_err(|e| Error::io("making writes durable", e));
+        // Before the next barrier may begin.
+        synced.inspect_err(|error| self.fence(error))
+    }
+
+    /// Refuses all further writes: what the disk holds is not known any more.
+    pub(crate) fn fence(&self, error: &Error) {
+        let cause = std::error::Error::source(error).map_or(String::new(), |s| format!(": {s}"));
+        let why = format!("{error}{cause}");
+        self.state.lock().fenced.get_or_insert(why);
+        self.work.notify_all();
+    }
+}

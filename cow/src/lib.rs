@@ -1,0 +1,52 @@
+//! cairn's storage engine: a pool of copy-on-write virtual disks on one file or device.
+//!
+//! The rooms and how they connect, from a request down to the disk:
+//!
+//! ```text
+//! volumes   read   write   diff   check        what users ask for
+//!    └────────┴──┬───┴───────┴──────┘
+//!              state                           the one lock: versions, maps, space, the log in memory
+//!     version ── map ── node    space          what it guards
+//!                │
+//!   record ── commit   checkpoint   reap       what leaves it: batches, checkpoints, deletions in the background
+//!                └─────────┴─────────┘
+//!        recover  ──  format / codec           and how it is found again
+//!                │
+//!              disk                            io_uring in the daemon, [`sim`] in tests
+//! ```
+//!
+//! Everything that changes a pool is a record in one ordered log; memory is what applying the log gives, and a
+//! checkpoint is that state written down. The engine knows no sockets, no NBD and no particular executor.
+#![forbid(unsafe_code)]
+
+mod check;
+mod checkpoint;
+mod codec;
+mod commit;
+mod diff;
+mod disk;
+mod error;
+mod format;
+mod maintain;
+mod map;
+mod node;
+mod pool;
+mod read;
+mod reap;
+mod record;
+mod recover;
+pub mod sim;
+mod space;
+mod state;
+mod sync;
+mod types;
+mod version;
+mod volumes;
+mod write;
+
+pub use disk::{Buf, Disk};
+pub use error::{Error, ErrorKind, Result};
+pub use pool::{CreateOptions, Options, Pool};
+pub use read::ReadReply;
+pub use types::*;
+pub use volumes::{Resolved, check_name};

@@ -1,0 +1,167 @@
+//! What a pool does by itself: flush what nobody flushed, confirm, checkpoint, grow, give back, evict.
+
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pool::Pool;
+use crate::record::Record;
+use crate::state::State;
+use crate::types::{BLOCK_SIZE, PoolStatus};
+use crate::write::UNFLUSHED_SOFT_BYTES;
+
+/// Calls of [`Pool::maintain`] after which unflushed records are flushed: a second at ten calls a second.
+const FLUSH_TICKS: u32 = 10;
+/// Calls without any change after which the last batch is confirmed.
+const CONFIRM_TICKS: u32 = 2;
+/// Calls without any change after which a checkpoint makes the next start quick.
+const CHECKPOINT_TICKS: u32 = 300;
+/// Steps of giving back deleted versions in one call.
+const REAP_STEPS: usize = 16;
+/// The pool grows before less than this is free, so that writers need not wait for it.
+const GROW_AHEAD_BYTES: u64 = 128 << 20;
+/// The most segments that one growth adds.
+const MOST_GROWTH: usize = 16;
+
+/// What a call found to do.
+struct Duties {
+    flush: bool,
+    confirm: bool,
+    checkpoint: bool,
+    grow: bool,
+}
+
+impl State {
+    fn duties(&mut self, limit: usize) -> Duties {
+        self.idle_ticks = self.idle_ticks.saturating_add(1);
+        let ring = self.geometry.journal_blocks;
+        let used = self.ring.pos - self.ring.tail;
+        let ahead = (GROW_AHEAD_BYTES / BLOCK_SIZE).min(u64::from(self.geometry.segment_blocks));
+        let changed = self.dirty > 0 || used > 0;
+        Duties {
+            flush: self.log_records > 0
+                && (self.idle_ticks >= FLUSH_TICKS || self.unflushed_bytes > UNFLUSHED_SOFT_BYTES),
+            confirm: self.log_records == 0
+                && self.ring.durable_seq > self.ring.confirmed_seq
+                && self.idle_ticks >= CONFIRM_TICKS,
+            checkpoint: used > ring / 2
+                || self.dirty > self.dirty_limit() / 2
+                || (changed && self.idle_ticks >= CHECKPOINT_TICKS),
+            grow: self.data_blocks_free() < ahead && self.space.segment_count() < limit,
+        }
+    }
+}
+
+impl<D: Disk> Pool<D> {
+    /// Background duties. Call it about every 100 ms, and whenever [`Pool::wait_for_work`] resolves; `true` means
+    /// that more is waiting and it should be called again at once. An error has been dealt with as far as it can be
+    /// (a failed barrier has fenced the pool) and is for the log.
+    pub async fn maintain(&self) -> Result<bool> {
+        let duties = {
+            let mut state = self.state.lock();
+            if state.fenced.is_some() {
+                return Ok(false);
+            }
+            let confirmed = state.ring.confirmed_seq;
+            state.space.reclaim(confirmed)?;
+            state.duties(self.geometry.segments_in(self.limit))
+        };
+        if duties.flush {
+            self.flush().await?;
+        }
+        if duties.confirm {
+            self.confirm().await?;
+        }
+        if duties.grow {
+            self.grow().await?;
+        }
+        if duties.checkpoint {
+            self.checkpoint().await?;
+        }
+        self.reap_some(REAP_STEPS).await
+    }
+
+    /// Resolves when there is something to do before the next regular call of [`Pool::maintain`].
+    pub async fn wait_for_work(&self) {
+        self.work.listen().await;
+    }
+
+    /// Adds segments, unless the pool has reached its limit or there is no room below it.
+    async fn grow(&self) -> Result<bool> {
+        let _token = self.growing.acquire().await;
+        let now = {
+            let state = self.state.lock();
+            state.writable()?;
+            state.space.segment_count()
+        };
+        let room = self.geometry.segments_in(self.limit).saturating_sub(now);
+        let wanted = (now / 8).clamp(1, MOST_GROWTH).min(room);
+        for add in [wanted, 1] {
+            if add == 0 || add > room {
+                return Ok(false);
+            }
+            match self.disk.grow(self.geometry.bytes_with(now + add)).await {
+                Ok(()) => {
+                    let mut state = self.state.lock();
+                    state.space.add_segments(add);
+                    state.append(&Record::Grow { segments: (now + add) as u64 });
+                    return Ok(true);
+                }
+                Err(e) => {
+                    let error = Error::io("growing the pool", e);
+                    if error.kind() != ErrorKind::NoSpace {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sees to it that `blocks` can be allocated for data: grows, takes back what waits, finishes deletions. Fails
+    /// with `NoSpace` when none of that helps.
+    pub(crate) async fn make_room(&self, blocks: u64) -> Result<()> {
+        loop {
+            let segments = {
+                let state = self.state.lock();
+                if state.data_blocks_free() >= blocks {
+                    return Ok(());
+                }
+                state.space.segment_count()
+            };
+            if self.grow().await? || self.state.lock().space.segment_count() > segments {
+                continue;
+            }
+            let waiting = {
+                let state = self.state.lock();
+                state.space.limbo_blocks() > 0
+                    || state.dirty > 0
+                    || !state.superseded.is_empty()
+                    || state.can_reap()
+            };
+            let before = self.state.lock().data_blocks_free();
+            if waiting {
+                self.reap_some(REAP_STEPS).await?;
+                self.flush().await?;
+                self.checkpoint().await?;
+                let mut state = self.state.lock();
+                let confirmed = state.ring.confirmed_seq;
+                state.space.reclaim(confirmed)?;
+            }
+            let state = self.state.lock();
+            let free = state.data_blocks_free();
+            if free < blocks && free <= before && !state.can_reap() {
+                drop(state);
+                return Err(self.full());
+            }
+        }
+    }
+
+    fn full(&self) -> Error {
+        let PoolStatus { size, limit, .. } = self.status();
+        let why = if size + BLOCK_SIZE * u64::from(self.geometry.segment_blocks) > limit {
+            "the pool is full: delete snapshots or volumes, trim, or give it a larger limit"
+        } else {
+            "the file system below the pool is full: make room there, or delete snapshots or volumes"
+        };
+        Error::new(ErrorKind::NoSpace, why)
+    }
+}

@@ -1,0 +1,365 @@
+//! The extent map's nodes: 256 entries of 16 bytes, one 4 KiB block, on disk; cells around them in memory.
+//!
+//! A [`Cell`] is one node's place in memory and its identity: versions that share a node share its cell. Every access
+//! happens under the pool's lock, so that a cell with one owner may be changed in place and one with several is
+//! copied first; the mutex inside exists because the checkpoint encodes nodes without the pool's lock.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{PoolId, node_crc};
+use crate::types::{BLOCK_BYTES, BlockAddr, Epoch};
+
+/// Entries of a node.
+pub(crate) const FANOUT: usize = 256;
+/// Bits of a block's index that one level decides.
+pub(crate) const LEVEL_BITS: u32 = 8;
+/// The root's level; leaves have level 0. Five levels of 256 cover 2^40 blocks.
+pub(crate) const ROOT_LEVEL: u8 = 4;
+
+const ENTRY_BYTES: usize = 16;
+const _: () = assert!(FANOUT * ENTRY_BYTES == BLOCK_BYTES);
+const _: () = assert!((ROOT_LEVEL as u32 + 1) * LEVEL_BITS == 40);
+
+/// How many blocks of a volume an entry of a node at `level` covers.
+pub(crate) fn entry_span(level: u8) -> u64 {
+    1 << (LEVEL_BITS * u32::from(level))
+}
+
+/// The index in a node at `level` that leads to block `lba`.
+pub(crate) fn index_at(lba: u64, level: u8) -> usize {
+    (lba >> (LEVEL_BITS * u32::from(level))) as usize % FANOUT
+}
+
+const KIND_HOLE: u8 = 0;
+const KIND_ZERO: u8 = 1;
+const KIND_DATA: u8 = 2;
+const KIND_NODE: u8 = 3;
+
+/// What one block of a volume maps to, in the 16 bytes that stand on disk: block in bits 0-39, CRC-32 in 40-71,
+/// birth in 72-103, kind in 104-111, the rest zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry(u128);
+
+impl Entry {
+    pub(crate) const HOLE: Entry = Entry(0);
+    pub(crate) const ZERO: Entry = Entry((KIND_ZERO as u128) << 104);
+
+    pub(crate) fn data(block: BlockAddr, crc: u32, birth: Epoch) -> Entry {
+        Entry::pack(KIND_DATA, block, crc, birth)
+    }
+
+    fn pack(kind: u8, block: BlockAddr, crc: u32, birth: Epoch) -> Entry {
+        debug_assert!(block.0 < 1 << 40);
+        Entry(
+            u128::from(block.0) | u128::from(crc) << 40 | u128::from(birth.0) << 72 | u128::from(kind) << 104,
+        )
+    }
+
+    fn kind(self) -> u8 {
+        (self.0 >> 104) as u8
+    }
+
+    pub(crate) fn is_data(self) -> bool {
+        self.kind() == KIND_DATA
+    }
+
+    pub(crate) fn is_hole(self) -> bool {
+        self.kind() == KIND_HOLE
+    }
+
+    pub(crate) fn block(self) -> BlockAddr {
+        BlockAddr((self.0 & ((1 << 40) - 1)) as u64)
+    }
+
+    pub(crate) fn crc(self) -> u32 {
+        (self.0 >> 40) as u32
+    }
+
+    pub(crate) fn birth(self) -> Epoch {
+        Epoch((self.0 >> 72) as u32)
+    }
+
+    fn decode(bytes: &[u8]) -> Entry {
+        Entry(u128::from_le_bytes(bytes.try_into().expect("sixteen bytes")))
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+        self.0.to_le_bytes()
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind() {
+            KIND_HOLE => f.write_str("hole"),
+            KIND_ZERO => f.write_str("zero"),
+            _ => write!(f, "data({}, birth {})", self.block(), self.birth()),
+        }
+    }
+}
+
+/// Where a node stands on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ptr {
+    pub(crate) addr: BlockAddr,
+    pub(crate) crc: u32,
+}
+
+/// What an inner node's entry (or a version's root) leads to.
+#[derive(Clone)]
+pub(crate) enum Child {
+    /// The whole range is holes ...
+    Hole,
+    /// ... or zeroes.
+    Zero,
+    /// A node that was not looked at since its parent was read.
+    Stored(Ptr),
+    /// A node with a place in memory.
+    Cell(Arc<Cell>),
+}
+
+/// An inner node's entry, and a version's root.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    /// The epoch of the newest change below; meaningless for uniform ranges.
+    pub(crate) birth: Epoch,
+    pub(crate) child: Child,
+}
+
+impl Slot {
+    pub(crate) const HOLE: Slot = Slot { birth: Epoch(0), child: Child::Hole };
+
+    /// Reads a root or an inner entry of 16 bytes.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Slot> {
+        let entry = Entry::decode(bytes);
+        let child = match entry.kind() {
+            KIND_HOLE => Child::Hole,
+            KIND_ZERO => Child::Zero,
+            KIND_NODE => Child::Stored(Ptr { addr: entry.block(), crc: entry.crc() }),
+            _ => return Err(Error::new(ErrorKind::Corrupt, "an inner map entry has an unknown kind")),
+        };
+        Ok(Slot { birth: entry.birth(), child })
+    }
+
+    /// The 16 bytes of this entry; fails when its node has no address yet.
+    pub(crate) fn encode(&self) -> Result<[u8; ENTRY_BYTES]> {
+        let node = |ptr: Ptr| Entry::pack(KIND_NODE, ptr.addr, ptr.crc, self.birth);
+        let entry = match &self.child {
+            Child::Hole => Entry::HOLE,
+            Child::Zero => Entry::ZERO,
+            Child::Stored(ptr) => node(*ptr),
+            Child::Cell(cell) => match cell.home() {
+                Some(ptr) => node(ptr),
+                None => return Err(Error::new(ErrorKind::Busy, "a map node has no address yet")),
+            },
+        };
+        Ok(entry.to_bytes())
+    }
+
+    /// Where the node stands on disk, when it is there and unchanged.
+    pub(crate) fn home(&self) -> Option<Ptr> {
+        match &self.child {
+            Child::Hole | Child::Zero => None,
+            Child::Stored(ptr) => Some(*ptr),
+            Child::Cell(cell) => cell.home(),
+        }
+    }
+
+    /// Whether both lead to the very same node, or to the same uniform range.
+    pub(crate) fn is_same(&self, other: &Slot) -> bool {
+        match (&self.child, &other.child) {
+            (Child::Hole, Child::Hole) | (Child::Zero, Child::Zero) => true,
+            (Child::Cell(a), Child::Cell(b)) if Arc::ptr_eq(a, b) => true,
+            _ => match (self.home(), other.home()) {
+                (Some(a), Some(b)) => a.addr == b.addr,
+                _ => false,
+            },
+        }
+    }
+
+    /// Whether the node was changed since it was last written.
+    pub(crate) fn is_dirty(&self) -> bool {
+        matches!(&self.child, Child::Cell(cell) if cell.home().is_none())
+    }
+
+    /// The entry that every block of a uniform range has.
+    pub(crate) fn uniform(&self) -> Option<Entry> {
+        match self.child {
+            Child::Hole => Some(Entry::HOLE),
+            Child::Zero => Some(Entry::ZERO),
+            Child::Stored(_) | Child::Cell(_) => None,
+        }
+    }
+
+    /// The cell behind a node, made for one that was only stored; `None` for a uniform range.
+    pub(crate) fn cell(&mut self) -> Option<&mut Arc<Cell>> {
+        if let Child::Stored(ptr) = self.child {
+            self.child = Child::Cell(Cell::new(CellState::Evicted(ptr)));
+        }
+        match &mut self.child {
+            Child::Cell(cell) => Some(cell),
+            _ => None,
+        }
+    }
+}
+
+/// A leaf's entries, or an inner node's.
+#[derive(Clone)]
+pub(crate) enum Node {
+    Leaf(Box<[Entry; FANOUT]>),
+    Inner(Box<[Slot; FANOUT]>),
+}
+
+impl Node {
+    /// A node whose whole range is of one kind.
+    pub(crate) fn uniform(level: u8, child: &Child) -> Node {
+        let zero = matches!(child, Child::Zero);
+        if level == 0 {
+            return Node::Leaf(Box::new([if zero { Entry::ZERO } else { Entry::HOLE }; FANOUT]));
+        }
+        let slot = if zero { Slot { birth: Epoch(0), child: Child::Zero } } else { Slot::HOLE };
+        Node::Inner(Box::new(std::array::from_fn(|_| slot.clone())))
+    }
+
+    /// Reads a node after checking it against the entry that points to it.
+    pub(crate) fn decode(pool: &PoolId, ptr: Ptr, level: u8, bytes: &[u8]) -> Result<Node> {
+        if node_crc(pool, ptr.addr, level, bytes) != ptr.crc {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the map node in block {} does not match its checksum", ptr.addr),
+            ));
+        }
+        let chunks = bytes.chunks_exact(ENTRY_BYTES);
+        if level > 0 {
+            let slots = chunks.map(Slot::decode).collect::<Result<Vec<Slot>>>()?;
+            let slots: Box<[Slot; FANOUT]> = slots.into_boxed_slice().try_into().map_err(|_| short_node())?;
+            return Ok(Node::Inner(slots));
+        }
+        let entries: Vec<Entry> = chunks.map(Entry::decode).collect();
+        if entries.iter().any(|e| e.kind() > KIND_DATA) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the leaf in block {} holds an unknown entry", ptr.addr),
+            ));
+        }
+        Ok(Node::Leaf(entries.into_boxed_slice().try_into().map_err(|_| short_node())?))
+    }
+
+    /// Writes the node's 4 KiB; fails while a child has no address.
+    pub(crate) fn encode(&self, out: &mut [u8]) -> Result<()> {
+        match self {
+            Node::Leaf(entries) => {
+                for (entry, out) in entries.iter().zip(out.chunks_exact_mut(ENTRY_BYTES)) {
+                    out.copy_from_slice(&entry.to_bytes());
+                }
+            }
+            Node::Inner(slots) => {
+                for (slot, out) in slots.iter().zip(out.chunks_exact_mut(ENTRY_BYTES)) {
+                    out.copy_from_slice(&slot.encode()?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn short_node() -> Error {
+    Error::new(ErrorKind::Corrupt, "a map node is not one block long")
+}
+
+/// Entries that the journal gave for a leaf that was not read yet, by index, ascending.
+pub(crate) type Patches = Vec<(u8, Entry)>;
+
+/// What is in memory of a node.
+pub(crate) enum CellState {
+    /// Changed since it was last written, or never written.
+    Dirty(Node),
+    /// As on disk.
+    Clean { ptr: Ptr, node: Node, hot: bool },
+    /// On disk only.
+    Evicted(Ptr),
+    /// A leaf on disk with entries that the journal changed since. Counts as dirty.
+    Patched { base: Ptr, patches: Patches },
+}
+
+/// One node in memory. See the module's description for who may touch it when.
+pub(crate) struct Cell {
+    state: Mutex<CellState>,
+    /// Whether the list of leaves in memory has it, so that it is there once however often it is written.
+    pub(crate) listed: AtomicBool,
+}
+
+impl Cell {
+    pub(crate) fn new(state: CellState) -> Arc<Cell> {
+        Arc::new(Cell { state: Mutex::new(state), listed: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn lock(&self) -> parking_lot::MutexGuard<'_, CellState> {
+        self.state.lock()
+    }
+
+    /// The node's place on disk, unless it changed since.
+    pub(crate) fn home(&self) -> Option<Ptr> {
+        match &*self.lock() {
+            CellState::Clean { ptr, .. } | CellState::Evicted(ptr) => Some(*ptr),
+            CellState::Dirty(_) | CellState::Patched { .. } => None,
+        }
+    }
+
+    /// Takes in what was read from disk, unless somebody else was faster. Returns whether a leaf became resident.
+    pub(crate) fn install(&self, read_from: Ptr, mut node: Node) -> bool {
+        let mut state = self.lock();
+        match &mut *state {
+            CellState::Evicted(ptr) if *ptr == read_from => {
+                let leaf = matches!(node, Node::Leaf(_));
+                *state = CellState::Clean { ptr: read_from, node, hot: true };
+                leaf
+            }
+            CellState::Patched { base, patches } if *base == read_from => {
+                if let Node::Leaf(entries) = &mut node {
+                    for (index, entry) in patches.iter() {
+                        entries[usize::from(*index)] = *entry;
+                    }
+                }
+                *state = CellState::Dirty(node);
+                false
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_keep_all_their_fields_at_their_limits() {
+        let entry = Entry::data(BlockAddr((1 << 40) - 1), u32::MAX, Epoch(u32::MAX));
+        assert!(entry.is_data());
+        assert_eq!(entry.block(), BlockAddr((1 << 40) - 1));
+        assert_eq!(entry.crc(), u32::MAX);
+        assert_eq!(entry.birth(), Epoch(u32::MAX));
+        assert_eq!(Entry::decode(&entry.to_bytes()), entry);
+    }
+
+    #[test]
+    fn a_node_reads_back_only_from_its_own_place_and_level() {
+        let mut entries = Box::new([Entry::HOLE; FANOUT]);
+        entries[3] = Entry::data(BlockAddr(1234), 99, Epoch(4));
+        entries[255] = Entry::ZERO;
+        let mut bytes = vec![0; BLOCK_BYTES];
+        Node::Leaf(entries.clone()).encode(&mut bytes).unwrap();
+        let pool = [1; 16];
+        let ptr = Ptr { addr: BlockAddr(700), crc: node_crc(&pool, BlockAddr(700), 0, &bytes) };
+        let Node::Leaf(back) = Node::decode(&pool, ptr, 0, &bytes).unwrap() else { panic!("not a leaf") };
+        assert_eq!(back, entries);
+        assert!(Node::decode(&pool, Ptr { addr: BlockAddr(701), ..ptr }, 0, &bytes).is_err());
+        assert!(Node::decode(&pool, ptr, 1, &bytes).is_err());
+        assert!(Node::decode(&[2; 16], ptr, 0, &bytes).is_err());
+    }
+}

@@ -1,0 +1,327 @@
+//! The pool: what opens, closes and owns everything else.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use crate::codec::Writer;
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{
+    DEFAULT_SEGMENT_BLOCKS, Geometry, HeaderFault, MAX_POOL_BLOCKS, MAX_SEGMENT_BLOCKS, PoolId, SUPERBLOCKS,
+    peek,
+};
+use crate::map::Missing;
+use crate::node::{Cell, Node, Ptr};
+use crate::space::Space;
+use crate::state::{Blocked, Ring, State};
+use crate::sync::{Event, Token};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, Lsn, PoolStatus};
+use crate::version::Versions;
+use crate::write::{LaneQueue, Merging};
+
+/// The journal ring of a pool that does not ask for another.
+const DEFAULT_JOURNAL_BYTES: u64 = 64 << 20;
+/// The least ring in which batches, with an eighth kept back, always fit.
+const LEAST_JOURNAL_BYTES: u64 = 1 << 20;
+/// The least that a pool must be able to hold besides its journal, and has from the start: room for the reserve.
+const LEAST_BLOCKS: u64 = 1024;
+/// Segments are made smaller than usual where fewer than this many would fit.
+const FEW_SEGMENTS: u64 = 64;
+/// The smallest segment that a pool gets unless it asks for less.
+const SMALL_SEGMENT_BLOCKS: u64 = 1024;
+
+/// How a pool is made; none of it can be changed later but the limit.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// Bytes that the pool may grow to, its journal included; a device's size.
+    pub limit: u64,
+    /// Bytes of the journal ring, a multiple of 4096; a sixteenth of the limit but at most 64 MiB when `None`.
+    pub journal_bytes: Option<u64>,
+    /// Blocks of a segment, by which the pool grows: a multiple of 64 from 64 to 32,256. When
+    /// `None`, 16,384 (64 MiB), less for a pool of less than 4 GiB.
+    pub segment_blocks: Option<u32>,
+}
+
+/// How a pool is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many reactors write: each fills segments of its own.
+    pub lanes: usize,
+    /// Bytes of map leaves kept in memory.
+    pub map_cache_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { lanes: 1, map_cache_bytes: 256 << 20 }
+    }
+}
+
+/// A storage pool over one disk. Shared by reactors in an `Arc`; its futures run to completion on any executor.
+///
+/// A future of the pool must not be dropped before it is done: others may be waiting for the I/O it leads.
+pub struct Pool<D: Disk> {
+    pub(crate) disk: D,
+    pub(crate) id: PoolId,
+    pub(crate) geometry: Geometry,
+    pub(crate) limit: u64,
+    pub(crate) created_ms: u64,
+    /// The generation of the first checkpoint written since the pool was opened.
+    pub(crate) first_generation: u64,
+    pub(crate) state: Mutex<State>,
+    pub(crate) lanes: Vec<Mutex<LaneQueue<D::Buf>>>,
+    pub(crate) merging: Merging,
+    /// A batch became durable, or the pool was fenced.
+    pub(crate) committed: Event,
+    pub(crate) checkpointing: Token,
+    /// Held by the one barrier in flight.
+    pub(crate) syncing: Token,
+    pub(crate) growing: Token,
+    pub(crate) reaping: Token,
+    /// Something for [`Pool::maintain`] came up.
+    pub(crate) work: Event,
+}
+
+/// What is in memory of a pool right after its disk was read.
+pub(crate) struct Loaded {
+    pub(crate) id: PoolId,
+    pub(crate) geometry: Geometry,
+    pub(crate) limit: u64,
+    pub(crate) created_ms: u64,
+    pub(crate) generation: u64,
+    pub(crate) versions: Versions,
+    pub(crate) space: Space,
+    pub(crate) ring: Ring,
+    pub(crate) lsn: Lsn,
+    pub(crate) catalog: Vec<crate::space::Run>,
+}
+
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+impl<D: Disk> Pool<D> {
+    pub(crate) fn assemble(disk: D, loaded: Loaded, options: &Options) -> Pool<D> {
+        let leaves = (options.map_cache_bytes / BLOCK_SIZE).max(256);
+        let lanes = options.lanes.max(1);
+        Pool {
+            disk,
+            id: loaded.id,
+            geometry: loaded.geometry,
+            limit: loaded.limit,
+            created_ms: loaded.created_ms,
+            first_generation: loaded.generation + 1,
+            state: Mutex::new(State {
+                geometry: loaded.geometry,
+                versions: loaded.versions,
+                space: loaded.space,
+                ring: loaded.ring,
+                log: Writer::default(),
+                log_records: 0,
+                lsn: loaded.lsn,
+                durable_lsn: loaded.lsn,
+                unflushed_bytes: 0,
+                commit_running: false,
+                superseded: Vec::new(),
+                dirty: 0,
+                dirty_frozen: 0,
+                dirty_memory_limit: (leaves / 2).max(128),
+                catalog: loaded.catalog,
+                fenced: None,
+                resident: VecDeque::new(),
+                resident_limit: leaves as usize,
+                checkpoints: 0,
+                barriers: 0,
+                checksum_errors: 0,
+                idle_ticks: 0,
+            }),
+            lanes: (0..lanes).map(|_| Mutex::new(LaneQueue::default())).collect(),
+            merging: Merging::default(),
+            committed: Event::default(),
+            checkpointing: Token::default(),
+            syncing: Token::default(),
+            growing: Token::default(),
+            reaping: Token::default(),
+            work: Event::default(),
+        }
+    }
+
+    /// Makes a pool on a disk that holds nothing: an empty file, or a device whose superblock places are not cairn's.
+    /// `id` is the pool's identity, which should be random.
+    pub async fn create(
+        disk: D,
+        id: [u8; 16],
+        create: CreateOptions,
+        options: Options,
+    ) -> Result<Arc<Pool<D>>> {
+        let geometry = geometry_for(&create)?;
+        for addr in SUPERBLOCKS {
+            if disk.len() >= (addr.0 + 1) * BLOCK_SIZE {
+                let (result, block) = disk.read(addr.offset(), disk.alloc(BLOCK_BYTES)).await;
+                result.map_err(|e| Error::io("reading the disk before making a pool on it", e))?;
+                if !matches!(peek(&block), Err(HeaderFault::Foreign)) {
+                    return Err(Error::new(ErrorKind::Exists, "the disk already holds a cairn pool"));
+                }
+            }
+        }
+        let segments = least_segments(geometry.segment_blocks);
+        let grow = |e| Error::io("making room for the pool", e);
+        disk.grow(geometry.bytes_with(segments)).await.map_err(grow)?;
+        let mut space = Space::new(geometry, options.lanes.max(1));
+        space.add_segments(segments);
+        let loaded = Loaded {
+            id,
+            geometry,
+            limit: create.limit,
+            created_ms: now_ms(),
+            generation: 0,
+            versions: Versions::new(),
+            space,
+            ring: Ring {
+                tail: 0,
+                pos: 0,
+                next_seq: BatchSeq(1),
+                durable_seq: BatchSeq(0),
+                confirmed_seq: BatchSeq(0),
+            },
+            lsn: Lsn(0),
+            catalog: Vec::new(),
+        };
+        let pool = Pool::assemble(disk, loaded, &options);
+        pool.clear_journal().await?;
+        pool.checkpoint().await?;
+        Ok(Arc::new(pool))
+    }
+
+    /// Writes the whole ring once: nothing of an earlier use of the disk can be taken for a batch, and a file
+    /// system has no extents left to convert when batches are written later.
+    async fn clear_journal(&self) -> Result<()> {
+        const CHUNK_BLOCKS: u64 = 256;
+        let mut at = 0;
+        while at < self.geometry.journal_blocks {
+            let blocks = CHUNK_BLOCKS.min(self.geometry.journal_blocks - at);
+            let mut buf = self.disk.alloc((blocks * BLOCK_SIZE) as usize);
+            buf.fill(0);
+            let offset = (crate::format::JOURNAL_START + at) * BLOCK_SIZE;
+            self.disk.write(offset, vec![buf]).await.0.map_err(|e| Error::io("clearing the journal", e))?;
+            at += blocks;
+        }
+        Ok(())
+    }
+
+    /// Ends in a state from which opening needs no replay. Requests must have ended before.
+    pub async fn close(&self) -> Result<()> {
+        self.flush().await?;
+        self.checkpoint().await
+    }
+
+    /// The pool's figures now.
+    pub fn status(&self) -> PoolStatus {
+        let state = self.state.lock();
+        let free = state.data_blocks_free() * BLOCK_SIZE;
+        let segments = state.space.segment_count();
+        let size = self.geometry.bytes_with(segments);
+        let can_grow = self.geometry.segments_in(self.limit).saturating_sub(segments) as u64
+            * u64::from(self.geometry.segment_blocks - 2)
+            * BLOCK_SIZE;
+        PoolStatus {
+            id: self.id.iter().map(|b| format!("{b:02x}")).collect(),
+            format: crate::format::FORMAT_VERSION,
+            limit: self.limit,
+            size,
+            used: (state.space.capacity() - state.space.free()) * BLOCK_SIZE,
+            free: free + can_grow,
+            reserve: state.reserve() * BLOCK_SIZE,
+            volumes: state.versions.volume_count(),
+            snapshots: state.versions.snapshot_count(),
+            pending_deletes: state.versions.reapable().count(),
+            fenced: state.fenced.clone(),
+            journal_used: (state.ring.pos - state.ring.tail) * BLOCK_SIZE,
+            journal_size: self.geometry.journal_blocks * BLOCK_SIZE,
+            checkpoints: state.checkpoints,
+            barriers: state.barriers,
+            checksum_errors: state.checksum_errors,
+        }
+    }
+
+    /// Reads one map node into its cell.
+    pub(crate) async fn read_node(&self, cell: Arc<Cell>, ptr: Ptr, level: u8) -> Result<()> {
+        let (result, block) = self.disk.read(ptr.addr.offset(), self.disk.alloc(BLOCK_BYTES)).await;
+        result.map_err(|e| Error::io(format!("reading the map node in block {}", ptr.addr), e))?;
+        let node = Node::decode(&self.id, ptr, level, &block).inspect_err(|_| {
+            self.state.lock().checksum_errors += 1;
+        })?;
+        let mut state = self.state.lock();
+        if cell.install(ptr, node) {
+            state.now_resident(&cell);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn load(&self, missing: Missing) -> Result<()> {
+        self.read_node(missing.cell, missing.ptr, missing.level).await
+    }
+
+    /// Sees to what a step waits for, so that it can be tried again. `Conflict` is the caller's own.
+    pub(crate) async fn unblock(&self, blocked: Blocked) -> Result<()> {
+        match blocked {
+            Blocked::Missing(missing, guard) => {
+                let loaded = self.load(missing).await;
+                drop(guard);
+                loaded
+            }
+            Blocked::Commit => self.flush().await,
+            Blocked::Checkpoint => self.checkpoint().await,
+            Blocked::Conflict => Ok(()),
+            Blocked::Failed(error) => Err(error),
+        }
+    }
+
+    /// Runs a step under the lock until it is done, seeing to what it waits for.
+    pub(crate) async fn step<R>(&self, mut f: impl FnMut(&mut State) -> Result<R, Blocked>) -> Result<R> {
+        loop {
+            let blocked = match f(&mut self.state.lock()) {
+                Ok(done) => return Ok(done),
+                Err(blocked) => blocked,
+            };
+            self.unblock(blocked).await?;
+        }
+    }
+}
+
+fn least_segments(segment_blocks: u32) -> usize {
+    LEAST_BLOCKS.div_ceil(u64::from(segment_blocks)) as usize
+}
+
+fn geometry_for(create: &CreateOptions) -> Result<Geometry> {
+    let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
+    let small = (create.limit / BLOCK_SIZE / FEW_SEGMENTS).next_multiple_of(64);
+    let suitable = small.clamp(SMALL_SEGMENT_BLOCKS, u64::from(DEFAULT_SEGMENT_BLOCKS)) as u32;
+    let segment_blocks = create.segment_blocks.unwrap_or(suitable);
+    if !(64..=MAX_SEGMENT_BLOCKS).contains(&segment_blocks) || !segment_blocks.is_multiple_of(64) {
+        return bad(format!(
+            "a segment of {segment_blocks} blocks: use a multiple of 64 from 64 to {MAX_SEGMENT_BLOCKS}"
+        ));
+    }
+    let fitting =
+        (create.limit / 16).clamp(LEAST_JOURNAL_BYTES, DEFAULT_JOURNAL_BYTES) / BLOCK_SIZE * BLOCK_SIZE;
+    let journal = create.journal_bytes.unwrap_or(fitting);
+    if journal < LEAST_JOURNAL_BYTES || !journal.is_multiple_of(BLOCK_SIZE) || journal > 1 << 32 {
+        return bad(format!("a journal of {journal} bytes: use a multiple of 4096 from 1 MiB to 4 GiB"));
+    }
+    let geometry = Geometry { segment_blocks, journal_blocks: journal / BLOCK_SIZE };
+    if create.limit / BLOCK_SIZE > MAX_POOL_BLOCKS {
+        return bad(format!("a limit of {} bytes: a pool can have at most 4 PiB", create.limit));
+    }
+    let least = geometry.bytes_with(least_segments(segment_blocks));
+    if create.limit < least {
+        return bad(format!(
+            "a limit of {} bytes is too small: with this journal a pool needs at least {least}",
+            create.limit
+        ));
+    }
+    Ok(geometry)
+}

@@ -1,0 +1,246 @@
+//! Reads, and what kind of data lies where.
+
+use crate::disk::{Buf as _, Disk};
+use crate::error::{Error, ErrorKind, Result};
+use crate::map::{View, kind_of, visit};
+use crate::node::{Entry, FANOUT, index_at};
+use crate::pool::Pool;
+use crate::space::ReadGuard;
+use crate::state::{Blocked, State};
+use crate::sync::join_all;
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Extent, ExtentKind, VersionId};
+use crate::write::check_range;
+
+/// I/Os of one read in flight: an aged disk's sequential read is many small ones, issued together.
+const WIDTH: usize = 64;
+
+/// What a read returns.
+pub struct ReadReply<B> {
+    /// The range rounded outward to whole blocks; the first byte asked for is at `offset % 4096`. `None` when all of
+    /// it reads as zeroes.
+    pub buf: Option<B>,
+    /// Lengths in bytes that cover the range exactly, each with whether it is known to be zeroes; empty when all of
+    /// it is data.
+    pub extents: Vec<(u32, bool)>,
+}
+
+/// The entry of block `lba` in what a visit found.
+pub(crate) fn entry_in(view: &View<'_>, lba: u64) -> Entry {
+    match view {
+        View::Uniform { zero: true, .. } => Entry::ZERO,
+        View::Uniform { zero: false, .. } => Entry::HOLE,
+        View::Leaf(entries) => entries[index_at(lba, 0)],
+    }
+}
+
+/// Looks up the blocks that bytes `offset..offset + len` touch; the guard keeps what they point to from being reused.
+fn look_up(
+    state: &mut State,
+    id: VersionId,
+    offset: u64,
+    len: u64,
+) -> Result<(Vec<Entry>, ReadGuard), Blocked> {
+    let guard = state.space.reader();
+    let version = state.version(id)?;
+    check_range(version.size, offset, len)?;
+    let mut at = offset / BLOCK_SIZE;
+    let end = (offset + len).div_ceil(BLOCK_SIZE);
+    let mut entries = Vec::with_capacity((end - at) as usize);
+    while at < end {
+        let visited = visit(&mut version.root, at, |view| match view {
+            View::Uniform { end: until, .. } => {
+                let until = until.min(end);
+                entries.resize(entries.len() + (until - at) as usize, entry_in(&view, at));
+                until
+            }
+            View::Leaf(leaf) => {
+                let from = index_at(at, 0);
+                let to = FANOUT.min(from + (end - at) as usize);
+                entries.extend_from_slice(&leaf[from..to]);
+                at + (to - from) as u64
+            }
+        });
+        at = match visited {
+            Ok(next) => next,
+            Err(missing) => return Err(Blocked::Missing(missing, guard)),
+        };
+    }
+    Ok((entries, guard))
+}
+
+/// Whether block `b` can be read by the I/O that reads `a` before it.
+fn continues(a: &Entry, b: &Entry) -> bool {
+    if a.is_data() { b.is_data() && b.block() == a.block() + 1 } else { !b.is_data() }
+}
+
+/// What reading blocks by their entries can bring besides an error of the disk.
+enum Fault {
+    Disk(Error),
+    /// The block at this place in the range does not match its checksum.
+    Checksum(usize),
+}
+
+impl<D: Disk> Pool<D> {
+    /// Reads `len` bytes at `offset` of any version.
+    pub async fn read(&self, id: VersionId, offset: u64, len: usize) -> Result<ReadReply<D::Buf>> {
+        let first = offset / BLOCK_SIZE;
+        let (entries, buf) = self.read_blocks(id, offset, len as u64).await?;
+        if entries.iter().all(|e| e.is_data()) {
+            return Ok(ReadReply { buf, extents: Vec::new() });
+        }
+        let mut extents: Vec<(u32, bool)> = Vec::new();
+        let end = offset + len as u64;
+        for (block, entry) in (first..).zip(&entries) {
+            let bytes = ((block + 1) * BLOCK_SIZE).min(end) - (block * BLOCK_SIZE).max(offset);
+            match extents.last_mut() {
+                Some((len, hole)) if *hole != entry.is_data() => *len += bytes as u32,
+                _ => extents.push((bytes as u32, !entry.is_data())),
+            }
+        }
+        Ok(ReadReply { buf, extents })
+    }
+
+    /// Reads one whole block; no buffer when it reads as zeroes.
+    pub(crate) async fn read_block(&self, id: VersionId, lba: u64) -> Result<(Entry, Option<D::Buf>)> {
+        // Its first byte stands for the block, whose end may lie behind the volume's.
+        let (entries, buf) = self.read_blocks(id, lba * BLOCK_SIZE, 1).await?;
+        Ok((entries[0], buf))
+    }
+
+    /// Reads the blocks that a range touches, whole. A block that does not match is looked up again, because it may
+    /// have moved; if the map still says the same, nobody gets its bytes.
+    async fn read_blocks(
+        &self,
+        id: VersionId,
+        offset: u64,
+        len: u64,
+    ) -> Result<(Vec<Entry>, Option<D::Buf>)> {
+        let mut bad: Option<Entry> = None;
+        loop {
+            let (entries, guard) = self.step(|state| look_up(state, id, offset, len)).await?;
+            if !entries.iter().any(|e| e.is_data()) {
+                return Ok((entries, None));
+            }
+            let fault = match self.fetch(&entries).await {
+                Ok(buf) => return Ok((entries, Some(buf))),
+                Err(fault) => fault,
+            };
+            drop(guard);
+            let at = match fault {
+                Fault::Disk(error) => return Err(error),
+                Fault::Checksum(at) => at,
+            };
+            let entry = entries[at];
+            if bad.replace(entry) == Some(entry) {
+                let mut state = self.state.lock();
+                state.checksum_errors += 1;
+                if let Ok(version) = state.version(id) {
+                    version.checksum_errors += 1;
+                }
+                let lba = offset / BLOCK_SIZE + at as u64;
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!(
+                        "byte {} of version {id}: block {} of the pool does not match its checksum",
+                        lba * BLOCK_SIZE,
+                        entry.block()
+                    ),
+                ));
+            }
+        }
+    }
+
+    /// Reads and verifies what these entries point to, into one buffer.
+    async fn fetch(&self, entries: &[Entry]) -> Result<D::Buf, Fault> {
+        let groups: Vec<&[Entry]> = entries.chunk_by(continues).collect();
+        let whole = self.disk.alloc(entries.len() * BLOCK_BYTES);
+        let read = |addr: BlockAddr, buf: D::Buf| async move {
+            let (result, buf) = self.disk.read(addr.offset(), buf).await;
+            match result {
+                Ok(()) => Ok(buf),
+                Err(e) => Err(Fault::Disk(Error::io(format!("reading block {addr}"), e))),
+            }
+        };
+        let whole = if let [group] = groups[..] {
+            read(group[0].block(), whole).await?
+        } else {
+            let mut rest = whole;
+            let mut reads = Vec::with_capacity(groups.len());
+            for group in groups {
+                let tail = rest.split_off(group.len() * BLOCK_BYTES);
+                let mut piece = std::mem::replace(&mut rest, tail);
+                let data = group[0].is_data().then(|| group[0].block());
+                reads.push(async move {
+                    match data {
+                        Some(addr) => read(addr, piece).await,
+                        None => {
+                            piece.fill(0);
+                            Ok(piece)
+                        }
+                    }
+                });
+            }
+            let mut pieces = join_all(reads, WIDTH).await.into_iter();
+            let mut whole = pieces.next().expect("there is at least one group")?;
+            for piece in pieces {
+                whole.join(piece?);
+            }
+            whole
+        };
+        let blocks = whole.chunks_exact(BLOCK_BYTES).zip(entries);
+        let wrong = blocks.enumerate().find(|(_, (b, e))| e.is_data() && crc32fast::hash(b) != e.crc());
+        match wrong {
+            Some((at, _)) => Err(Fault::Checksum(at)),
+            None => Ok(whole),
+        }
+    }
+
+    /// What lies where in `offset..offset + len` of a version: at most `max` extents from the start, neighbours of
+    /// one kind in one. They may cover less than was asked when there are more.
+    pub async fn extents(&self, id: VersionId, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>> {
+        check_range(self.state.lock().version(id)?.size, offset, len)?;
+        let mut extents: Vec<Extent> = Vec::new();
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let lba = at / BLOCK_SIZE;
+            // One leaf or one uniform range a step, so that the lock is never held for long.
+            let found: Vec<(u64, ExtentKind)> = self
+                .step(|state| {
+                    let version = state.version(id)?;
+                    let seen = visit(&mut version.root, lba, |view| match view {
+                        View::Uniform { end, .. } => vec![(end, kind_of(entry_in(&view, lba)))],
+                        View::Leaf(leaf) => {
+                            let base = lba - index_at(lba, 0) as u64;
+                            let from = &leaf[index_at(lba, 0)..];
+                            let mut until = lba;
+                            let groups = from.chunk_by(|a, b| kind_of(*a) == kind_of(*b));
+                            let found = groups.map(|group| {
+                                until += group.len() as u64;
+                                (until, kind_of(group[0]))
+                            });
+                            let found: Vec<(u64, ExtentKind)> = found.collect();
+                            debug_assert_eq!(found.last().map(|(end, _)| *end), Some(base + FANOUT as u64));
+                            found
+                        }
+                    });
+                    seen.map_err(|missing| state.missing(missing))
+                })
+                .await?;
+            for (until, kind) in found {
+                let until = (until * BLOCK_SIZE).min(end);
+                if at >= until {
+                    continue;
+                }
+                let full = extents.len() == max;
+                match extents.last_mut() {
+                    Some(last) if last.kind == kind => last.len += until - at,
+                    _ if full => return Ok(extents),
+                    _ => extents.push(Extent { offset: at, len: until - at, kind }),
+                }
+                at = until;
+            }
+        }
+        Ok(extents)
+    }
+}

@@ -1,0 +1,136 @@
+//! Giving back the space of deleted versions, a step at a time, in the background.
+//!
+//! A ghost with at most one child is walked from block 0 on. What was born after its parent and is not what the
+//! child maps at that place is freed; where both share a node, all below it is skipped, so the walk costs what
+//! changed. Each step is a record that holds the new cursor, so a crash loses at most a step. The child may go on
+//! changing meanwhile: see [`crate::version::Versions::floor`].
+//!
+//! **Invariant:** one ghost at a time, and only one whose nodes all have addresses. So what a step frees is known by
+//! address when its record is written.
+
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::map::{Comparison, MAP_END, Superseded, compare};
+use crate::node::{FANOUT, Slot};
+use crate::pool::Pool;
+use crate::record::Record;
+use crate::space::{Run, push_block};
+use crate::state::{Blocked, State};
+use crate::types::{BlockAddr, Epoch, VersionId};
+
+/// Leaves or skipped ranges that one step may cover.
+const STEP_RANGES: usize = 256;
+/// Runs that one step may free.
+const STEP_FREES: usize = 1024;
+
+/// What to do next about deleted versions.
+enum Next {
+    Nothing,
+    /// Some wait for their nodes to be written.
+    Checkpoint,
+    Reap(VersionId),
+}
+
+impl State {
+    fn next_ghost(&self) -> Next {
+        if let Some(reaping) = self.versions.reaping {
+            return Next::Reap(reaping.version);
+        }
+        let mut next = Next::Nothing;
+        for (id, version) in self.versions.reapable() {
+            if !version.root.is_dirty() || self.shares_root_with_child(id, &version.root) {
+                return Next::Reap(id);
+            }
+            next = Next::Checkpoint;
+        }
+        next
+    }
+
+    fn shares_root_with_child(&self, id: VersionId, root: &Slot) -> bool {
+        let child = self.versions.only_child(id).and_then(|child| self.versions.get(child));
+        child.is_some_and(|child| child.root.is_same(root))
+    }
+
+    /// Whether deleted versions could give back space now.
+    pub(crate) fn can_reap(&self) -> bool {
+        !matches!(self.next_ghost(), Next::Nothing)
+    }
+}
+
+impl<D: Disk> Pool<D> {
+    /// Does up to `steps` steps; returns whether more are left to do.
+    pub(crate) async fn reap_some(&self, steps: usize) -> Result<bool> {
+        let _token = self.reaping.acquire().await;
+        for _ in 0..steps {
+            let next = self.state.lock().next_ghost();
+            match next {
+                Next::Nothing => return Ok(false),
+                Next::Checkpoint => self.checkpoint().await?,
+                Next::Reap(id) => self.step(|state| reap_step(state, id)).await?,
+            }
+        }
+        Ok(self.state.lock().can_reap())
+    }
+}
+
+fn reap_step(state: &mut State, id: VersionId) -> Result<(), Blocked> {
+    state.admit(STEP_FREES * 7 + FANOUT * 7 + STEP_RANGES * 8 * 5)?;
+    let start = state.versions.reaping.map_or(0, |r| r.cursor);
+    let child = state.versions.only_child(id);
+    let floor = floor_of_ghost(state, id)?;
+    // Clones of the root slots: made of cells first, so that what is read for the walk stays with the versions.
+    let mut ghost_root = rooted(state, id)?;
+    let mut child_root = match child {
+        Some(child) => rooted(state, child)?,
+        None => Slot::HOLE,
+    };
+    let mut cursor = start;
+    let mut freed: Vec<Run> = Vec::new();
+    let mut nodes: Vec<BlockAddr> = Vec::new();
+    for _ in 0..STEP_RANGES {
+        let step = match compare(&mut ghost_root, &mut child_root, cursor, Some(floor)) {
+            Ok(step) => step,
+            Err(missing) if cursor == start => return Err(state.missing(missing)),
+            Err(_) => break,
+        };
+        collect(&step, floor, &mut freed);
+        nodes.extend(step.finished);
+        cursor = step.until;
+        if cursor >= MAP_END || freed.len() >= STEP_FREES {
+            break;
+        }
+    }
+    for run in &freed {
+        state.space.free_later(*run);
+    }
+    state.superseded.extend(nodes.iter().map(|addr| Superseded::Addr(*addr)));
+    state.decide(&Record::Reap { version: id, cursor, freed, nodes })?;
+    if cursor >= MAP_END {
+        state.decide(&Record::Reaped { version: id })?;
+    }
+    Ok(())
+}
+
+fn floor_of_ghost(state: &mut State, id: VersionId) -> Result<Epoch> {
+    let parent = state.any_version(id)?.parent;
+    parent.map_or(Ok(Epoch(0)), |parent| Ok(state.any_version(parent)?.epoch))
+}
+
+fn rooted(state: &mut State, id: VersionId) -> Result<Slot> {
+    let version = state.any_version(id)?;
+    version.root.cell();
+    Ok(version.root.clone())
+}
+
+/// Lists what the ghost alone holds in a step's range.
+fn collect(step: &Comparison, floor: Epoch, freed: &mut Vec<Run>) {
+    let Some(leaves) = &step.leaves else { return };
+    let (ghost, child) = &**leaves;
+    for index in 0..FANOUT {
+        let (entry, kept) = (ghost.entry(index), child.entry(index));
+        let shared = kept.is_data() && kept.block() == entry.block();
+        if entry.is_data() && entry.birth() > floor && !shared {
+            push_block(freed, entry.block());
+        }
+    }
+}

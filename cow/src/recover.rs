@@ -1,0 +1,445 @@
+//! Opening a pool: the newest superblock, its catalog and space map, then the journal from where they end.
+//!
+//! What replay restores is always a prefix of the log. All batches that a later batch calls confirmed are taken as
+//! they are; of the others (the last one, as a rule) the data that each record points to is verified, and the log
+//! ends before the first record whose data did not reach the disk. Leaves are not read: what the journal says of
+//! them waits beside their address until somebody needs them ([`crate::node::CellState::Patched`]).
+
+use std::sync::Arc;
+
+use crate::checkpoint::slot_crc;
+use crate::codec::Reader;
+use crate::commit::{BATCH_HEADER_BYTES, batch_blocks, confirmed_by};
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{
+    Geometry, HEADER_BYTES, HeaderFault, JOURNAL_START, Kind, PoolId, SUPERBLOCKS, Superblock, crc_is_right,
+    peek, unseal,
+};
+use crate::map::{Superseded, fill_step, set_entries};
+use crate::node::Entry;
+use crate::pool::{Loaded, Options, Pool};
+use crate::record::Record;
+use crate::space::{Run, Space, StoredSlot};
+use crate::state::{Blocked, Ring, State};
+use crate::sync::join_all;
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn};
+use crate::version::Versions;
+
+/// Reads in flight while a pool is opened.
+const WIDTH: usize = 64;
+
+/// A batch as found in the ring.
+struct Batch {
+    seq: BatchSeq,
+    confirmed: BatchSeq,
+    records: Vec<Record>,
+}
+
+/// All batches after the checkpoint.
+struct Log {
+    batches: Vec<Batch>,
+    end_pos: u64,
+}
+
+impl Log {
+    fn last_seq(&self, superblock: &Superblock) -> BatchSeq {
+        self.batches.last().map_or(BatchSeq(superblock.journal_seq.0 - 1), |b| b.seq)
+    }
+
+    /// The newest batch that needs no verification.
+    fn confirmed(&self, superblock: &Superblock) -> BatchSeq {
+        let base = BatchSeq(superblock.journal_seq.0 - 1);
+        let proven = |b: &Batch| confirmed_by(b.seq, b.confirmed, b.records.is_empty());
+        self.batches.last().map_or(base, |batch| proven(batch).max(base))
+    }
+}
+
+async fn read_block<D: Disk>(disk: &D, addr: BlockAddr, what: &str) -> Result<D::Buf> {
+    if addr.offset() + BLOCK_SIZE > disk.len() {
+        return Err(Error::new(
+            ErrorKind::Truncated,
+            format!(
+                "the pool is truncated: its {what} should stand at byte {}, but it is only {} bytes long",
+                addr.offset(),
+                disk.len()
+            ),
+        ));
+    }
+    let (result, block) = disk.read(addr.offset(), disk.alloc(BLOCK_BYTES)).await;
+    result.map_err(|e| Error::io(format!("reading the {what}"), e))?;
+    Ok(block)
+}
+
+/// Finds the superblock to start from, and whether both copies say the same.
+async fn read_superblock<D: Disk>(disk: &D) -> Result<(Superblock, bool)> {
+    let mut found: Vec<Superblock> = Vec::new();
+    let mut foreign = 0;
+    for addr in SUPERBLOCKS {
+        if addr.offset() + BLOCK_SIZE > disk.len() {
+            foreign += 1;
+            continue;
+        }
+        match Superblock::decode(addr, &read_block(disk, addr, "superblock").await?)? {
+            Ok(superblock) => found.push(superblock),
+            Err(HeaderFault::Foreign) => foreign += 1,
+            Err(HeaderFault::Damaged) => {}
+        }
+    }
+    let agree = found.len() == 2 && found[0] == found[1];
+    if found.len() == 2 && found[0].pool != found[1].pool {
+        return Err(Error::new(ErrorKind::Corrupt, "the two superblocks are of different pools"));
+    }
+    match found.into_iter().max_by_key(|s| s.generation) {
+        Some(superblock) => Ok((superblock, agree)),
+        None if foreign == SUPERBLOCKS.len() => Err(Error::new(
+            ErrorKind::NotAPool,
+            "this is not a cairn pool: it has no superblock; nothing was changed",
+        )),
+        None => Err(Error::new(ErrorKind::Corrupt, "both superblocks are damaged; nothing was changed")),
+    }
+}
+
+/// Reads the catalog's chain and returns its contents and its blocks.
+async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> Result<(Vec<u8>, Vec<Run>)> {
+    let mut body = Vec::new();
+    let mut blocks = Vec::new();
+    let mut next = superblock.catalog;
+    let room = disk.len() / BLOCK_SIZE;
+    while next.0 != 0 {
+        let block = read_block(disk, next, "catalog").await?;
+        let bad = |why: &str| Error::new(ErrorKind::Corrupt, format!("the catalog block {next} {why}"));
+        match unseal(&block, Kind::Catalog, &superblock.pool, next) {
+            Ok(generation) if generation == superblock.generation => {}
+            Ok(_) => return Err(bad("belongs to another checkpoint")),
+            Err(_) => return Err(bad("does not match its checksum")),
+        }
+        let mut r = Reader::new(&block[HEADER_BYTES..], "catalog");
+        blocks.push(Run { start: next, len: 1 });
+        if blocks.len() as u64 > room {
+            return Err(bad("is part of a loop"));
+        }
+        next = BlockAddr(r.u64()?);
+        let len = r.u32()? as usize;
+        r.u32()?;
+        body.extend_from_slice(r.raw(len)?);
+    }
+    Ok((body, blocks))
+}
+
+async fn read_space<D: Disk>(
+    disk: &D,
+    pool: &PoolId,
+    geometry: Geometry,
+    slots: &[StoredSlot],
+    lanes: usize,
+) -> Result<Space> {
+    let mut space = Space::new(geometry, lanes);
+    let reads = slots.iter().enumerate().map(|(i, place)| async move {
+        let addr = geometry.segment_start(i) + u64::from(place.slot);
+        let block = read_block(disk, addr, "space map").await?;
+        if slot_crc(&block) != place.crc || unseal(&block, Kind::SpaceMap, pool, addr).is_err() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the space map of segment {i} does not match its checksum"),
+            ));
+        }
+        let words = geometry.segment_blocks as usize / 64;
+        let bytes = &block[HEADER_BYTES + 16..HEADER_BYTES + 16 + words * 8];
+        let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
+        Ok(bytes.chunks_exact(8).map(word).collect::<Vec<u64>>().into_boxed_slice())
+    });
+    let maps = join_all(reads.collect(), WIDTH).await;
+    for (map, place) in maps.into_iter().zip(slots) {
+        space.load_segment(map?, *place)?;
+    }
+    Ok(space)
+}
+
+/// Reads a part of the ring that may go over its end.
+async fn read_ring<D: Disk>(disk: &D, geometry: Geometry, pos: u64, blocks: u64) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity((blocks * BLOCK_SIZE) as usize);
+    let mut pos = pos;
+    let end = pos + blocks;
+    while pos < end {
+        let at = pos % geometry.journal_blocks;
+        let part = (geometry.journal_blocks - at).min(end - pos).min(256);
+        let offset = (JOURNAL_START + at) * BLOCK_SIZE;
+        let (result, buf) = disk.read(offset, disk.alloc((part * BLOCK_SIZE) as usize)).await;
+        result.map_err(|e| Error::io("reading the journal", e))?;
+        out.extend_from_slice(&buf);
+        pos += part;
+    }
+    Ok(out)
+}
+
+/// Length in blocks of the batch that begins here, if its header is one of this pool at this place.
+fn batch_at(window: &[u8], pool: &PoolId, geometry: Geometry, pos: u64) -> Option<(BatchSeq, usize)> {
+    let header = peek(window).ok()?;
+    let addr = BlockAddr(JOURNAL_START + pos % geometry.journal_blocks);
+    if header.kind != Kind::Journal as u32 || header.pool != *pool || header.addr != addr {
+        return None;
+    }
+    let len = u32::from_le_bytes(window[HEADER_BYTES..HEADER_BYTES + 4].try_into().ok()?) as usize;
+    let bytes = batch_blocks(len) as usize * BLOCK_BYTES;
+    (bytes as u64 <= geometry.journal_blocks * BLOCK_SIZE).then_some((BatchSeq(header.generation), bytes))
+}
+
+async fn read_log<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Log> {
+    let geometry = superblock.geometry;
+    if geometry.first_segment() * BLOCK_SIZE > disk.len() {
+        return Err(Error::new(ErrorKind::Truncated, "the pool is truncated inside its journal"));
+    }
+    // A batch is never longer than this, so after a damaged one the next lies within.
+    let window_blocks = (geometry.journal_blocks / 8).max(8);
+    let mut window: Vec<u8> = Vec::new();
+    let mut window_pos = superblock.journal_pos;
+    let mut pos = superblock.journal_pos;
+    let mut expected = superblock.journal_seq;
+    let mut batches = Vec::new();
+    loop {
+        let have = window_pos + (window.len() / BLOCK_BYTES) as u64;
+        if have < pos + window_blocks {
+            window.drain(..((pos - window_pos) * BLOCK_SIZE) as usize);
+            window_pos = pos;
+            window.extend(read_ring(disk, geometry, have, pos + 2 * window_blocks - have).await?);
+        }
+        let here = &window[((pos - window_pos) * BLOCK_SIZE) as usize..];
+        let found = batch_at(here, &superblock.pool, geometry, pos)
+            .filter(|(seq, bytes)| *seq == expected && *bytes <= here.len() && crc_is_right(&here[..*bytes]));
+        let Some((seq, bytes)) = found else {
+            // Has the log ended here, or is one batch of it damaged? Only one is ever written at a time, so another
+            // that follows tells that this one was durable.
+            for later in 1..window_blocks {
+                let rest = &here[(later * BLOCK_SIZE) as usize..];
+                if let Some((seq, bytes)) = batch_at(rest, &superblock.pool, geometry, pos + later)
+                    && seq > expected
+                    && bytes <= rest.len()
+                    && crc_is_right(&rest[..bytes])
+                {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!(
+                            "journal batch {expected} is damaged although batch {seq} follows it; nothing was changed"
+                        ),
+                    ));
+                }
+            }
+            return Ok(Log { batches, end_pos: pos });
+        };
+        batches.push(decode_batch(&here[..bytes], seq)?);
+        pos += (bytes / BLOCK_BYTES) as u64;
+        expected = BatchSeq(seq.0 + 1);
+    }
+}
+
+fn decode_batch(bytes: &[u8], seq: BatchSeq) -> Result<Batch> {
+    let mut r = Reader::new(&bytes[HEADER_BYTES..], "journal");
+    let len = r.u32()? as usize;
+    let count = r.u32()?;
+    let confirmed = BatchSeq(r.u64()?);
+    let _first_lsn = r.u64()?;
+    debug_assert_eq!(HEADER_BYTES + 24, BATCH_HEADER_BYTES);
+    let mut r = Reader::new(r.raw(len)?, "journal");
+    let records = (0..count).map(|_| Record::decode(&mut r)).collect::<Result<Vec<Record>>>()?;
+    if !r.is_empty() {
+        return Err(r.bad("a batch holds more than its records"));
+    }
+    Ok(Batch { seq, confirmed, records })
+}
+
+/// Whether what a record relies on reached the disk: its data, by its checksums, or the space it added.
+async fn data_is_there<D: Disk>(disk: &D, record: &Record, geometry: Geometry) -> Result<bool> {
+    if let Record::Grow { segments } = record {
+        return Ok(geometry.segments_in(disk.len()) as u64 >= *segments);
+    }
+    let Record::Write { runs, crcs, .. } = record else { return Ok(true) };
+    let mut crcs = crcs.iter();
+    for run in runs {
+        let (result, buf) = disk.read(run.start.offset(), disk.alloc(run.len as usize * BLOCK_BYTES)).await;
+        match result {
+            Ok(()) => {}
+            // The file may not have got as long as the record needs.
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(e) => return Err(Error::io("verifying the journal's last writes", e)),
+        }
+        if !buf.chunks_exact(BLOCK_BYTES).zip(&mut crcs).all(|(block, crc)| crc32fast::hash(block) == *crc) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Cuts the log before the first record whose data is not there. Returns whether anything was cut.
+async fn cut_unwritten<D: Disk>(
+    disk: &D,
+    log: &mut Log,
+    confirmed: BatchSeq,
+    geometry: Geometry,
+) -> Result<bool> {
+    for i in 0..log.batches.len() {
+        let batch = &log.batches[i];
+        if batch.seq <= confirmed {
+            continue;
+        }
+        let checks = batch.records.iter().map(|record| data_is_there(disk, record, geometry)).collect();
+        let there = join_all(checks, WIDTH).await.into_iter().collect::<Result<Vec<bool>>>()?;
+        if let Some(first) = there.iter().position(|there| !there) {
+            log.batches[i].records.truncate(first);
+            log.batches.truncate(i + 1);
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl<D: Disk> Pool<D> {
+    /// Opens the pool that `disk` holds, after a clean stop or a crash alike.
+    pub async fn open(disk: D, options: Options) -> Result<Arc<Pool<D>>> {
+        let (superblock, copies_agree) = read_superblock(&disk).await?;
+        let geometry = superblock.geometry;
+        let (body, catalog) = read_catalog(&disk, &superblock).await?;
+        let mut r = Reader::new(&body, "catalog");
+        let versions = Versions::decode(&mut r)?;
+        let count = r.u32()? as usize;
+        check_length(&disk, geometry, count)?;
+        let mut slots = Vec::new();
+        for _ in 0..count {
+            slots.push(StoredSlot { slot: r.u8()?.min(1), crc: r.u32()? });
+        }
+        let space = read_space(&disk, &superblock.pool, geometry, &slots, options.lanes.max(1)).await?;
+        let mut log = read_log(&disk, &superblock).await?;
+        let confirmed = log.confirmed(&superblock);
+        let last = log.last_seq(&superblock);
+        let cut = cut_unwritten(&disk, &mut log, confirmed, geometry).await?;
+        let loaded = Loaded {
+            id: superblock.pool,
+            geometry,
+            limit: superblock.limit,
+            created_ms: superblock.created_ms,
+            generation: superblock.generation,
+            versions,
+            space,
+            ring: Ring {
+                tail: superblock.journal_pos,
+                pos: log.end_pos,
+                next_seq: BatchSeq(last.0 + 1),
+                // After a cut the last batch must not look confirmed to whoever recovers from a crash in the
+                // checkpoint below.
+                durable_seq: if cut { confirmed } else { last },
+                confirmed_seq: confirmed,
+            },
+            lsn: superblock.journal_lsn,
+            catalog,
+        };
+        let pool = Pool::assemble(disk, loaded, &options);
+        for batch in &log.batches {
+            for record in &batch.records {
+                pool.step(|state| replay(state, record)).await?;
+            }
+            // As while running: what a batch freed is reusable once the disk says that the batch is confirmed. Until
+            // then another recovery would verify data that may stand in those very blocks.
+            let mut state = pool.state.lock();
+            state.space.seal_limbo(batch.seq);
+            state.space.reclaim(confirmed)?;
+        }
+        {
+            let mut state = pool.state.lock();
+            state.durable_lsn = state.lsn;
+            check_length(&pool.disk, geometry, state.space.segment_count())?;
+        }
+        // What was read may still be in a volatile cache only: from now on it is relied upon.
+        pool.barrier().await?;
+        if cut || !copies_agree {
+            // The records that were cut must never be seen again, and both superblocks must be good.
+            pool.checkpoint().await?;
+        }
+        Ok(Arc::new(pool))
+    }
+}
+
+fn check_length<D: Disk>(disk: &D, geometry: Geometry, segments: usize) -> Result<()> {
+    let needed = geometry.bytes_with(segments);
+    if disk.len() < needed {
+        return Err(Error::new(
+            ErrorKind::Truncated,
+            format!(
+                "the pool is truncated: it should be {needed} bytes long, but is {}; nothing was changed",
+                disk.len()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Does again what a record says.
+fn replay(state: &mut State, record: &Record) -> Result<(), Blocked> {
+    match record {
+        Record::Write { head, lba, epoch, runs, crcs, mapped, freed } => {
+            if *epoch != state.versions.epoch {
+                return Err(
+                    Error::new(ErrorKind::Corrupt, "the journal's epochs do not follow each other").into()
+                );
+            }
+            let blocks = runs.iter().flat_map(|run| (0..u64::from(run.len)).map(|i| run.start + i));
+            let entries: Vec<Entry> =
+                blocks.zip(crcs).map(|(addr, crc)| Entry::data(addr, *crc, *epoch)).collect();
+            let (root, mut change) = state.change(*head, *lba, true)?;
+            if let Err(missing) = set_entries(root, *lba, &entries, &mut change, |_| {}) {
+                return Err(state.missing(missing));
+            }
+            for run in runs {
+                state.space.claim(*run)?;
+            }
+            settle(state, *head, *mapped, freed)?;
+        }
+        Record::Fill { head, lba, blocks, zero, mapped, freed } => {
+            let end =
+                lba.checked_add(*blocks).filter(|end| *end <= crate::map::MAP_END).ok_or_else(|| {
+                    Blocked::Failed(Error::new(
+                        ErrorKind::Corrupt,
+                        "the journal fills a range that cannot be",
+                    ))
+                })?;
+            let mut at = *lba;
+            while at < end {
+                let (root, mut change) = state.change(*head, at, true)?;
+                // Starting again after a missing node repeats harmlessly what was done.
+                at = match fill_step(root, at, end, *zero, &mut change, |_| {}) {
+                    Ok(next) => next,
+                    Err(missing) => return Err(state.missing(missing)),
+                };
+            }
+            settle(state, *head, *mapped, freed)?;
+        }
+        Record::Reap { freed, nodes, .. } => {
+            state.versions.apply(record)?;
+            for run in freed {
+                state.space.free_later(*run);
+            }
+            state.superseded.extend(nodes.iter().map(|addr| Superseded::Addr(*addr)));
+        }
+        Record::Grow { segments } => {
+            let target = usize::try_from(*segments).unwrap_or(usize::MAX);
+            let now = state.space.segment_count();
+            if target > state.geometry.segments_in(crate::format::MAX_POOL_BLOCKS * BLOCK_SIZE) {
+                return Err(
+                    Error::new(ErrorKind::Corrupt, "the journal grows the pool past all bounds").into()
+                );
+            }
+            state.space.add_segments(target.saturating_sub(now));
+        }
+        other => state.versions.apply(other)?,
+    }
+    state.lsn = Lsn(state.lsn.0 + 1);
+    Ok(())
+}
+
+fn settle(state: &mut State, head: crate::types::VersionId, mapped: i64, freed: &[Run]) -> Result<()> {
+    for run in freed {
+        state.space.free_later(*run);
+    }
+    let version = state.version(head)?;
+    version.mapped = version.mapped.saturating_add_signed(mapped);
+    Ok(())
+}

@@ -1,0 +1,535 @@
+//! The simulated disk: operations wait until the scheduler completes them, and a crash may come at any time.
+
+use std::future::Future;
+use std::io;
+use std::ops::{Deref, DerefMut, Range};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use super::fault::{Effect, Fault, Op};
+use super::store::{InFlight, PAGE_BYTES, PAGE_SIZE, Store};
+use super::{Rng, SECTOR_BYTES};
+use crate::{Buf, Disk};
+
+/// What fresh buffers hold, so that code that forgets to fill one is noticed.
+const POISON: u8 = 0xdb;
+const EINVAL: i32 = 22;
+
+/// Memory for the simulated disk's I/O. It knows where in its allocation it starts, so that I/O on memory that a
+/// real disk would refuse for its alignment is refused here, too.
+#[derive(Debug)]
+pub struct SimBuf {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Deref for SimBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for SimBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Buf for SimBuf {
+    fn split_off(&mut self, at: usize) -> SimBuf {
+        SimBuf { bytes: self.bytes.split_off(at), start: self.start + at }
+    }
+
+    fn join(&mut self, next: SimBuf) {
+        assert_eq!(
+            self.start + self.bytes.len(),
+            next.start,
+            "only a piece that was split off here can be joined"
+        );
+        self.bytes.extend_from_slice(&next.bytes);
+    }
+}
+
+impl SimBuf {
+    fn suits_direct_io(&self) -> bool {
+        self.start.is_multiple_of(PAGE_BYTES) && self.bytes.len().is_multiple_of(PAGE_BYTES)
+    }
+}
+
+/// How many operations have completed, failed ones included, and what they moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Barriers.
+    pub syncs: u64,
+    /// Growths.
+    pub grows: u64,
+    /// Bytes that the reads asked for.
+    pub bytes_read: u64,
+    /// Bytes that the writes carried.
+    pub bytes_written: u64,
+}
+
+/// A handle to a simulated disk; clones are the same disk. See [`super`] for what it may do to its data.
+///
+/// By itself it completes every operation at once. Attached to a [`super::Sim`], operations wait for the scheduler.
+#[derive(Clone)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    store: Store,
+    /// What [`Disk::grow`] can reach.
+    limit: u64,
+    power: Power,
+    pending: Vec<Pending>,
+    faults: Vec<Fault>,
+    counts: Counts,
+    rng: Rng,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Power {
+    /// Operations complete when they are first polled.
+    Immediate,
+    /// Operations wait for the scheduler.
+    Scheduled,
+    /// No operation completes any more.
+    Off,
+}
+
+enum Work {
+    Read {
+        offset: u64,
+        buf: SimBuf,
+    },
+    Write {
+        offset: u64,
+        bufs: Vec<SimBuf>,
+    },
+    /// Covers what had completed before this point of the store's time.
+    Sync {
+        covered: u64,
+    },
+    Grow {
+        len: u64,
+    },
+}
+
+struct Outcome {
+    result: io::Result<()>,
+    bufs: Vec<SimBuf>,
+}
+
+#[derive(Default)]
+struct Slot {
+    outcome: Option<Outcome>,
+    waker: Option<Waker>,
+}
+
+/// An operation that was issued. It owns its memory, also when whoever asked for it went away.
+struct Pending {
+    work: Work,
+    slot: Arc<Mutex<Slot>>,
+}
+
+impl SimDisk {
+    /// An empty file on a file system that has room for `room` bytes.
+    pub fn file(room: u64) -> SimDisk {
+        SimDisk::holding(Store::default(), room)
+    }
+
+    /// A device of `len` bytes, all zeroes; it cannot grow.
+    pub fn device(len: u64) -> SimDisk {
+        SimDisk::holding(Store::with_len(len), len)
+    }
+
+    fn holding(store: Store, limit: u64) -> SimDisk {
+        let state = State {
+            store,
+            limit,
+            power: Power::Immediate,
+            pending: Vec::new(),
+            faults: Vec::new(),
+            counts: Counts::default(),
+            rng: Rng::new(0),
+        };
+        SimDisk { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The disk after a power loss at this moment; this handle's disk stays as it is. Faults do not carry over.
+    pub fn crash(&self, rng: &mut Rng) -> SimDisk {
+        let state = self.state.lock();
+        SimDisk::holding(state.store.crash(&state.in_flight(), state.growth_in_flight(), rng), state.limit)
+    }
+
+    /// The disk after the death of the process that used it. Faults do not carry over.
+    pub fn kill(&self, rng: &mut Rng) -> SimDisk {
+        let state = self.state.lock();
+        SimDisk::holding(state.store.kill(&state.in_flight(), state.growth_in_flight(), rng), state.limit)
+    }
+
+    /// Adds a rule; of several that fit an operation the first injected one wins.
+    pub fn inject(&self, fault: Fault) {
+        self.state.lock().faults.push(fault);
+    }
+
+    /// From now on the disk behaves.
+    pub fn clear_faults(&self) {
+        self.state.lock().faults.clear();
+    }
+
+    /// Changes how far the disk can grow: the file system's free space.
+    pub fn set_room(&self, bytes: u64) {
+        self.state.lock().limit = bytes;
+    }
+
+    /// Flips bit `bit` (0-7) of the byte at `offset`, wherever that byte is stored.
+    pub fn flip_bit(&self, offset: u64, bit: u8) {
+        let within = (offset % PAGE_SIZE) as usize;
+        self.state.lock().store.damage(offset / PAGE_SIZE, |page| page[within] ^= 1 << (bit % 8));
+    }
+
+    /// Overwrites what is stored at `offset`, behind the disk's back and durably.
+    pub fn poke(&self, offset: u64, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        for (page, within, range) in pieces(offset, bytes.len()) {
+            let piece = &bytes[range];
+            state.store.damage(page, |p| p[within..within + piece.len()].copy_from_slice(piece));
+        }
+    }
+
+    /// What a read would see now, without counting as one; zeroes past the end.
+    pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
+        let state = self.state.lock();
+        let mut out = vec![0; len];
+        for (page, within, range) in pieces(offset, len) {
+            if let Some(stored) = state.store.page(page) {
+                let piece = &mut out[range];
+                piece.copy_from_slice(&stored[within..within + piece.len()]);
+            }
+        }
+        out
+    }
+
+    /// Cuts the disk off at `len` bytes, durably.
+    pub fn truncate(&self, len: u64) {
+        self.state.lock().store.truncate(len);
+    }
+
+    /// What has been done so far.
+    pub fn counts(&self) -> Counts {
+        self.state.lock().counts
+    }
+
+    /// How many 4096-byte pages hold something that a power loss may take away.
+    pub fn unsynced_pages(&self) -> usize {
+        self.state.lock().store.unsynced_pages()
+    }
+
+    /// Operations now wait for a scheduler, and the disk's own choices follow `rng`.
+    pub(super) fn schedule(&self, rng: Rng) {
+        let mut state = self.state.lock();
+        state.power = Power::Scheduled;
+        state.rng = rng;
+    }
+
+    /// No operation completes any more; those in flight stay so.
+    pub(super) fn power_off(&self) {
+        self.state.lock().power = Power::Off;
+    }
+
+    /// How many operations wait for [`SimDisk::complete`].
+    pub(super) fn pending(&self) -> usize {
+        let state = self.state.lock();
+        if state.power == Power::Scheduled { state.pending.len() } else { 0 }
+    }
+
+    /// Carries out the waiting operation at `index`, in order of issue.
+    pub(super) fn complete(&self, index: usize) {
+        let mut state = self.state.lock();
+        let Pending { work, slot } = state.pending.remove(index);
+        let outcome = state.carry_out(work);
+        drop(state);
+        let mut slot = slot.lock();
+        slot.outcome = Some(outcome);
+        let waker = slot.waker.take();
+        drop(slot);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn operation(&self, work: impl FnOnce(&State) -> Work) -> Operation<'_, impl FnOnce(&State) -> Work> {
+        Operation { disk: self, stage: Stage::New(Some(work)) }
+    }
+}
+
+impl Disk for SimDisk {
+    type Buf = SimBuf;
+
+    fn alloc(&self, len: usize) -> SimBuf {
+        SimBuf { bytes: vec![POISON; len], start: 0 }
+    }
+
+    async fn read(&self, offset: u64, buf: SimBuf) -> (io::Result<()>, SimBuf) {
+        let mut outcome = self.operation(move |_| Work::Read { offset, buf }).await;
+        let buf = outcome.bufs.pop().unwrap_or_else(|| unreachable!("a read returns its buffer"));
+        (outcome.result, buf)
+    }
+
+    async fn write(&self, offset: u64, bufs: Vec<SimBuf>) -> (io::Result<()>, Vec<SimBuf>) {
+        let outcome = self.operation(move |_| Work::Write { offset, bufs }).await;
+        (outcome.result, outcome.bufs)
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        self.operation(|state| Work::Sync { covered: state.store.now() }).await.result
+    }
+
+    async fn grow(&self, len: u64) -> io::Result<()> {
+        self.operation(move |_| Work::Grow { len }).await.result
+    }
+
+    fn len(&self) -> u64 {
+        self.state.lock().store.len()
+    }
+}
+
+enum Stage<F> {
+    /// Not issued: it will be when first polled.
+    New(Option<F>),
+    Issued(Arc<Mutex<Slot>>),
+}
+
+struct Operation<'a, F> {
+    disk: &'a SimDisk,
+    stage: Stage<F>,
+}
+
+impl<F> Unpin for Operation<'_, F> {}
+
+impl<F: FnOnce(&State) -> Work> Future for Operation<'_, F> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let disk = self.disk;
+        match &mut self.stage {
+            Stage::New(work) => {
+                let work = work.take().unwrap_or_else(|| unreachable!("polled after completion"));
+                let mut state = disk.state.lock();
+                let work = work(&state);
+                if state.power == Power::Immediate {
+                    return Poll::Ready(state.carry_out(work));
+                }
+                let slot = Arc::new(Mutex::new(Slot { outcome: None, waker: Some(cx.waker().clone()) }));
+                state.pending.push(Pending { work, slot: Arc::clone(&slot) });
+                drop(state);
+                self.stage = Stage::Issued(slot);
+                Poll::Pending
+            }
+            Stage::Issued(slot) => {
+                let mut slot = slot.lock();
+                match slot.outcome.take() {
+                    Some(outcome) => Poll::Ready(outcome),
+                    None => {
+                        slot.waker = Some(cx.waker().clone());
+                        Poll::Pending
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn carry_out(&mut self, work: Work) -> Outcome {
+        self.count(&work);
+        let (op, touched) = work.target();
+        let effect = self.faults.iter_mut().find_map(|fault| fault.hit(op, &touched));
+        match work {
+            Work::Read { offset, mut buf } => {
+                let result = self.read(offset, &mut buf, effect);
+                Outcome { result, bufs: vec![buf] }
+            }
+            Work::Write { offset, bufs } => {
+                let result = self.write(offset, &bufs, effect);
+                Outcome { result, bufs }
+            }
+            Work::Sync { covered } => Outcome { result: self.sync(covered, effect), bufs: Vec::new() },
+            Work::Grow { len } => Outcome { result: self.grow(len, effect), bufs: Vec::new() },
+        }
+    }
+
+    fn count(&mut self, work: &Work) {
+        let counts = &mut self.counts;
+        match work {
+            Work::Read { buf, .. } => {
+                counts.reads += 1;
+                counts.bytes_read += buf.len() as u64;
+            }
+            Work::Write { bufs, .. } => {
+                counts.writes += 1;
+                counts.bytes_written += total(bufs);
+            }
+            Work::Sync { .. } => counts.syncs += 1,
+            Work::Grow { .. } => counts.grows += 1,
+        }
+    }
+
+    fn read(&mut self, offset: u64, buf: &mut SimBuf, effect: Option<Effect>) -> io::Result<()> {
+        if let Some(error) = effect.and_then(Effect::error) {
+            return Err(error);
+        }
+        if !offset.is_multiple_of(PAGE_SIZE) || !buf.suits_direct_io() {
+            return Err(io::Error::from_raw_os_error(EINVAL));
+        }
+        let offset = match effect {
+            Some(Effect::Lose) => return Ok(()),
+            Some(Effect::Misdirect(bytes)) => offset.saturating_add_signed(bytes),
+            _ => offset,
+        };
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.store.len()) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end of the disk"));
+        }
+        let racing = self.in_flight();
+        for (page, chunk) in (offset / PAGE_SIZE..).zip(buf.chunks_exact_mut(PAGE_BYTES)) {
+            match self.store.page(page) {
+                Some(stored) => chunk.copy_from_slice(&**stored),
+                None => chunk.fill(0),
+            }
+            // A read beside a write of the same place may see any part of it.
+            for write in racing.iter().filter(|w| w.page == page) {
+                mix(chunk, &*write.contents, &mut self.rng);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, bufs: &[SimBuf], effect: Option<Effect>) -> io::Result<()> {
+        if !offset.is_multiple_of(PAGE_SIZE) || !bufs.iter().all(SimBuf::suits_direct_io) {
+            return Err(io::Error::from_raw_os_error(EINVAL));
+        }
+        let offset = match effect {
+            Some(Effect::Lose) => return Ok(()),
+            Some(Effect::Misdirect(bytes)) => offset.saturating_add_signed(bytes),
+            _ => offset,
+        };
+        // A real file would grow; the engine never means that.
+        if offset.checked_add(total(bufs)).is_none_or(|end| end > self.store.len()) {
+            return Err(io::Error::other("write past the end of the disk"));
+        }
+        let error = effect.and_then(Effect::error);
+        let chunks = bufs.iter().flat_map(|buf| buf.chunks_exact(PAGE_BYTES));
+        for (page, chunk) in (offset / PAGE_SIZE..).zip(chunks) {
+            let mut contents = self.store.page(page).map_or([0; PAGE_BYTES], |stored| **stored);
+            if error.is_some() {
+                mix(&mut contents, chunk, &mut self.rng);
+            } else {
+                contents.copy_from_slice(chunk);
+            }
+            self.store.write(page, Arc::new(contents));
+        }
+        error.map_or(Ok(()), Err)
+    }
+
+    fn sync(&mut self, covered: u64, effect: Option<Effect>) -> io::Result<()> {
+        match effect {
+            Some(Effect::Error(errno)) => {
+                self.store.abandon(covered);
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            Some(Effect::Lose | Effect::Misdirect(_)) => Ok(()),
+            None => {
+                self.store.barrier(covered);
+                Ok(())
+            }
+        }
+    }
+
+    fn grow(&mut self, len: u64, effect: Option<Effect>) -> io::Result<()> {
+        match effect {
+            Some(Effect::Error(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+            Some(Effect::Lose | Effect::Misdirect(_)) => return Ok(()),
+            None => {}
+        }
+        if len > self.limit.max(self.store.len()) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left for the disk to grow"));
+        }
+        self.store.grow(len);
+        Ok(())
+    }
+
+    /// Every page that a write in flight would change, in order of issue.
+    fn in_flight(&self) -> Vec<InFlight> {
+        let mut all = Vec::new();
+        for pending in &self.pending {
+            let Work::Write { offset, bufs } = &pending.work else { continue };
+            // What will be refused anyway changes nothing.
+            if !offset.is_multiple_of(PAGE_SIZE) || !bufs.iter().all(SimBuf::suits_direct_io) {
+                continue;
+            }
+            let chunks = bufs.iter().flat_map(|buf| buf.chunks_exact(PAGE_BYTES));
+            for (page, chunk) in (offset / PAGE_SIZE..).zip(chunks) {
+                let mut contents = [0; PAGE_BYTES];
+                contents.copy_from_slice(chunk);
+                all.push(InFlight { page, contents: Arc::new(contents) });
+            }
+        }
+        all
+    }
+
+    fn growth_in_flight(&self) -> Option<u64> {
+        let lens = self.pending.iter().filter_map(|pending| match pending.work {
+            Work::Grow { len } if len <= self.limit => Some(len),
+            _ => None,
+        });
+        lens.max().filter(|&len| len > self.store.len())
+    }
+}
+
+impl Work {
+    fn target(&self) -> (Op, Range<u64>) {
+        match self {
+            Work::Read { offset, buf } => (Op::Read, *offset..offset.saturating_add(buf.len() as u64)),
+            Work::Write { offset, bufs } => (Op::Write, *offset..offset.saturating_add(total(bufs))),
+            Work::Sync { .. } => (Op::Sync, 0..u64::MAX),
+            Work::Grow { .. } => (Op::Grow, 0..u64::MAX),
+        }
+    }
+}
+
+fn total(bufs: &[SimBuf]) -> u64 {
+    bufs.iter().map(|buf| buf.len() as u64).sum()
+}
+
+/// Replaces some sectors of `base` by those of `new`.
+fn mix(base: &mut [u8], new: &[u8], rng: &mut Rng) {
+    for (old, new) in base.chunks_exact_mut(SECTOR_BYTES).zip(new.chunks_exact(SECTOR_BYTES)) {
+        if rng.chance(1, 2) {
+            old.copy_from_slice(new);
+        }
+    }
+}
+
+/// Cuts a range of bytes at page boundaries: page, offset in the page, and the piece's range in the whole.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = offset + done as u64;
+        let within = (at % PAGE_SIZE) as usize;
+        let piece = (PAGE_BYTES - within).min(len - done);
+        let range = done..done + piece;
+        done += piece;
+        (piece > 0).then_some((at / PAGE_SIZE, within, range))
+    })
+}

@@ -1,0 +1,228 @@
+//! What the pool's one lock guards: versions and their maps, space, and the tail of the log that is in memory only.
+//!
+//! The lock is held for the publish step alone, never across I/O. A step that cannot go on says what it waits for
+//! ([`Blocked`]); [`crate::Pool`] sees to that without the lock and tries again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use crate::codec::Writer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Geometry;
+use crate::map::{Change, Missing, Superseded};
+use crate::node::{Cell, CellState, Slot};
+use crate::record::Record;
+use crate::space::{ReadGuard, Run, Space};
+use crate::types::{BLOCK_BYTES, BatchSeq, Lsn, VersionId};
+use crate::version::{Kind, Version, Versions};
+
+/// Blocks that even a small pool keeps back for checkpoints: enough for one large change and two root paths.
+const LEAST_RESERVE: u64 = 320;
+/// Blocks that no pool needs to keep back more than.
+const MOST_RESERVE: u64 = 65536;
+/// Nodes that one publish step may make dirty past the limit it checks.
+const STEP_SLACK: u64 = 64;
+
+/// Why a step under the lock could not be done now.
+pub(crate) enum Blocked {
+    /// A map node has to be read first; the guard keeps its block from being reused meanwhile.
+    Missing(Missing, ReadGuard),
+    /// The log in memory is as long as one batch may be.
+    Commit,
+    /// Too many nodes are dirty.
+    Checkpoint,
+    /// What the step was computed from has changed.
+    Conflict,
+    /// It can't be done at all.
+    Failed(Error),
+}
+
+impl From<Error> for Blocked {
+    fn from(error: Error) -> Blocked {
+        Blocked::Failed(error)
+    }
+}
+
+/// The journal ring as memory knows it. Positions count blocks since the pool was made, not modulo the ring.
+pub(crate) struct Ring {
+    /// Where replay would begin.
+    pub(crate) tail: u64,
+    /// Where the next batch goes.
+    pub(crate) pos: u64,
+    pub(crate) next_seq: BatchSeq,
+    /// The newest batch whose barrier has ended.
+    pub(crate) durable_seq: BatchSeq,
+    /// The newest batch that the disk itself says is durable: only then may replay's needs be forgotten.
+    pub(crate) confirmed_seq: BatchSeq,
+}
+
+/// See the module's description.
+pub(crate) struct State {
+    pub(crate) geometry: Geometry,
+    pub(crate) versions: Versions,
+    pub(crate) space: Space,
+    pub(crate) ring: Ring,
+    /// Records that no batch holds yet, encoded, and how many.
+    pub(crate) log: Writer,
+    pub(crate) log_records: u32,
+    /// The number of the next record.
+    pub(crate) lsn: Lsn,
+    /// Every record before this one is durable.
+    pub(crate) durable_lsn: Lsn,
+    /// Bytes of data written since the last batch was sealed.
+    pub(crate) unflushed_bytes: u64,
+    pub(crate) commit_running: bool,
+    pub(crate) superseded: Vec<Superseded>,
+    /// Nodes dirtied since the last freeze ...
+    pub(crate) dirty: u64,
+    /// ... and those that the checkpoint under way has still to find blocks for.
+    pub(crate) dirty_frozen: u64,
+    /// Dirty nodes that memory allows.
+    pub(crate) dirty_memory_limit: u64,
+    pub(crate) catalog: Vec<Run>,
+    pub(crate) fenced: Option<String>,
+    /// Leaves in memory, the next to be looked at for eviction first.
+    pub(crate) resident: VecDeque<Weak<Cell>>,
+    pub(crate) resident_limit: usize,
+    /// Calls of maintain since the last record was appended or the last batch sealed.
+    pub(crate) idle_ticks: u32,
+    pub(crate) checkpoints: u64,
+    pub(crate) barriers: u64,
+    pub(crate) checksum_errors: u64,
+}
+
+impl State {
+    /// Refuses when a failed barrier has fenced the pool.
+    pub(crate) fn writable(&self) -> Result<()> {
+        match &self.fenced {
+            None => Ok(()),
+            Some(why) => Err(Error::new(
+                ErrorKind::Fenced,
+                format!(
+                    "the pool is fenced and takes no writes: {why}; restart cairnd to recover the last confirmed state"
+                ),
+            )),
+        }
+    }
+
+    /// Blocks kept back from data.
+    pub(crate) fn reserve(&self) -> u64 {
+        (self.space.capacity() / 64).clamp(LEAST_RESERVE, MOST_RESERVE)
+    }
+
+    /// Blocks that data may take now: a checkpoint must be able to write every dirty node anew, twice over because
+    /// nodes get dirty again while one runs.
+    pub(crate) fn data_blocks_free(&self) -> u64 {
+        self.space.free().saturating_sub(self.reserve() + 2 * self.dirty + self.dirty_frozen)
+    }
+
+    /// How many nodes may be dirty: bounded by memory and by the room that a checkpoint would have.
+    pub(crate) fn dirty_limit(&self) -> u64 {
+        let catalog: u64 = self.catalog.iter().map(|r| u64::from(r.len)).sum();
+        let room = self.space.free().saturating_sub(self.dirty_frozen + 2 * catalog + 8) / 2;
+        room.saturating_sub(STEP_SLACK).clamp(STEP_SLACK, self.dirty_memory_limit)
+    }
+
+    /// Bytes of records that one batch may hold.
+    pub(crate) fn batch_limit(&self) -> usize {
+        self.geometry.journal_blocks as usize / 16 * BLOCK_BYTES
+    }
+
+    /// Whether a step that appends up to `bytes` of records and changes the map may go on.
+    pub(crate) fn admit(&self, bytes: usize) -> Result<(), Blocked> {
+        self.writable()?;
+        if self.log.len() + bytes > self.batch_limit() && self.log.len() > 0 {
+            return Err(Blocked::Commit);
+        }
+        if self.dirty >= self.dirty_limit() {
+            return Err(Blocked::Checkpoint);
+        }
+        Ok(())
+    }
+
+    /// Appends a record whose effects are in place.
+    pub(crate) fn append(&mut self, record: &Record) -> Lsn {
+        record.encode(&mut self.log);
+        self.log_records += 1;
+        self.lsn = Lsn(self.lsn.0 + 1);
+        self.lsn
+    }
+
+    /// Decides on a change of the version tree: applies it and appends its record.
+    pub(crate) fn decide(&mut self, record: &Record) -> Result<Lsn> {
+        self.versions.apply(record)?;
+        Ok(self.append(record))
+    }
+
+    /// Turns a missing node into what the caller waits for.
+    pub(crate) fn missing(&self, missing: Missing) -> Blocked {
+        Blocked::Missing(missing, self.space.reader())
+    }
+
+    /// A head that may be written, for a change from block `lba` on, with all that the change needs.
+    pub(crate) fn change(
+        &mut self,
+        head: VersionId,
+        lba: u64,
+        replaying: bool,
+    ) -> Result<(&mut Slot, Change<'_>)> {
+        let epoch = self.versions.epoch;
+        let version = self.versions.get(head).ok_or_else(|| no_version(head))?;
+        match version.kind {
+            Kind::Head { .. } => {}
+            Kind::Snapshot { .. } => {
+                return Err(Error::new(ErrorKind::ReadOnly, "a snapshot cannot be written"));
+            }
+            Kind::Ghost => return Err(no_version(head)),
+        }
+        let floor = self.versions.floor(version, lba);
+        let version = self.versions.get_mut(head).expect("found above");
+        let change =
+            Change { epoch, floor, replaying, superseded: &mut self.superseded, dirtied: &mut self.dirty };
+        Ok((&mut version.root, change))
+    }
+
+    /// A head or snapshot. Deleted versions are gone for everybody but the one who gives back their space.
+    pub(crate) fn version(&mut self, id: VersionId) -> Result<&mut Version> {
+        self.any_version(id).and_then(|v| if v.kind == Kind::Ghost { Err(no_version(id)) } else { Ok(v) })
+    }
+
+    /// A version, deleted ones included.
+    pub(crate) fn any_version(&mut self, id: VersionId) -> Result<&mut Version> {
+        self.versions.get_mut(id).ok_or_else(|| no_version(id))
+    }
+
+    /// Counts a leaf that is now in memory, and lets go of others while there are too many.
+    pub(crate) fn now_resident(&mut self, cell: &Arc<Cell>) {
+        // All of this happens under the pool's lock, so the flag needs no ordering of its own.
+        if cell.listed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.resident.push_back(Arc::downgrade(cell));
+        // Each leaf is looked at at most once a call: those in use get a second chance.
+        let mut looks = self.resident.len();
+        while self.resident.len() > self.resident_limit && looks > 0 {
+            looks -= 1;
+            let Some(weak) = self.resident.pop_front() else { break };
+            let Some(cell) = weak.upgrade() else { continue };
+            let mut state = cell.lock();
+            match &mut *state {
+                CellState::Clean { hot, .. } if *hot => {
+                    *hot = false;
+                    drop(state);
+                    self.resident.push_back(weak);
+                    continue;
+                }
+                CellState::Clean { ptr, .. } => *state = CellState::Evicted(*ptr),
+                // A dirty leaf comes back to the list once it is written.
+                CellState::Dirty(_) | CellState::Patched { .. } | CellState::Evicted(_) => {}
+            }
+            cell.listed.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+fn no_version(id: VersionId) -> Error {
+    Error::new(ErrorKind::NotFound, format!("version {id} does not exist any more"))
+}

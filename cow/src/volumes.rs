@@ -1,0 +1,449 @@
+//! Volumes and snapshots as users handle them: each verb checks, appends one record, and returns when it is durable.
+
+use std::collections::BTreeMap;
+
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pool::{Pool, now_ms};
+use crate::record::{Fork, Record};
+use crate::state::{Blocked, State};
+use crate::types::{
+    BLOCK_SIZE, Lsn, MAX_NAME_CHARS, MAX_VOLUME_BYTES, Origin, SnapshotInfo, TreeKind, TreeNode, VersionId,
+    VolumeInfo,
+};
+use crate::version::{Kind, Version};
+
+/// Bytes of the longest description.
+const MAX_DESCRIPTION_BYTES: usize = 1024;
+/// Volumes that one group snapshot may cover: its record must fit a batch.
+const MAX_GROUP: usize = 64;
+/// More than any verb's record takes.
+const RECORD_BYTES: usize = 20 << 10;
+
+/// What an export name stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resolved {
+    /// The version to read from and, if writable, to write to.
+    pub id: VersionId,
+    /// Bytes.
+    pub size: u64,
+    /// A head; snapshots are read-only.
+    pub writable: bool,
+    /// The volume's or snapshot's free text.
+    pub description: String,
+}
+
+/// Checks a volume's or snapshot's name: 1 to 128 ASCII letters, digits, dots, underscores and hyphens, a letter or
+/// digit first. So a name needs no quoting in a shell, a URI or a file name, and `VOLUME@SNAPSHOT` has one meaning.
+pub fn check_name(name: &str) -> Result<()> {
+    let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
+    let count = name.chars().count();
+    if count == 0 {
+        return bad("a name must not be empty".into());
+    }
+    if count > MAX_NAME_CHARS {
+        return bad(format!("a name can have at most {MAX_NAME_CHARS} characters, this one has {count}"));
+    }
+    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return bad(format!("the name '{name}' must begin with a letter or digit"));
+    }
+    if let Some(wrong) = name.chars().find(|c| !c.is_ascii_alphanumeric() && !"._-".contains(*c)) {
+        return bad(format!(
+            "the name '{}' holds {wrong:?}: use letters, digits, '.', '_' and '-'",
+            name.escape_default()
+        ));
+    }
+    Ok(())
+}
+
+fn check_size(size: u64) -> Result<()> {
+    if (1..=MAX_VOLUME_BYTES).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!(
+            "a volume of {size} bytes: the size must be from 1 byte to {MAX_VOLUME_BYTES} bytes (64 TiB)"
+        ),
+    ))
+}
+
+fn check_description(description: &str) -> Result<()> {
+    if description.len() <= MAX_DESCRIPTION_BYTES {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!("a description can have at most {MAX_DESCRIPTION_BYTES} bytes"),
+    ))
+}
+
+impl State {
+    fn head_named(&self, name: &str) -> Result<VersionId> {
+        self.versions
+            .head(name)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no volume '{name}'")))
+    }
+
+    fn snapshot_named(&self, volume: &str, name: &str) -> Result<VersionId> {
+        let head = self.head_named(volume)?;
+        self.versions.snapshot(head, name).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("volume '{volume}' has no snapshot '{name}'"))
+        })
+    }
+
+    fn volume_is_new(&self, name: &str) -> Result<()> {
+        match self.versions.head(name) {
+            None => Ok(()),
+            Some(_) => Err(Error::new(ErrorKind::Exists, format!("there is already a volume '{name}'"))),
+        }
+    }
+
+    fn volume_info(&self, id: VersionId) -> Result<VolumeInfo> {
+        let gone = || Error::new(ErrorKind::NotFound, format!("version {id} does not exist any more"));
+        let version = self.versions.get(id).ok_or_else(gone)?;
+        let Kind::Head { name, description, origin } = &version.kind else { return Err(gone()) };
+        let origin = origin.clone().map(|(volume, snapshot)| Origin { volume, snapshot });
+        Ok(VolumeInfo {
+            id,
+            name: name.clone(),
+            description: description.clone(),
+            size: version.size,
+            mapped: version.mapped * BLOCK_SIZE,
+            created_ms: version.created_ms,
+            origin,
+            snapshots: self.versions.snapshots_of(id).len(),
+            checksum_errors: version.checksum_errors,
+        })
+    }
+
+    fn volume_name(&self, head: VersionId) -> String {
+        match self.versions.get(head).map(|v| &v.kind) {
+            Some(Kind::Head { name, .. }) => name.clone(),
+            _ => String::new(),
+        }
+    }
+
+    fn snapshot_info(&self, id: VersionId) -> Result<SnapshotInfo> {
+        let gone = || Error::new(ErrorKind::NotFound, format!("version {id} does not exist any more"));
+        let version = self.versions.get(id).ok_or_else(gone)?;
+        let Kind::Snapshot { volume, name, description, automatic } = &version.kind else {
+            return Err(gone());
+        };
+        Ok(SnapshotInfo {
+            id,
+            volume: self.volume_name(*volume),
+            name: name.clone(),
+            description: description.clone(),
+            size: version.size,
+            mapped: version.mapped * BLOCK_SIZE,
+            created_ms: version.created_ms,
+            automatic: *automatic,
+            children: version.children as usize,
+        })
+    }
+
+    /// A name for a rollback's undo point that the volume does not use yet.
+    fn undo_name(&self, head: VersionId, to: &str) -> String {
+        let base: String = format!("before-rollback-to-{to}").chars().take(MAX_NAME_CHARS - 6).collect();
+        let numbered = (2..).map(|n| format!("{base}-{n}"));
+        let mut names = std::iter::once(base.clone()).chain(numbered);
+        names.find(|name| self.versions.snapshot(head, name).is_none()).expect("numbers do not end")
+    }
+}
+
+impl<D: Disk> Pool<D> {
+    /// Makes a decision under the lock and waits until it is durable.
+    async fn decide<R>(&self, mut f: impl FnMut(&mut State) -> Result<(Record, R)>) -> Result<R> {
+        let (answer, lsn): (R, Lsn) = self
+            .step(|state| {
+                state.admit(RECORD_BYTES)?;
+                let (record, answer) = f(state)?;
+                let lsn = state.decide(&record)?;
+                Ok::<_, Blocked>((answer, lsn))
+            })
+            .await?;
+        self.flush_to(lsn).await?;
+        Ok(answer)
+    }
+
+    /// Makes a new volume that reads as zeroes.
+    pub async fn create_volume(&self, name: &str, size: u64, description: &str) -> Result<VolumeInfo> {
+        check_name(name)?;
+        check_size(size)?;
+        check_description(description)?;
+        let head = self
+            .decide(|state| {
+                state.volume_is_new(name)?;
+                let head = state.versions.next_id(0);
+                let record = Record::CreateVolume {
+                    head,
+                    name: name.to_owned(),
+                    description: description.to_owned(),
+                    size,
+                    created_ms: now_ms(),
+                };
+                Ok((record, head))
+            })
+            .await?;
+        self.state.lock().volume_info(head)
+    }
+
+    /// Makes a new volume with a snapshot's contents, of the same size or larger. Nothing is copied.
+    pub async fn clone_volume(
+        &self,
+        volume: &str,
+        snapshot: &str,
+        new_name: &str,
+        size: Option<u64>,
+    ) -> Result<VolumeInfo> {
+        check_name(new_name)?;
+        size.map_or(Ok(()), check_size)?;
+        let head = self
+            .decide(|state| {
+                let from = state.snapshot_named(volume, snapshot)?;
+                state.volume_is_new(new_name)?;
+                let least = state.version(from)?.size;
+                let size = size.unwrap_or(least);
+                if size < least {
+                    return Err(Error::new(
+                        ErrorKind::Shrink,
+                        format!(
+                            "a clone of '{volume}@{snapshot}' needs at least its {least} bytes, not {size}"
+                        ),
+                    ));
+                }
+                let head = state.versions.next_id(0);
+                let record = Record::Clone {
+                    head,
+                    from,
+                    name: new_name.to_owned(),
+                    size,
+                    created_ms: now_ms(),
+                    origin: (volume.to_owned(), snapshot.to_owned()),
+                };
+                Ok((record, head))
+            })
+            .await?;
+        self.state.lock().volume_info(head)
+    }
+
+    /// Deletes a volume and, when asked to, its snapshots with it; clones of them live on. Space is given back in
+    /// the background.
+    pub async fn delete_volume(&self, name: &str, with_snapshots: bool) -> Result<()> {
+        self.decide(|state| {
+            let head = state.head_named(name)?;
+            let mut versions = state.versions.snapshots_of(head);
+            if !versions.is_empty() && !with_snapshots {
+                return Err(Error::new(
+                    ErrorKind::HasSnapshots,
+                    format!(
+                        "volume '{name}' has {} snapshots: delete them first, or ask for them to go with it",
+                        versions.len()
+                    ),
+                ));
+            }
+            versions.push(head);
+            Ok((Record::Delete { versions }, ()))
+        })
+        .await?;
+        self.work.notify_all();
+        Ok(())
+    }
+
+    /// Makes a volume larger.
+    pub async fn resize_volume(&self, name: &str, size: u64) -> Result<VolumeInfo> {
+        check_size(size)?;
+        let head = self
+            .decide(|state| {
+                let head = state.head_named(name)?;
+                let now = state.version(head)?.size;
+                if size < now {
+                    return Err(Error::new(
+                        ErrorKind::Shrink,
+                        format!(
+                            "volume '{name}' has {now} bytes and cannot shrink to {size}: volumes only grow"
+                        ),
+                    ));
+                }
+                Ok((Record::Resize { head, size }, head))
+            })
+            .await?;
+        self.state.lock().volume_info(head)
+    }
+
+    /// Takes snapshots of one or more volumes, `(volume, name)` each, all at one point of the order of writes.
+    pub async fn create_snapshots(
+        &self,
+        of: &[(&str, &str)],
+        description: &str,
+    ) -> Result<Vec<SnapshotInfo>> {
+        check_description(description)?;
+        if of.is_empty() || of.len() > MAX_GROUP {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a snapshot covers 1 to {MAX_GROUP} volumes, not {}", of.len()),
+            ));
+        }
+        of.iter().try_for_each(|(_, name)| check_name(name))?;
+        let ids = self
+            .decide(|state| {
+                let mut forks: Vec<Fork> = Vec::new();
+                for (volume, name) in of {
+                    let head = state.head_named(volume)?;
+                    if forks.iter().any(|f| f.head == head) {
+                        return Err(Error::new(
+                            ErrorKind::InvalidArgument,
+                            format!("volume '{volume}' is named twice"),
+                        ));
+                    }
+                    if state.versions.snapshot(head, name).is_some() {
+                        return Err(Error::new(
+                            ErrorKind::Exists,
+                            format!("volume '{volume}' already has a snapshot '{name}'"),
+                        ));
+                    }
+                    forks.push(Fork {
+                        head,
+                        snapshot: state.versions.next_id(forks.len() as u32),
+                        name: (*name).to_owned(),
+                    });
+                }
+                let ids: Vec<VersionId> = forks.iter().map(|f| f.snapshot).collect();
+                let description = description.to_owned();
+                Ok((Record::Fork { forks, description, automatic: false, created_ms: now_ms() }, ids))
+            })
+            .await?;
+        let state = self.state.lock();
+        ids.into_iter().map(|id| state.snapshot_info(id)).collect()
+    }
+
+    /// Deletes a snapshot; what descends from it is untouched. Space is given back in the background.
+    pub async fn delete_snapshot(&self, volume: &str, name: &str) -> Result<()> {
+        self.decide(|state| {
+            let id = state.snapshot_named(volume, name)?;
+            Ok((Record::Delete { versions: vec![id] }, ()))
+        })
+        .await?;
+        self.work.notify_all();
+        Ok(())
+    }
+
+    /// Makes a volume go on from one of its snapshots. What it held is kept as an automatic snapshot, which is
+    /// returned; newer snapshots stay. The volume keeps its size.
+    pub async fn rollback(&self, volume: &str, snapshot: &str) -> Result<SnapshotInfo> {
+        let kept = self
+            .decide(|state| {
+                let head = state.head_named(volume)?;
+                let to = state.snapshot_named(volume, snapshot)?;
+                let id = state.versions.next_id(0);
+                let kept = Fork { head, snapshot: id, name: state.undo_name(head, snapshot) };
+                Ok((Record::Rollback { head, to, kept, created_ms: now_ms() }, id))
+            })
+            .await?;
+        self.state.lock().snapshot_info(kept)
+    }
+
+    /// Every volume, by name.
+    pub fn volumes(&self) -> Vec<VolumeInfo> {
+        let state = self.state.lock();
+        state.versions.heads().filter_map(|id| state.volume_info(id).ok()).collect()
+    }
+
+    /// One volume.
+    pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
+        let state = self.state.lock();
+        state.volume_info(state.head_named(name)?)
+    }
+
+    /// The snapshots of one volume or of all, oldest first.
+    pub fn snapshots(&self, volume: Option<&str>) -> Result<Vec<SnapshotInfo>> {
+        let state = self.state.lock();
+        let heads: Vec<VersionId> = match volume {
+            Some(name) => vec![state.head_named(name)?],
+            None => state.versions.heads().collect(),
+        };
+        heads
+            .into_iter()
+            .flat_map(|head| state.versions.snapshots_of(head))
+            .map(|id| state.snapshot_info(id))
+            .collect()
+    }
+
+    /// One snapshot.
+    pub fn snapshot(&self, volume: &str, name: &str) -> Result<SnapshotInfo> {
+        let state = self.state.lock();
+        state.snapshot_info(state.snapshot_named(volume, name)?)
+    }
+
+    /// Every version that shares an ancestor with the volume, parents before their children.
+    pub fn tree(&self, volume: &str) -> Result<Vec<TreeNode>> {
+        let state = self.state.lock();
+        let head = state.head_named(volume)?;
+        let mut root = head;
+        while let Some(parent) = state.versions.get(root).and_then(|v| v.parent) {
+            root = parent;
+        }
+        let mut children: BTreeMap<VersionId, Vec<VersionId>> = BTreeMap::new();
+        for (id, version) in state.versions.iter() {
+            if let Some(parent) = version.parent {
+                children.entry(parent).or_default().push(id);
+            }
+        }
+        let mut nodes: Vec<TreeNode> = Vec::new();
+        let mut todo = vec![root];
+        while let Some(id) = todo.pop() {
+            let Some(version) = state.versions.get(id) else { continue };
+            nodes.push(tree_node(&state, id, version));
+            todo.extend(children.remove(&id).unwrap_or_default());
+        }
+        Ok(nodes)
+    }
+
+    /// What `VOLUME` or `VOLUME@SNAPSHOT` stands for.
+    pub fn resolve(&self, name: &str) -> Result<Resolved> {
+        let state = self.state.lock();
+        let (id, writable) = match name.split_once('@') {
+            Some((volume, snapshot)) => (state.snapshot_named(volume, snapshot)?, false),
+            None => (state.head_named(name)?, true),
+        };
+        let version = state.versions.get(id).expect("its name is known");
+        let description = match &version.kind {
+            Kind::Head { description, .. } | Kind::Snapshot { description, .. } => description.clone(),
+            Kind::Ghost => String::new(),
+        };
+        Ok(Resolved { id, size: version.size, writable, description })
+    }
+
+    /// A version's present size in bytes.
+    pub fn size_of(&self, id: VersionId) -> Result<u64> {
+        Ok(self.state.lock().version(id)?.size)
+    }
+}
+
+fn tree_node(state: &State, id: VersionId, version: &Version) -> TreeNode {
+    let kind = match &version.kind {
+        Kind::Head { name, .. } => TreeKind::Head { volume: name.clone() },
+        Kind::Snapshot { volume, name, .. } => {
+            TreeKind::Snapshot { volume: state.volume_name(*volume), name: name.clone() }
+        }
+        Kind::Ghost => TreeKind::Ghost,
+    };
+    TreeNode { id, parent: version.parent, kind, size: version.size, created_ms: version.created_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_judged_at_their_limits() {
+        assert!(check_name(&"a".repeat(128)).is_ok());
+        let long = check_name(&"a".repeat(129)).unwrap_err();
+        assert!(long.to_string().contains("129"), "{long}");
+        for bad in ["", "-a", ".a", "a b", "a@b", "a/b", "ä", "a\n"] {
+            assert_eq!(check_name(bad).unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad:?}");
+        }
+        assert!(check_name("vm-01.root_disk").is_ok());
+    }
+}

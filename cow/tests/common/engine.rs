@@ -1,0 +1,164 @@
+//! The engine over the simulated disk, spoken to in sectors.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use cairn_cow::sim::{Handle, Rng, Sim, SimBuf, SimDisk};
+use cairn_cow::{
+    BLOCK_BYTES, BLOCK_SIZE, CreateOptions, Disk, ErrorKind, ExtentKind, Lsn, Options, Result, VersionId,
+};
+
+use super::pattern::{SECTOR, ZERO, decode, fill};
+
+/// The engine under test.
+pub(crate) type Pool = cairn_cow::Pool<SimDisk>;
+
+/// Sectors of a block.
+pub(crate) const BLOCK_SECTORS: u64 = BLOCK_SIZE / SECTOR;
+
+/// A pool so small that its ring wraps, it grows and it takes checkpoints all the time.
+pub(crate) fn tiny(limit: u64) -> CreateOptions {
+    CreateOptions { limit, segment_blocks: Some(64), journal_bytes: Some(1 << 20) }
+}
+
+/// Makes a pool of [`tiny`] pieces on an empty disk.
+pub(crate) async fn create(disk: SimDisk, limit: u64) -> Result<Arc<Pool>> {
+    Pool::create(disk, *b"a pool in a test", tiny(limit), options()).await
+}
+
+/// Memory for I/O, aligned as every disk wants it.
+fn buffer(len: usize) -> SimBuf {
+    SimDisk::file(0).alloc(len)
+}
+
+/// Few lanes and a cache so small that map nodes are evicted.
+pub(crate) fn options() -> Options {
+    Options { lanes: 2, map_cache_bytes: 256 << 10 }
+}
+
+/// Does the pool's background duties until the world ends. On a healthy disk nothing but a lack of room may hinder
+/// them.
+pub(crate) fn maintain_forever(handle: &Handle, pool: &Arc<Pool>, mut rng: Rng, healthy: bool) {
+    let (pool, handle_inside) = (Arc::clone(pool), handle.clone());
+    drop(handle.spawn(async move {
+        loop {
+            handle_inside.sleep(1 + rng.below(300)).await;
+            if let Err(e) = pool.maintain().await {
+                assert!(!healthy || e.kind() == ErrorKind::NoSpace, "background duties: {e:?}");
+            }
+        }
+    }));
+}
+
+/// Writes sectors with what write `id` puts there.
+pub(crate) async fn write(
+    pool: &Pool,
+    lane: usize,
+    v: VersionId,
+    sector: u64,
+    count: u64,
+    id: u64,
+) -> Result<Lsn> {
+    let (offset, len) = (sector * SECTOR, (count * SECTOR) as usize);
+    let phase = (offset % BLOCK_SIZE) as usize;
+    let mut buf = buffer((phase + len).next_multiple_of(BLOCK_BYTES));
+    fill(&mut buf[phase..phase + len], id, sector);
+    pool.write(lane, v, offset, len, buf).await
+}
+
+/// Makes sectors zeroes or a hole.
+pub(crate) async fn zero(
+    pool: &Pool,
+    lane: usize,
+    v: VersionId,
+    sector: u64,
+    count: u64,
+    kind: ExtentKind,
+) -> Result<Lsn> {
+    if kind == ExtentKind::Hole {
+        return pool.trim(v, sector * SECTOR, count * SECTOR).await;
+    }
+    pool.zero(lane, v, sector * SECTOR, count * SECTOR, kind).await
+}
+
+/// The sectors that become zeroes: a trim leaves blocks alone that are only partly in its range, but for the last of
+/// a volume of `size` bytes.
+pub(crate) fn zeroed(kind: ExtentKind, sector: u64, count: u64, size: u64) -> Range<u64> {
+    let end = sector + count;
+    if kind == ExtentKind::Zero {
+        return sector..end;
+    }
+    let first = sector.next_multiple_of(BLOCK_SECTORS).min(end);
+    let last = if end == size / SECTOR { end } else { end - end % BLOCK_SECTORS };
+    first..last.max(first)
+}
+
+/// Reads bytes, wherever they begin.
+pub(crate) async fn read_bytes(pool: &Pool, v: VersionId, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let reply = pool.read(v, offset, len).await?;
+    let phase = (offset % BLOCK_SIZE) as usize;
+    Ok(reply.buf.map_or_else(|| vec![0; len], |buf| buf[phase..phase + len].to_vec()))
+}
+
+/// Reads sectors: the id of the write each holds, `None` for one that no write made.
+pub(crate) async fn read(pool: &Pool, v: VersionId, sector: u64, count: u64) -> Result<Vec<Option<u64>>> {
+    let bytes = read_bytes(pool, v, sector * SECTOR, (count * SECTOR) as usize).await?;
+    Ok((sector..).zip(bytes.chunks_exact(SECTOR as usize)).map(|(s, b)| decode(b, s)).collect())
+}
+
+/// Everything a version holds, found by its extents: the id in each sector that is not zero.
+///
+/// # Panics
+/// When a sector holds what no write put there, or block status contradicts itself.
+pub(crate) async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTreeMap<u64, u64>> {
+    let mut found = BTreeMap::new();
+    let mut offset = 0;
+    while offset < size {
+        let extents = pool.extents(v, offset, size - offset, 64).await?;
+        assert!(!extents.is_empty(), "block status made no progress at {offset} of {size}");
+        for extent in extents {
+            assert_eq!(extent.offset, offset, "extents follow one another");
+            assert!(extent.len > 0, "an empty extent at {offset}");
+            offset += extent.len;
+            if extent.kind == ExtentKind::Data {
+                let mut at = extent.offset / SECTOR;
+                let end = (extent.offset + extent.len) / SECTOR;
+                while at < end {
+                    let count = (end - at).min(64 * BLOCK_SECTORS);
+                    let ids = read(pool, v, at, count).await?;
+                    for (sector, id) in (at..).zip(ids) {
+                        let id = id.unwrap_or_else(|| panic!("version {v}: sector {sector} holds garbage"));
+                        if id != ZERO {
+                            found.insert(sector, id);
+                        }
+                    }
+                    at += count;
+                }
+            }
+        }
+    }
+    assert_eq!(offset, size, "extents end where the version ends");
+    Ok(found)
+}
+
+/// Gives back the space of deleted versions, but for those that several others still descend from.
+pub(crate) async fn settle(pool: &Pool) {
+    while pool.maintain().await.unwrap_or_else(|e| panic!("background duties: {e:?}")) {}
+}
+
+/// Checks the whole pool, data included.
+///
+/// # Panics
+/// When anything is wrong or leaked.
+pub(crate) async fn assert_sound(pool: &Pool, when: &str) {
+    let report = pool.check(true).await.unwrap_or_else(|e| panic!("the check failed {when}: {e:?}"));
+    assert!(report.is_clean(), "the pool is not sound {when}: {report:#?}");
+}
+
+/// A world with one disk in it.
+pub(crate) fn world(seed: u64, disk: &SimDisk) -> Sim {
+    let sim = Sim::new(seed);
+    sim.attach(disk);
+    sim
+}

@@ -1,0 +1,318 @@
+//! Control operations, one after the other, beside the writers.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use cairn_cow::sim::{Handle, Rng};
+use cairn_cow::{Error, ErrorKind, ExtentKind};
+
+use crate::common::engine::{self, Pool};
+use crate::common::oracle::{Contents, Time};
+use crate::common::pattern::{SECTOR, ZERO};
+use crate::verify::assert_point_in_order;
+use crate::world::{Known, Pending, SharedVolume, SharedWorld, Snapshot};
+
+const MAX_VOLUMES: usize = 4;
+const MAX_SNAPSHOTS: usize = 10;
+
+struct Controller {
+    pool: Arc<Pool>,
+    world: SharedWorld,
+    rng: Rng,
+}
+
+/// Works until the world ends.
+pub(crate) async fn control_forever(handle: Handle, pool: Arc<Pool>, world: SharedWorld, rng: Rng) {
+    let mut controller = Controller { pool, world, rng };
+    loop {
+        controller.step().await;
+        handle.sleep(controller.rng.below(400)).await;
+    }
+}
+
+impl Controller {
+    async fn step(&mut self) {
+        let volumes = self.world.with(|w| w.volumes.len());
+        let snapshots: usize =
+            self.world.with(|w| w.volumes.values().map(|v| v.borrow().snapshots.len()).sum());
+        if volumes == 0 {
+            return self.create().await;
+        }
+        if snapshots > MAX_SNAPSHOTS {
+            return self.delete_snapshot().await;
+        }
+        match self.rng.below(100) {
+            0..10 if volumes < MAX_VOLUMES => self.create().await,
+            10..20 if volumes < MAX_VOLUMES => self.clone_volume().await,
+            20..26 => self.delete_volume().await,
+            26..32 => self.resize().await,
+            32..55 => self.snapshot().await,
+            55..68 => self.delete_snapshot().await,
+            68..78 => self.rollback().await,
+            78..90 => self.reread_snapshot().await,
+            90..97 => self.diff().await,
+            _ => self.check().await,
+        }
+    }
+
+    fn any_volume(&mut self) -> SharedVolume {
+        let volumes: Vec<SharedVolume> = self.world.with(|w| w.volumes.values().cloned().collect());
+        Rc::clone(&volumes[self.rng.index(volumes.len())])
+    }
+
+    fn any_snapshot(&mut self) -> Option<(SharedVolume, String, Snapshot)> {
+        let volume = self.any_volume();
+        let snapshots = volume.borrow().snapshots.clone();
+        let (name, snapshot) = snapshots.into_iter().nth(self.rng.index(MAX_SNAPSHOTS))?;
+        Some((volume, name, snapshot))
+    }
+
+    fn begin(&self, pending: Pending) {
+        self.world.with(|w| w.pending = pending);
+    }
+
+    /// The operation is answered. A full pool may refuse what takes space.
+    fn answered<T>(&self, what: &str, answer: Result<T, Error>) -> Option<T> {
+        self.world.with(|w| w.pending = Pending::Nothing);
+        match answer {
+            Ok(value) => Some(value),
+            Err(e) if e.kind() == ErrorKind::NoSpace => None,
+            Err(e) => panic!("{what}: {e:?}"),
+        }
+    }
+
+    async fn create(&mut self) {
+        let name = self.free_name();
+        let size = [96 << 10, (1 << 20) + 512, 6 << 20, 3 << 30, 5 << 40][self.rng.index(5)];
+        self.begin(Pending::Create { name: name.clone(), size });
+        let answer = self.pool.create_volume(&name, size, "").await;
+        if let Some(info) = self.answered("creating a volume", answer) {
+            assert_eq!((info.name.as_str(), info.size), (name.as_str(), size));
+            self.world.with(|w| w.add(&name, info.id, size, &Contents::new()));
+        }
+    }
+
+    fn free_name(&self) -> String {
+        self.world.with(|w| {
+            loop {
+                let name = w.name();
+                if !w.volumes.contains_key(&name) {
+                    return name;
+                }
+            }
+        })
+    }
+
+    async fn clone_volume(&mut self) {
+        let Some((volume, snapshot_name, snapshot)) = self.any_snapshot() else { return };
+        let Known::Exactly(contents) = snapshot.known else { return };
+        let source = volume.borrow().name.clone();
+        let name = self.free_name();
+        let size = snapshot.size + [0, 512, 1 << 20][self.rng.index(3)];
+        self.begin(Pending::Clone { name: name.clone(), size, contents: contents.clone() });
+        let answer = self.pool.clone_volume(&source, &snapshot_name, &name, Some(size)).await;
+        if let Some(info) = self.answered("cloning", answer) {
+            self.world.with(|w| w.add(&name, info.id, size, &contents));
+        }
+    }
+
+    async fn delete_volume(&mut self) {
+        let volume = self.any_volume();
+        let (name, has_snapshots) = {
+            let volume = volume.borrow();
+            (volume.name.clone(), !volume.snapshots.is_empty())
+        };
+        if has_snapshots && self.rng.chance(1, 2) {
+            let refused = self.pool.delete_volume(&name, false).await;
+            assert_eq!(refused.err().map(|e| e.kind()), Some(ErrorKind::HasSnapshots));
+            return;
+        }
+        volume.borrow_mut().doomed = true;
+        self.begin(Pending::DeleteVolume { name: name.clone() });
+        let answer = self.pool.delete_volume(&name, true).await;
+        self.answered("deleting a volume", answer).expect("deleting takes no space");
+        self.world.with(|w| w.volumes.remove(&name));
+    }
+
+    async fn resize(&mut self) {
+        let volume = self.any_volume();
+        let (name, old) = {
+            let volume = volume.borrow();
+            (volume.name.clone(), volume.size)
+        };
+        let size = old + SECTOR * self.rng.below(500);
+        self.begin(Pending::Resize { name: name.clone(), size });
+        let answer = self.pool.resize_volume(&name, size).await;
+        if self.answered("resizing", answer).is_some() {
+            let mut volume = volume.borrow_mut();
+            volume.size = size;
+            volume.heat_tail();
+        }
+    }
+
+    /// Snapshots of one volume, or of all at one point of the log.
+    async fn snapshot(&mut self) {
+        let mut volumes = vec![self.any_volume()];
+        if self.rng.chance(1, 3) {
+            volumes = self.world.with(|w| w.volumes.values().cloned().collect());
+        }
+        let name = self.world.with(|w| w.name());
+        let taken = volumes.iter().any(|v| v.borrow().snapshots.contains_key(&name));
+        let of: Vec<(String, String)> =
+            volumes.iter().map(|v| (v.borrow().name.clone(), name.clone())).collect();
+        let asked = self.world.with(|w| w.tick());
+        if !taken {
+            self.begin(Pending::Snapshot { asked, of: of.clone() });
+        }
+        let borrowed: Vec<(&str, &str)> = of.iter().map(|(v, s)| (v.as_str(), s.as_str())).collect();
+        let answer = self.pool.create_snapshots(&borrowed, "").await;
+        if taken {
+            assert_eq!(answer.err().map(|e| e.kind()), Some(ErrorKind::Exists));
+            return;
+        }
+        let answered = self.world.with(|w| w.tick());
+        let Some(infos) = self.answered("taking snapshots", answer) else { return };
+        assert_eq!(infos.len(), volumes.len());
+        for (volume, info) in volumes.iter().zip(&infos) {
+            let mut volume = volume.borrow_mut();
+            assert_eq!((&info.volume, &info.name, info.automatic), (&volume.name, &name, false));
+            assert_eq!(info.size, volume.size);
+            let known = Known::Answered { asked, answered };
+            volume.snapshots.insert(name.clone(), Snapshot { id: info.id, size: info.size, known });
+        }
+        self.learn(&volumes, &name, asked, answered).await;
+    }
+
+    /// Reads what new snapshots of one point in the log hold, sees that it is such a point, and remembers it.
+    async fn learn(&self, volumes: &[SharedVolume], name: &str, asked: Time, answered: Time) {
+        let mut seen = Vec::new();
+        for volume in volumes {
+            let snapshot = volume.borrow().snapshots[name].clone();
+            seen.push(self.contents(&snapshot).await);
+        }
+        assert_point_in_order(volumes, &seen, name, asked, answered);
+        for (volume, seen) in volumes.iter().zip(seen) {
+            if let Some(snapshot) = volume.borrow_mut().snapshots.get_mut(name) {
+                snapshot.known = Known::Exactly(seen);
+            }
+        }
+    }
+
+    async fn contents(&self, snapshot: &Snapshot) -> Contents {
+        engine::contents(&self.pool, snapshot.id, snapshot.size)
+            .await
+            .unwrap_or_else(|e| panic!("reading a snapshot: {e:?}"))
+    }
+
+    async fn delete_snapshot(&mut self) {
+        let Some((volume, name, _)) = self.any_snapshot() else { return };
+        let of = volume.borrow().name.clone();
+        self.begin(Pending::DeleteSnapshot { volume: of.clone(), name: name.clone() });
+        let answer = self.pool.delete_snapshot(&of, &name).await;
+        self.answered("deleting a snapshot", answer).expect("deleting takes no space");
+        volume.borrow_mut().snapshots.remove(&name);
+    }
+
+    async fn rollback(&mut self) {
+        let Some((volume, name, snapshot)) = self.any_snapshot() else { return };
+        let Known::Exactly(target) = snapshot.known else { return };
+        let of = volume.borrow().name.clone();
+        let asked = self.world.with(|w| w.tick());
+        let everywhere = {
+            let history = &mut volume.borrow_mut().history;
+            let mut everywhere = history.touched();
+            everywhere.extend(target.keys());
+            for &sector in &everywhere {
+                history.begin(sector, target.get(&sector).copied().unwrap_or(ZERO), asked);
+            }
+            everywhere
+        };
+        self.begin(Pending::Rollback { volume: of.clone(), asked });
+        let answer = self.pool.rollback(&of, &name).await;
+        let answered = self.world.with(|w| w.tick());
+        let Some(kept) = self.answered("rolling back", answer) else {
+            return volume.borrow_mut().history.retract(asked);
+        };
+        assert!(kept.automatic && kept.volume == of);
+        {
+            let mut volume = volume.borrow_mut();
+            for &sector in &everywhere {
+                let id = target.get(&sector).copied().unwrap_or(ZERO);
+                volume.history.end(sector, id, asked, answered, true);
+            }
+            let known = Known::Answered { asked, answered };
+            volume.snapshots.insert(kept.name.clone(), Snapshot { id: kept.id, size: kept.size, known });
+        }
+        self.learn(&[volume], &kept.name, asked, answered).await;
+    }
+
+    async fn reread_snapshot(&mut self) {
+        let Some((volume, name, snapshot)) = self.any_snapshot() else { return };
+        let Known::Exactly(expected) = &snapshot.known else { return };
+        let seen = self.contents(&snapshot).await;
+        let volume = volume.borrow();
+        assert!(
+            seen == *expected,
+            "snapshot {}@{name} has changed: {}",
+            volume.name,
+            first_difference(expected, &seen)
+        );
+    }
+
+    /// The difference of two snapshots covers every sector in which they differ.
+    async fn diff(&mut self) {
+        let volume = self.any_volume();
+        let (of, snapshots) = {
+            let volume = volume.borrow();
+            (volume.name.clone(), volume.snapshots.clone())
+        };
+        let known: Vec<(&String, &Contents)> = snapshots
+            .iter()
+            .filter_map(|(name, s)| if let Known::Exactly(c) = &s.known { Some((name, c)) } else { None })
+            .collect();
+        if known.is_empty() {
+            return;
+        }
+        let (a, old) = known[self.rng.index(known.len())];
+        let (b, new) = known[self.rng.index(known.len())];
+        let extents = self.pool.diff(&of, a, Some(b)).await.unwrap_or_else(|e| panic!("diff: {e:?}"));
+        let mut covered = BTreeMap::new();
+        for extent in &extents {
+            covered.insert(extent.offset, extent);
+        }
+        for sector in old.keys().chain(new.keys()) {
+            let (was, is) = (old.get(sector), new.get(sector));
+            let at = sector * SECTOR;
+            let extent = covered.range(..=at).next_back().map(|(_, e)| e).filter(|e| at < e.offset + e.len);
+            match extent {
+                None => assert_eq!(
+                    was, is,
+                    "sector {sector} differs between {of}@{a} and {of}@{b}, diff does not say so"
+                ),
+                Some(e) => assert!(
+                    e.kind == ExtentKind::Data || is.is_none(),
+                    "diff calls data at sector {sector} {:?}",
+                    e.kind
+                ),
+            }
+        }
+        if a == b {
+            assert!(extents.is_empty(), "a snapshot differs from itself: {extents:?}");
+        }
+    }
+
+    /// A check beside running I/O finds nothing wrong.
+    async fn check(&mut self) {
+        let report = self.pool.check(false).await.unwrap_or_else(|e| panic!("check: {e:?}"));
+        assert_eq!(report.error_count, 0, "{report:#?}");
+    }
+}
+
+fn first_difference(expected: &Contents, seen: &Contents) -> String {
+    let mut sectors = expected.keys().chain(seen.keys()).copied().collect::<Vec<_>>();
+    sectors.sort_unstable();
+    let first = sectors.into_iter().find(|s| expected.get(s) != seen.get(s));
+    first
+        .map_or_else(String::new, |s| format!("sector {s} was {:?}, is {:?}", expected.get(&s), seen.get(&s)))
+}

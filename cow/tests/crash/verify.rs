@@ -1,0 +1,197 @@
+//! After a death: is everything there that must be, and nothing that cannot be?
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use crate::common::engine::{self, Pool};
+use crate::common::oracle::{Contents, Time, assert_allowed};
+use crate::world::{Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
+
+/// Compares the reopened pool with the world, and makes what is there now the world's new beginning.
+pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
+    reconcile(pool, world);
+    let (volumes, flushed) =
+        world.with(|w| (w.volumes.values().cloned().collect::<Vec<SharedVolume>>(), w.flushed));
+    same_names(pool, &volumes);
+    let mut heads = Vec::new();
+    for volume in &volumes {
+        let (name, id, size) = {
+            let volume = volume.borrow();
+            (volume.name.clone(), volume.id, volume.size)
+        };
+        let info = pool.volume(&name).unwrap_or_else(|e| panic!("volume {name} is gone: {e:?}"));
+        assert_eq!((info.id, info.size), (id, size), "volume {name}");
+        heads
+            .push(engine::contents(pool, id, size).await.unwrap_or_else(|e| panic!("reading {name}: {e:?}")));
+    }
+    // What comes up is a prefix of the log: whatever was answered before the latest thing in it was asked for is there.
+    let latest = volumes.iter().zip(&heads).map(|(v, seen)| v.borrow().history.latest_start(seen)).max();
+    let point = flushed.max(latest.unwrap_or(0));
+    for (volume, seen) in volumes.iter().zip(&heads) {
+        let volume = volume.borrow();
+        let what = format!("volume {} after {death:?}, flushed to {flushed}, point {point}", volume.name);
+        assert_allowed(&what, seen, &volume.history, |sector| volume.history.after_crash(sector, point));
+    }
+    verify_snapshots(pool, &volumes, flushed).await;
+    let now = world.with(|w| w.tick());
+    for (volume, seen) in volumes.iter().zip(&heads) {
+        let mut volume = volume.borrow_mut();
+        volume.doomed = false;
+        match death {
+            Death::Power => volume.restart_history(seen),
+            Death::Process => volume.history.survived(seen, now),
+        }
+    }
+}
+
+async fn verify_snapshots(pool: &Pool, volumes: &[SharedVolume], flushed: Time) {
+    let mut unread: Vec<(SharedVolume, String, Time, Time, Contents)> = Vec::new();
+    for volume in volumes {
+        let (of, snapshots) = {
+            let volume = volume.borrow();
+            (volume.name.clone(), volume.snapshots.clone())
+        };
+        for (name, snapshot) in snapshots {
+            let info = pool.snapshot(&of, &name).unwrap_or_else(|e| panic!("{of}@{name} is gone: {e:?}"));
+            assert_eq!((info.id, info.size), (snapshot.id, snapshot.size), "snapshot {of}@{name}");
+            let seen = engine::contents(pool, snapshot.id, snapshot.size)
+                .await
+                .unwrap_or_else(|e| panic!("reading {of}@{name}: {e:?}"));
+            let what = format!("snapshot {of}@{name}");
+            match snapshot.known {
+                Known::Exactly(expected) => {
+                    let differing =
+                        expected.keys().chain(seen.keys()).find(|s| expected.get(s) != seen.get(s));
+                    let story = differing
+                        .map(|s| (s, expected.get(s), seen.get(s), volume.borrow().history.story(*s)));
+                    assert!(
+                        story.is_none(),
+                        "{what} has changed (sector, was, is, its head's story): {story:?}"
+                    );
+                }
+                Known::Answered { asked, answered } => {
+                    unread.push((Rc::clone(volume), name.clone(), asked, answered, seen.clone()));
+                }
+                Known::Unanswered { asked } => {
+                    let history = &volume.borrow().history;
+                    assert_allowed(&what, &seen, history, |s| {
+                        history.in_unanswered_snapshot(s, asked, flushed)
+                    });
+                }
+            }
+            if let Some(snapshot) = volume.borrow_mut().snapshots.get_mut(&name) {
+                snapshot.known = Known::Exactly(seen);
+            }
+        }
+    }
+    // Those of one group were asked for at the same time.
+    let points: BTreeSet<Time> = unread.iter().map(|u| u.2).collect();
+    for point in points {
+        let group: Vec<_> = unread.iter().filter(|u| u.2 == point).collect();
+        let volumes: Vec<SharedVolume> = group.iter().map(|u| Rc::clone(&u.0)).collect();
+        let seen: Vec<Contents> = group.iter().map(|u| u.4.clone()).collect();
+        assert_point_in_order(&volumes, &seen, &group[0].1, point, group[0].3);
+    }
+}
+
+/// What these snapshots of one point hold is a point in the order of the log: whatever was answered before anything
+/// in it was asked for is in it as well.
+pub(crate) fn assert_point_in_order(
+    volumes: &[SharedVolume],
+    seen: &[Contents],
+    name: &str,
+    asked: Time,
+    answered: Time,
+) {
+    let latest =
+        volumes.iter().zip(seen).map(|(volume, seen)| volume.borrow().history.latest_start(seen)).max();
+    let point = asked.max(latest.unwrap_or(0));
+    for (volume, seen) in volumes.iter().zip(seen) {
+        let volume = volume.borrow();
+        let what = format!(
+            "snapshot {}@{name} asked at {asked}, answered at {answered}, point {point}",
+            volume.name
+        );
+        assert_allowed(&what, seen, &volume.history, |sector| {
+            volume.history.in_snapshot(sector, asked, point, answered)
+        });
+    }
+}
+
+fn same_names(pool: &Pool, volumes: &[SharedVolume]) {
+    let there: BTreeSet<String> = pool.volumes().into_iter().map(|v| v.name).collect();
+    let expected: BTreeSet<String> = volumes.iter().map(|v| v.borrow().name.clone()).collect();
+    assert_eq!(there, expected, "the volumes after a crash");
+    for volume in volumes {
+        let volume = volume.borrow();
+        let there = pool.snapshots(Some(&volume.name)).unwrap_or_else(|e| panic!("snapshots: {e:?}"));
+        let there: BTreeSet<String> = there.into_iter().map(|s| s.name).collect();
+        let expected: BTreeSet<String> = volume.snapshots.keys().cloned().collect();
+        assert_eq!(there, expected, "the snapshots of {} after a crash", volume.name);
+    }
+}
+
+/// The one operation that was not answered happened or did not; the pool tells which.
+fn reconcile(pool: &Pool, world: &SharedWorld) {
+    let pending = world.with(|w| std::mem::replace(&mut w.pending, Pending::Nothing));
+    let volume = |name: &str| world.with(|w| w.volumes.get(name).cloned()).expect("the world knows it");
+    match pending {
+        Pending::Nothing => {}
+        Pending::Create { name, size } => {
+            if let Ok(info) = pool.volume(&name) {
+                world.with(|w| w.add(&name, info.id, size, &Contents::new()));
+            }
+        }
+        Pending::Clone { name, size, contents } => {
+            if let Ok(info) = pool.volume(&name) {
+                world.with(|w| w.add(&name, info.id, size, &contents));
+            }
+        }
+        Pending::DeleteVolume { name } => {
+            if pool.volume(&name).is_err() {
+                world.with(|w| w.volumes.remove(&name));
+            }
+        }
+        Pending::Resize { name, size } => {
+            if pool.volume(&name).is_ok_and(|info| info.size == size) {
+                let volume = volume(&name);
+                let mut volume = volume.borrow_mut();
+                volume.size = size;
+                volume.heat_tail();
+            }
+        }
+        Pending::DeleteSnapshot { volume: of, name } => {
+            if pool.snapshot(&of, &name).is_err() {
+                volume(&of).borrow_mut().snapshots.remove(&name);
+            }
+        }
+        Pending::Snapshot { asked, of } => {
+            let there: Vec<_> = of.iter().filter_map(|(v, s)| pool.snapshot(v, s).ok()).collect();
+            assert!(
+                there.is_empty() || there.len() == of.len(),
+                "a group of forks is all or none: {there:?}"
+            );
+            for info in there {
+                let known = Known::Unanswered { asked };
+                let snapshot = Snapshot { id: info.id, size: info.size, known };
+                volume(&info.volume).borrow_mut().snapshots.insert(info.name, snapshot);
+            }
+        }
+        Pending::Rollback { volume: of, asked } => {
+            let volume = volume(&of);
+            let mut volume = volume.borrow_mut();
+            let there = pool.snapshots(Some(&of)).unwrap_or_else(|e| panic!("snapshots: {e:?}"));
+            let new: Vec<_> = there.into_iter().filter(|s| !volume.snapshots.contains_key(&s.name)).collect();
+            assert!(new.len() <= 1, "one rollback keeps one snapshot: {new:?}");
+            match new.into_iter().next() {
+                // Without its undo point the rollback did not happen.
+                None => volume.history.retract(asked),
+                Some(info) => {
+                    assert!(info.automatic, "{info:?}");
+                    let known = Known::Unanswered { asked };
+                    volume.snapshots.insert(info.name, Snapshot { id: info.id, size: info.size, known });
+                }
+            }
+        }
+    }
+}

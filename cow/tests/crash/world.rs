@@ -1,0 +1,164 @@
+//! What was asked of the pool and what it answered: the oracle's side of the story.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use cairn_cow::VersionId;
+
+use crate::common::oracle::{Contents, History, Time};
+use crate::common::pattern::SECTOR;
+
+/// How a life ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Death {
+    /// Unsynced writes may be gone; what is there after it is durable.
+    Power,
+    /// Completed writes are there; a later power loss may still take them.
+    Process,
+}
+
+/// What is known about a snapshot's contents.
+#[derive(Clone, Debug)]
+pub(crate) enum Known {
+    /// They were read and must never change.
+    Exactly(Contents),
+    /// It was answered, and nobody has read it yet.
+    Answered { asked: Time, answered: Time },
+    /// It was never answered, yet it is there.
+    Unanswered { asked: Time },
+}
+
+/// One snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) id: VersionId,
+    pub(crate) size: u64,
+    pub(crate) known: Known,
+}
+
+/// One volume.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub(crate) name: String,
+    pub(crate) id: VersionId,
+    pub(crate) size: u64,
+    pub(crate) history: History,
+    pub(crate) snapshots: BTreeMap<String, Snapshot>,
+    /// Where writers write: few places, so that they meet, at the seams of blocks and leaves.
+    pub(crate) hot: Vec<Range<u64>>,
+    /// Somebody has asked to delete it.
+    pub(crate) doomed: bool,
+}
+
+pub(crate) type SharedVolume = Rc<RefCell<Volume>>;
+
+/// The control operation that was asked for and not answered; there is at most one.
+#[derive(Clone, Debug)]
+pub(crate) enum Pending {
+    Nothing,
+    Create { name: String, size: u64 },
+    Clone { name: String, size: u64, contents: Contents },
+    DeleteVolume { name: String },
+    Resize { name: String, size: u64 },
+    Snapshot { asked: Time, of: Vec<(String, String)> },
+    DeleteSnapshot { volume: String, name: String },
+    Rollback { volume: String, asked: Time },
+}
+
+/// The oracle's state, shared by all tasks of one life and kept over deaths.
+pub(crate) struct World {
+    pub(crate) volumes: BTreeMap<String, SharedVolume>,
+    pub(crate) pending: Pending,
+    /// All that was answered before this time was flushed.
+    pub(crate) flushed: Time,
+    clock: Time,
+    next_write: u64,
+    next_name: u64,
+}
+
+/// A handle to the [`World`].
+#[derive(Clone)]
+pub(crate) struct SharedWorld(Rc<RefCell<World>>);
+
+impl World {
+    /// The next moment.
+    pub(crate) fn tick(&mut self) -> Time {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// An id for a write.
+    pub(crate) fn write_id(&mut self) -> u64 {
+        self.next_write += 1;
+        self.next_write
+    }
+
+    /// A name; old ones come back now and then.
+    pub(crate) fn name(&mut self) -> String {
+        self.next_name += 1;
+        format!("n{}", self.next_name % 23)
+    }
+
+    pub(crate) fn add(&mut self, name: &str, id: VersionId, size: u64, contents: &Contents) {
+        let mut volume = Volume {
+            name: name.to_owned(),
+            id,
+            size,
+            history: History::starting_with(contents),
+            snapshots: BTreeMap::new(),
+            hot: Vec::new(),
+            doomed: false,
+        };
+        volume.heat(0, 96);
+        if size > 4 << 20 {
+            volume.heat((1 << 20) / SECTOR - 96, 192);
+        }
+        volume.heat_tail();
+        self.volumes.insert(name.to_owned(), Rc::new(RefCell::new(volume)));
+    }
+}
+
+impl SharedWorld {
+    /// A world in which nothing has happened.
+    pub(crate) fn new() -> SharedWorld {
+        SharedWorld(Rc::new(RefCell::new(World {
+            volumes: BTreeMap::new(),
+            pending: Pending::Nothing,
+            flushed: 0,
+            clock: 0,
+            next_write: 0,
+            next_name: 0,
+        })))
+    }
+
+    /// Looks at or changes the world; never across an await.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut World) -> R) -> R {
+        f(&mut self.0.borrow_mut())
+    }
+}
+
+impl Volume {
+    fn heat(&mut self, first: u64, count: u64) {
+        let sectors = self.size / SECTOR;
+        let range = first.min(sectors)..(first + count).min(sectors);
+        if !range.is_empty() {
+            self.history.touch(range.clone());
+            self.hot.push(range);
+        }
+    }
+
+    /// Makes the end of the volume a place where writers write.
+    pub(crate) fn heat_tail(&mut self) {
+        self.heat((self.size / SECTOR).saturating_sub(99), 99);
+    }
+
+    /// What it may hold changes from what is known to this.
+    pub(crate) fn restart_history(&mut self, contents: &Contents) {
+        self.history = History::starting_with(contents);
+        for range in self.hot.clone() {
+            self.history.touch(range);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Writers: they write, zero, trim, read back and flush, several at once and in the same places.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use cairn_cow::sim::{Handle, Rng};
+use cairn_cow::{Error, ErrorKind, ExtentKind};
+
+use crate::common::engine::{self, Pool};
+use crate::common::pattern::ZERO;
+use crate::world::{SharedVolume, SharedWorld};
+
+enum What {
+    Data,
+    Zero(ExtentKind),
+}
+
+struct Writer {
+    pool: Arc<Pool>,
+    world: SharedWorld,
+    lane: usize,
+    rng: Rng,
+}
+
+/// Works until the world ends.
+pub(crate) async fn write_forever(
+    handle: Handle,
+    pool: Arc<Pool>,
+    world: SharedWorld,
+    lane: usize,
+    rng: Rng,
+) {
+    let mut writer = Writer { pool, world, lane, rng };
+    loop {
+        let volumes: Vec<SharedVolume> = writer.world.with(|w| w.volumes.values().cloned().collect());
+        if volumes.is_empty() {
+            handle.sleep(50).await;
+            continue;
+        }
+        let volume = Rc::clone(&volumes[writer.rng.index(volumes.len())]);
+        let went_well = match writer.rng.below(100) {
+            0..50 => writer.change(&volume, What::Data, false).await,
+            50..57 => writer.change(&volume, What::Data, true).await,
+            57..63 => writer.change(&volume, What::Zero(ExtentKind::Hole), false).await,
+            63..68 => writer.change(&volume, What::Zero(ExtentKind::Zero), false).await,
+            68..88 => writer.look(&volume).await,
+            _ => writer.flush().await,
+        };
+        if !went_well || writer.rng.chance(1, 20) {
+            handle.sleep(writer.rng.below(300)).await;
+        }
+    }
+}
+
+impl Writer {
+    /// Some hot sectors of a volume; odd pieces, whole blocks and runs of blocks.
+    fn place(&mut self, volume: &SharedVolume) -> (u64, u64) {
+        let volume = volume.borrow();
+        let hot = &volume.hot[self.rng.index(volume.hot.len())];
+        let total = hot.end - hot.start;
+        let (first, count) = match self.rng.below(10) {
+            0..4 => (self.rng.below(total), 1 + self.rng.below(12)),
+            4..8 => (self.rng.below(total) & !7, 8 * (1 + self.rng.below(3))),
+            _ => (self.rng.below(total), 1 + self.rng.below(total)),
+        };
+        (hot.start + first, count.min(total - first))
+    }
+
+    async fn change(&mut self, volume: &SharedVolume, what: What, fua: bool) -> bool {
+        let (sector, count) = self.place(volume);
+        let (start, id) = self.world.with(|w| (w.tick(), w.write_id()));
+        let (version, id, changed) = {
+            let mut volume = volume.borrow_mut();
+            let (id, may_change, changed) = match what {
+                What::Data => (id, sector..sector + count, sector..sector + count),
+                // While the volume grows, a trim up to its end may or may not be one of the whole last block.
+                What::Zero(kind) => {
+                    let zeroed = |size| engine::zeroed(kind, sector, count, size);
+                    (ZERO, zeroed(volume.size), zeroed(u64::MAX))
+                }
+            };
+            may_change.for_each(|s| volume.history.begin(s, id, start));
+            (volume.id, id, changed)
+        };
+        let written = match what {
+            What::Data => engine::write(&self.pool, self.lane, version, sector, count, id).await,
+            What::Zero(kind) => engine::zero(&self.pool, self.lane, version, sector, count, kind).await,
+        };
+        let done = match written {
+            Ok(lsn) if fua => self.pool.flush_to(lsn).await,
+            Ok(_) => Ok(()),
+            Err(e) => Err(e),
+        };
+        match done {
+            Ok(()) => {
+                let end = self.world.with(|w| w.tick());
+                let mut volume = volume.borrow_mut();
+                changed.for_each(|s| volume.history.end(s, id, start, end, fua));
+                true
+            }
+            // A write that did not fit may have happened in part; it stays unanswered.
+            Err(e) if e.kind() == ErrorKind::NoSpace => false,
+            Err(e) => excused(volume, &e),
+        }
+    }
+
+    async fn look(&mut self, volume: &SharedVolume) -> bool {
+        let (sector, count) = self.place(volume);
+        let start = self.world.with(|w| w.tick());
+        let version = volume.borrow().id;
+        let ids = match engine::read(&self.pool, version, sector, count).await {
+            Ok(ids) => ids,
+            Err(e) => return excused(volume, &e),
+        };
+        let end = self.world.with(|w| w.tick());
+        let volume = volume.borrow();
+        for (sector, id) in (sector..).zip(ids) {
+            let allowed = volume.history.live(sector, start, end);
+            assert!(
+                id.is_some_and(|id| allowed.contains(&id)),
+                "a read of {} at {start}..{end}: sector {sector} holds {id:?}, allowed are {allowed:?}; its story:\n{}",
+                volume.name,
+                volume.history.story(sector)
+            );
+        }
+        true
+    }
+
+    async fn flush(&mut self) -> bool {
+        let start = self.world.with(|w| w.tick());
+        self.pool.flush().await.unwrap_or_else(|e| panic!("a flush failed on a healthy disk: {e:?}"));
+        self.world.with(|w| w.flushed = w.flushed.max(start));
+        true
+    }
+}
+
+/// Only a volume that is being deleted may be gone.
+fn excused(volume: &SharedVolume, error: &Error) -> bool {
+    let volume = volume.borrow();
+    let gone = error.kind() == ErrorKind::NotFound;
+    assert!(volume.doomed && gone, "I/O on {}: {error:?}", volume.name);
+    false
+}

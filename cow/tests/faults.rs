@@ -1,0 +1,576 @@
+//! A disk that fails, lies, fills up or rots: every error is told, nothing flushed is lost, no wrong byte is served.
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use cairn_cow::sim::{Fault, Op, Rng, Sim, SimDisk, for_each_seed};
+use cairn_cow::{BLOCK_SIZE, Disk, ErrorKind, ExtentKind, Result, VersionId};
+
+use common::engine::{self, BLOCK_SECTORS, Pool, options};
+use common::oracle::{Contents, History, Time, assert_allowed};
+use common::pattern::{SECTOR, fill};
+
+/// A pool with one volume `v`, and what runs it.
+struct Stage {
+    sim: Sim,
+    disk: SimDisk,
+    pool: Arc<Pool>,
+    volume: VersionId,
+}
+
+impl Stage {
+    fn new(seed: u64, limit: u64, room: u64, size: u64) -> Stage {
+        let disk = SimDisk::file(room);
+        let sim = engine::world(seed, &disk);
+        let pool = sim.run(engine::create(disk.clone(), limit)).expect("creating the pool");
+        let created = sim.run({
+            let pool = Arc::clone(&pool);
+            async move { pool.create_volume("v", size, "").await }
+        });
+        engine::maintain_forever(&sim.handle(), &pool, Rng::new(seed), false);
+        Stage { sim, disk, pool, volume: created.expect("creating the volume").id }
+    }
+
+    fn ask<T: 'static, F: Future<Output = T> + 'static>(&self, f: impl FnOnce(Arc<Pool>) -> F) -> T {
+        self.sim.run(f(Arc::clone(&self.pool)))
+    }
+
+    fn write(&self, sector: u64, count: u64, id: u64) -> Result<()> {
+        let v = self.volume;
+        self.ask(|p| async move { engine::write(&p, 0, v, sector, count, id).await.map(|_| ()) })
+    }
+
+    fn read(&self, sector: u64, count: u64) -> Result<Vec<Option<u64>>> {
+        let v = self.volume;
+        self.ask(|p| async move { engine::read(&p, v, sector, count).await })
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.ask(|p| async move { p.flush().await })
+    }
+
+    fn settle(&self) {
+        self.ask(|p| async move {
+            engine::settle(&p).await;
+            p.close().await.expect("a checkpoint on a healthy disk");
+        });
+    }
+
+    /// The pool as it comes up on `disk`.
+    fn reopen(self, disk: SimDisk) -> Stage {
+        let Stage { sim, pool, .. } = self;
+        sim.stop();
+        drop(pool);
+        let sim = engine::world(1, &disk);
+        let pool =
+            sim.run(Pool::open(disk.clone(), options())).unwrap_or_else(|e| panic!("reopening: {e:?}"));
+        let volume = pool.volume("v").expect("the volume").id;
+        engine::maintain_forever(&sim.handle(), &pool, Rng::new(1), false);
+        Stage { sim, disk, pool, volume }
+    }
+
+    /// The pool after it was closed and opened again: nothing of it is in memory.
+    fn cold(self) -> Stage {
+        self.ask(|p| async move { p.close().await }).expect("closing");
+        let disk = self.disk.kill(&mut Rng::new(0));
+        self.reopen(disk)
+    }
+
+    /// Where on the disk the block stands that holds what write `id` put at `sector`.
+    fn find(&self, sector: u64, id: u64) -> u64 {
+        let mut pattern = [0; SECTOR as usize];
+        fill(&mut pattern, id, sector);
+        let mut pages = (0..self.disk.len()).step_by(BLOCK_SIZE as usize);
+        let within = sector % BLOCK_SECTORS * SECTOR;
+        pages.find(|at| self.disk.peek(at + within, pattern.len()) == pattern).expect("it is on the disk")
+    }
+
+    fn sound(&self) {
+        self.ask(|p| async move { engine::assert_sound(&p, "in the end").await });
+    }
+}
+
+fn roomy(seed: u64) -> Stage {
+    Stage::new(seed, 16 << 20, 32 << 20, 4 << 20)
+}
+
+fn kind<T>(answer: Result<T>) -> Option<ErrorKind> {
+    answer.err().map(|e| e.kind())
+}
+
+#[test]
+fn a_failed_barrier_fences_the_pool_and_reopening_recovers_what_was_flushed() {
+    for_each_seed(20, |seed| {
+        let stage = roomy(seed);
+        stage.write(0, 16, 1).unwrap();
+        stage.flush().unwrap();
+        stage.write(16, 16, 2).unwrap();
+        stage.disk.inject(Fault::on(Op::Sync).once());
+        let failed = kind(stage.flush());
+        assert!(matches!(failed, Some(ErrorKind::Io | ErrorKind::Fenced)), "{failed:?}");
+        // The disk works again, yet nobody may believe it.
+        assert_eq!(kind(stage.flush()), Some(ErrorKind::Fenced));
+        assert_eq!(kind(stage.write(0, 8, 3)), Some(ErrorKind::Fenced));
+        let refused = stage.ask(|p| async move { p.create_snapshots(&[("v", "s")], "").await.map(|_| ()) });
+        assert_eq!(kind(refused), Some(ErrorKind::Fenced));
+        assert!(stage.pool.status().fenced.is_some());
+        assert_eq!(stage.read(0, 16).unwrap(), vec![Some(1); 16], "reads go on");
+        let disk = stage.disk.crash(&mut Rng::new(seed));
+        let stage = stage.reopen(disk);
+        assert_eq!(stage.read(0, 16).unwrap(), vec![Some(1); 16]);
+        assert!(stage.read(16, 16).unwrap().iter().all(|id| matches!(id, Some(0 | 2))));
+        stage.write(0, 8, 3).unwrap();
+        stage.flush().unwrap();
+        stage.sound();
+    });
+}
+
+#[test]
+fn a_flipped_bit_of_data_is_an_error_and_never_data() {
+    for_each_seed(10, |seed| {
+        let stage = roomy(seed);
+        stage.write(0, 24, 1).unwrap();
+        stage.ask(|p| async move { p.create_snapshots(&[("v", "s")], "").await }).unwrap();
+        let stage = stage.cold();
+        let mut rng = Rng::new(seed);
+        stage.disk.flip_bit(stage.find(8, 1) + rng.below(BLOCK_SIZE), rng.below(8) as u8);
+        assert_eq!(kind(stage.read(8, 8)), Some(ErrorKind::Corrupt));
+        assert_eq!(kind(stage.read(0, 24)), Some(ErrorKind::Corrupt), "a larger read that touches it");
+        assert_eq!(
+            kind(stage.write(9, 1, 2)),
+            Some(ErrorKind::Corrupt),
+            "a part of the block cannot be merged"
+        );
+        assert_eq!(stage.read(0, 8).unwrap(), vec![Some(1); 8]);
+        assert_eq!(stage.read(16, 8).unwrap(), vec![Some(1); 8]);
+        assert!(stage.pool.status().checksum_errors >= 1);
+        assert!(stage.pool.volume("v").unwrap().checksum_errors >= 1);
+        let report = stage.ask(|p| async move { p.check(true).await }).unwrap();
+        assert!(report.error_count >= 1, "the check finds it: {report:?}");
+        stage.write(8, 8, 3).unwrap();
+        assert_eq!(
+            stage.read(0, 24).unwrap()[8..16],
+            vec![Some(3); 8],
+            "overwritten, the head is well again"
+        );
+        let snapshot = stage.pool.snapshot("v", "s").unwrap().id;
+        let rotten = stage.ask(|p| async move { engine::read(&p, snapshot, 8, 8).await });
+        assert_eq!(kind(rotten), Some(ErrorKind::Corrupt), "the snapshot still has the bad block");
+    });
+}
+
+#[test]
+fn lost_and_misdirected_writes_are_errors_and_never_data() {
+    for_each_seed(20, |seed| {
+        let mut rng = Rng::new(seed);
+        let stage = roomy(seed);
+        for block in 0..8 {
+            stage.write(block * 8, 8, 1 + block).unwrap();
+        }
+        stage.settle();
+        let fault = Fault::on(Op::Write).once();
+        let fault =
+            if rng.chance(1, 2) { fault.lose() } else { fault.misdirect(4096 * (1 + rng.below(3) as i64)) };
+        stage.disk.inject(fault);
+        stage.write(64, 8, 100).unwrap();
+        stage.flush().unwrap();
+        let stage = stage.cold();
+        for block in 0..9 {
+            let expected = if block == 8 { 100 } else { 1 + block };
+            match stage.read(block * 8, 8) {
+                Ok(ids) => assert_eq!(ids, vec![Some(expected); 8], "block {block}"),
+                Err(e) => assert_eq!(e.kind(), ErrorKind::Corrupt, "{e:?}"),
+            }
+        }
+        assert_eq!(kind(stage.read(64, 8)), Some(ErrorKind::Corrupt));
+    });
+}
+
+#[test]
+fn a_misdirected_read_is_an_error_and_never_data() {
+    for_each_seed(10, |seed| {
+        let stage = roomy(seed);
+        stage.write(0, 8, 1).unwrap();
+        stage.write(8, 8, 2).unwrap();
+        let stage = stage.cold();
+        // Warm the map, so that the read below is one of data.
+        stage.read(0, 8).unwrap();
+        stage.disk.inject(Fault::on(Op::Read).misdirect(4096));
+        assert_eq!(kind(stage.read(0, 8)), Some(ErrorKind::Corrupt));
+        stage.disk.clear_faults();
+        stage.disk.inject(Fault::on(Op::Read).misdirect(4096).once());
+        // Looking again is allowed to help; serving the neighbour is not.
+        if let Ok(ids) = stage.read(0, 8) {
+            assert_eq!(ids, vec![Some(1); 8]);
+        }
+    });
+}
+
+/// Writes 64 KiB pieces until there is no space; how many fitted.
+fn fill_up(stage: &Stage, first_id: u64) -> u64 {
+    let piece = 128;
+    for i in 0.. {
+        match stage.write(i * piece, piece, first_id + i) {
+            Ok(()) => {}
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::NoSpace, "{e:?}");
+                return i;
+            }
+        }
+    }
+    unreachable!("no pool is endless")
+}
+
+fn assert_filled(stage: &Stage, pieces: u64, first_id: u64) {
+    for i in 0..pieces {
+        assert_eq!(stage.read(i * 128, 128).unwrap(), vec![Some(first_id + i); 128], "piece {i}");
+    }
+}
+
+#[test]
+fn a_full_pool_keeps_what_it_has_and_can_be_emptied() {
+    for_each_seed(8, |seed| {
+        let stage = Stage::new(seed, 8 << 20, 32 << 20, 1 << 30);
+        let fitted = fill_up(&stage, 1);
+        assert!(fitted > 10, "{fitted} pieces fitted");
+        stage.flush().unwrap();
+        assert_filled(&stage, fitted, 1);
+        let disk = stage.disk.crash(&mut Rng::new(seed));
+        let stage = stage.reopen(disk);
+        assert_filled(&stage, fitted, 1);
+        // Trim all but the first piece: its space can be written again, as often as one likes.
+        let v = stage.volume;
+        for round in 0..5 {
+            let trimmed = stage.ask(|p| async move {
+                engine::zero(&p, 0, v, 128, (1 << 30) / SECTOR - 128, ExtentKind::Hole).await
+            });
+            trimmed.unwrap_or_else(|e| panic!("trimming a full pool, round {round}: {e:?}"));
+            stage.settle();
+            for i in 1..fitted {
+                stage
+                    .write(i * 128, 128, 1 + i)
+                    .unwrap_or_else(|e| panic!("piece {i} of {fitted}, round {round}: {e:?}"));
+            }
+        }
+        assert_filled(&stage, fitted, 1);
+        // A snapshot pins what there is; deleting the snapshot gives room again.
+        let freed = stage.ask(|p| async move { engine::zero(&p, 0, v, 0, 4 * 128, ExtentKind::Hole).await });
+        freed.expect("trimming a full pool");
+        stage.settle();
+        stage
+            .ask(|p| async move { p.create_snapshots(&[("v", "s")], "").await })
+            .expect("a snapshot of a full pool");
+        let over = (4..fitted).find(|i| stage.write(i * 128, 128, 1000 + i).is_err());
+        assert!(
+            over.is_some_and(|i| i > 4),
+            "what a snapshot keeps takes space, and there was some: {over:?}"
+        );
+        stage.ask(|p| async move { p.delete_snapshot("v", "s").await }).expect("deleting in a full pool");
+        stage.settle();
+        stage.write(0, 128, 2000).expect("the deleted snapshot's space");
+        stage.ask(|p| async move { p.delete_volume("v", false).await }).expect("deleting a volume");
+        stage.settle();
+        stage.sound();
+        let report = stage.ask(|p| async move { p.check(true).await }).unwrap();
+        assert_eq!(report.data_blocks, 0);
+    });
+}
+
+#[test]
+fn a_full_file_system_is_told_and_loses_nothing() {
+    for_each_seed(8, |seed| {
+        let stage = Stage::new(seed, 64 << 20, 10 << 20, 1 << 30);
+        let fitted = fill_up(&stage, 1);
+        stage.flush().unwrap();
+        assert!(stage.pool.status().fenced.is_none(), "no room is no defect of the disk");
+        assert_filled(&stage, fitted, 1);
+        stage.disk.set_room(32 << 20);
+        stage.write(fitted * 128, 128, 1 + fitted).expect("there is room again");
+        let disk = stage.disk.crash(&mut Rng::new(seed));
+        let stage = stage.reopen(disk);
+        assert_filled(&stage, fitted, 1);
+        stage.sound();
+    });
+}
+
+/// What one client asked for and was told, for the tests that let any one operation fail.
+#[derive(Default)]
+struct Story {
+    history: History,
+    clock: Time,
+    flushed: Time,
+    /// Snapshots by name: when asked for, when answered, and whether a deletion was asked for and answered.
+    snapshots: BTreeMap<String, Taken>,
+}
+
+#[derive(Clone, Copy)]
+struct Taken {
+    asked: Time,
+    answered: Option<Time>,
+    delete_asked: bool,
+    deleted: bool,
+}
+
+impl Story {
+    fn tick(&mut self) -> Time {
+        self.clock += 1;
+        self.clock
+    }
+}
+
+/// 150 operations of one client; errors are written down and life goes on.
+async fn client(pool: Arc<Pool>, v: VersionId, story: Rc<RefCell<Story>>) {
+    let mut rng = Rng::new(4);
+    for step in 1..=150 {
+        let (sector, count) = (rng.below(300), 1 + rng.below(24));
+        let start = story.borrow_mut().tick();
+        match rng.below(20) {
+            0..13 => {
+                let id = if rng.chance(1, 8) { 0 } else { step };
+                let changed = match id {
+                    0 => engine::zeroed(ExtentKind::Hole, sector, count, 2 << 20),
+                    _ => sector..sector + count,
+                };
+                changed.clone().for_each(|s| story.borrow_mut().history.begin(s, id, start));
+                let done = match id {
+                    0 => engine::zero(&pool, 0, v, sector, count, ExtentKind::Hole).await,
+                    id => engine::write(&pool, 0, v, sector, count, id).await,
+                };
+                if done.is_ok() {
+                    let mut story = story.borrow_mut();
+                    let end = story.tick();
+                    changed.for_each(|s| story.history.end(s, id, start, end, false));
+                }
+            }
+            13..15 => {
+                if pool.flush().await.is_ok() {
+                    story.borrow_mut().flushed = start;
+                }
+            }
+            15..17 => {
+                let name = format!("s{step}");
+                let taken = Taken { asked: start, answered: None, delete_asked: false, deleted: false };
+                story.borrow_mut().snapshots.insert(name.clone(), taken);
+                if pool.create_snapshots(&[("v", &name)], "").await.is_ok() {
+                    let mut story = story.borrow_mut();
+                    let end = story.tick();
+                    story.snapshots.entry(name).and_modify(|t| t.answered = Some(end));
+                }
+            }
+            17 => {
+                let victim =
+                    story.borrow().snapshots.iter().find(|(_, t)| !t.delete_asked).map(|(n, _)| n.clone());
+                let Some(name) = victim else { continue };
+                story.borrow_mut().snapshots.entry(name.clone()).and_modify(|t| t.delete_asked = true);
+                if pool.delete_snapshot("v", &name).await.is_ok() {
+                    story.borrow_mut().snapshots.entry(name).and_modify(|t| t.deleted = true);
+                }
+            }
+            _ => {
+                let Ok(ids) = engine::read(&pool, v, sector, count).await else { continue };
+                let mut story = story.borrow_mut();
+                let end = story.tick();
+                for (sector, id) in (sector..).zip(ids) {
+                    let allowed = story.history.live(sector, start, end);
+                    assert!(
+                        id.is_some_and(|id| allowed.contains(&id)),
+                        "sector {sector}: {id:?}, {allowed:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Lets the client live with a fault, then the power fail, and compares what comes up. Returns the disk's counts.
+fn live_with(fault: Option<Fault>, seed: u64) -> [(Op, u64); 4] {
+    let stage = Stage::new(seed, 16 << 20, 32 << 20, 2 << 20);
+    let before = stage.disk.counts();
+    if let Some(fault) = fault {
+        stage.disk.inject(fault);
+    }
+    let story = Rc::new(RefCell::new(Story::default()));
+    let (v, theirs) = (stage.volume, Rc::clone(&story));
+    stage.ask(|p| client(p, v, theirs));
+    let after = stage.disk.counts();
+    let disk = stage.disk.crash(&mut Rng::new(seed));
+    let stage = stage.reopen(disk);
+    stage.ask(move |pool| async move {
+        let story = story.take();
+        let seen = engine::contents(&pool, v, 2 << 20).await.expect("reading");
+        assert_allowed("the volume", &seen, &story.history, |s| story.history.after_crash(s, story.flushed));
+        verify_snapshots(&pool, &story).await;
+    });
+    stage.settle();
+    stage.sound();
+    [
+        (Op::Read, after.reads - before.reads),
+        (Op::Write, after.writes - before.writes),
+        (Op::Sync, after.syncs - before.syncs),
+        (Op::Grow, after.grows - before.grows),
+    ]
+}
+
+async fn verify_snapshots(pool: &Pool, story: &Story) {
+    for (name, taken) in &story.snapshots {
+        let Ok(info) = pool.snapshot("v", name) else {
+            assert!(taken.answered.is_none() || taken.delete_asked, "snapshot {name} is gone");
+            continue;
+        };
+        assert!(!taken.deleted, "snapshot {name} is back");
+        let seen: Contents = engine::contents(pool, info.id, info.size).await.expect("reading a snapshot");
+        assert_allowed(name, &seen, &story.history, |s| match taken.answered {
+            Some(answered) => story.history.in_snapshot(s, taken.asked, taken.asked, answered),
+            None => story.history.in_unanswered_snapshot(s, taken.asked, story.flushed),
+        });
+    }
+}
+
+#[test]
+fn whichever_operation_fails_nothing_flushed_is_lost() {
+    /// Points tried of each kind of operation in a default run, spread over all there are.
+    const POINTS: u64 = 12;
+    for_each_seed(1, |seed| {
+        for (op, count) in live_with(None, seed) {
+            let stride = (count / POINTS).max(1);
+            for n in (0..count).step_by(stride as usize) {
+                for fault in [Fault::on(op).after(n).once(), Fault::on(op).after(n)] {
+                    // Shown when the test fails.
+                    eprintln!("{fault:?}");
+                    live_with(Some(fault), seed);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_failing_read_while_opening_is_an_error_and_no_damage() {
+    let stage = roomy(5);
+    stage.write(0, 64, 1).unwrap();
+    stage.flush().unwrap();
+    let mut rng = Rng::new(5);
+    let disk = stage.disk.crash(&mut rng);
+    drop(stage);
+    for n in 0.. {
+        let sim = engine::world(n, &disk);
+        let before = disk.counts().reads;
+        disk.inject(Fault::on(Op::Read).after(n).once());
+        let opened = sim.run(Pool::open(disk.clone(), options()));
+        let was_hit = disk.counts().reads - before > n;
+        disk.clear_faults();
+        if !was_hit {
+            let pool = opened.expect("no fault was hit");
+            assert!(n > 3, "opening reads more than that");
+            let v = pool.volume("v").expect("the volume").id;
+            let ids = sim.run(async move { engine::read(&pool, v, 0, 64).await });
+            assert_eq!(ids.expect("reading"), vec![Some(1); 64]);
+            return;
+        }
+        drop(opened);
+    }
+}
+
+#[test]
+fn no_flipped_bit_of_a_closed_pool_makes_it_serve_a_wrong_byte() {
+    for_each_seed(2, |seed| {
+        let mut rng = Rng::new(seed);
+        let stage = roomy(seed);
+        for block in 0..60 {
+            stage.write(block * 16, 8, 1 + block).unwrap();
+        }
+        stage.ask(|p| async move { p.create_snapshots(&[("v", "s")], "").await }).unwrap();
+        stage.write(0, 8, 100).unwrap();
+        stage.ask(|p| async move { p.close().await }).unwrap();
+        let used: Vec<u64> = (0..stage.disk.len())
+            .step_by(BLOCK_SIZE as usize)
+            .filter(|at| stage.disk.peek(*at, BLOCK_SIZE as usize).iter().any(|b| *b != 0))
+            .collect();
+        for _ in 0..200 {
+            let disk = stage.disk.kill(&mut rng);
+            let at = used[rng.index(used.len())] + rng.below(BLOCK_SIZE);
+            disk.flip_bit(at, rng.below(8) as u8);
+            let sim = engine::world(seed, &disk);
+            let pool = match sim.run(Pool::open(disk.clone(), options())) {
+                Ok(pool) => pool,
+                Err(e) => {
+                    let clear = [ErrorKind::Corrupt, ErrorKind::NotAPool, ErrorKind::Unsupported];
+                    assert!(clear.contains(&e.kind()), "a bit flipped at {at}: {e:?}");
+                    continue;
+                }
+            };
+            sim.run(async move {
+                let Ok(v) = pool.volume("v") else { panic!("a bit flipped at {at}: the volume is gone") };
+                let mut failed = false;
+                for block in 0..60 {
+                    let expected = if block == 0 { 100 } else { 1 + block };
+                    match engine::read(&pool, v.id, block * 16, 8).await {
+                        Ok(ids) => {
+                            assert_eq!(ids, vec![Some(expected); 8], "a bit flipped at {at}, block {block}");
+                        }
+                        Err(e) => {
+                            assert_eq!(e.kind(), ErrorKind::Corrupt, "a bit flipped at {at}: {e:?}");
+                            failed = true;
+                        }
+                    }
+                }
+                let report = pool.check(true).await;
+                let told = report.as_ref().map_or(true, |r| r.error_count > 0);
+                assert!(
+                    told || !failed,
+                    "a bit flipped at {at}: reads fail, the check finds nothing: {report:?}"
+                );
+            });
+        }
+    });
+}
+
+#[test]
+fn one_good_superblock_is_enough() {
+    for damaged in [0, 256 * BLOCK_SIZE] {
+        let stage = roomy(3);
+        stage.write(0, 8, 1).unwrap();
+        stage.ask(|p| async move { p.close().await }).unwrap();
+        let disk = stage.disk.kill(&mut Rng::new(0));
+        disk.poke(damaged, &[0xee; BLOCK_SIZE as usize]);
+        let stage = stage.reopen(disk);
+        assert_eq!(stage.read(0, 8).unwrap(), vec![Some(1); 8]);
+        stage.settle();
+        let disk = stage.disk.kill(&mut Rng::new(0));
+        disk.poke(256 * BLOCK_SIZE - damaged, &[0xee; BLOCK_SIZE as usize]);
+        let stage = stage.reopen(disk);
+        assert_eq!(stage.read(0, 8).unwrap(), vec![Some(1); 8], "a checkpoint restores the damaged copy");
+        stage.sound();
+    }
+}
+
+#[test]
+fn what_is_no_pool_or_only_part_of_one_is_refused() {
+    let open = |disk: &SimDisk| {
+        let sim = engine::world(0, disk);
+        kind(sim.run(Pool::open(disk.clone(), options())))
+    };
+    assert_eq!(open(&SimDisk::file(1 << 20)), Some(ErrorKind::NotAPool), "an empty file");
+    let foreign = SimDisk::device(8 << 20);
+    foreign.poke(0, b"#!/bin/sh\n");
+    assert_eq!(open(&foreign), Some(ErrorKind::NotAPool), "somebody's file");
+    let stage = roomy(1);
+    stage.write(0, 512, 1).unwrap();
+    stage.ask(|p| async move { p.close().await }).unwrap();
+    let disk = stage.disk.kill(&mut Rng::new(0));
+    let sim = engine::world(0, &disk);
+    let again = sim.run(engine::create(disk.clone(), 16 << 20));
+    assert_eq!(kind(again), Some(ErrorKind::Exists), "a pool is not made over another");
+    drop(sim);
+    for len in [0, 4096, 1 << 20, disk.len() - 4096] {
+        let disk = stage.disk.kill(&mut Rng::new(0));
+        disk.truncate(len);
+        let refused = open(&disk);
+        let clear = if len == 0 { ErrorKind::NotAPool } else { ErrorKind::Truncated };
+        assert_eq!(refused, Some(clear), "cut off at {len}");
+    }
+}

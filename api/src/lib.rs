@@ -1,0 +1,30 @@
+//! The control API: what `cairnd` and its clients say to each other over the control socket.
+//!
+//! The API is HTTP/1.1 with JSON bodies under `/v1`, so that `curl --unix-socket` is a complete client. This crate
+//! holds what both sides must agree on and nothing else; it does no I/O.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`volume`], [`snapshot`], [`pool`], [`info`] | requests and answers, one file a subject |
+//! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
+//! | [`path`] | the routes as a client writes them |
+//! | [`size`], [`name`] | how people write sizes and which names are allowed |
+//!
+//! Conventions that hold throughout:
+//! - sizes, offsets and lengths are bytes, as JSON integers;
+//! - times are RFC 3339 strings in UTC ([`jiff::Timestamp`]);
+//! - a list is an object with one array in it, so that it can grow pages without breaking clients;
+//! - requests refuse unknown fields, so that a misspelt option is an error and not silently ignored; answers may gain
+//!   fields at any time.
+
+pub mod error;
+pub mod info;
+pub mod name;
+pub mod path;
+pub mod pool;
+pub mod size;
+pub mod snapshot;
+pub mod volume;
+
+pub use error::{ApiError, ErrorBody, ErrorCode};
+pub use size::Size;

@@ -1,0 +1,83 @@
+//! The API's routes as a client writes them.
+//!
+//! Names are percent-encoded: a name that breaks the rules must reach the daemon as one path segment, so that its
+//! answer is about the name and not about some other route.
+
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// Everything but the unreserved characters of RFC 3986, section 2.3.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// `/v1/volumes`: list (GET) and create (POST).
+pub const VOLUMES: &str = "/v1/volumes";
+/// `/v1/snapshots`: list all (GET) and create a group (POST).
+pub const SNAPSHOTS: &str = "/v1/snapshots";
+/// `/v1/pool`: the pool's figures (GET).
+pub const POOL: &str = "/v1/pool";
+/// `/v1/pool/check`: check the pool (POST); `?data=true` reads all data too.
+pub const POOL_CHECK: &str = "/v1/pool/check";
+/// `/v1/info`: what the daemon is and where it listens (GET).
+pub const INFO: &str = "/v1/info";
+/// `/v1/openapi.json`: the API's description (GET).
+pub const OPENAPI: &str = "/v1/openapi.json";
+
+fn encode(name: &str) -> impl std::fmt::Display + '_ {
+    utf8_percent_encode(name, RESERVED)
+}
+
+/// One volume: show (GET), delete (DELETE, `?snapshots=true` with its snapshots).
+pub fn volume(name: &str) -> String {
+    format!("{VOLUMES}/{}", encode(name))
+}
+
+/// Something below a volume: `resize` (POST), `tree` (GET) or `snapshots` (GET, POST).
+pub fn volume_sub(name: &str, sub: &str) -> String {
+    format!("{}/{sub}", volume(name))
+}
+
+/// One snapshot: show (GET), delete (DELETE).
+pub fn snapshot(volume_name: &str, snapshot: &str) -> String {
+    format!("{}/snapshots/{}", volume(volume_name), encode(snapshot))
+}
+
+/// Something below a snapshot: `clone` (POST), `rollback` (POST) or `diff` (GET).
+pub fn snapshot_sub(volume_name: &str, name: &str, sub: &str) -> String {
+    format!("{}/{sub}", snapshot(volume_name, name))
+}
+
+/// Appends a query to a path; pairs without a value are left out.
+pub fn with_query(mut path: String, pairs: &[(&str, Option<&str>)]) -> String {
+    let mut separator = '?';
+    for (key, value) in pairs {
+        if let Some(value) = value {
+            // Writing to a String cannot fail.
+            let _ = write!(path, "{separator}{}={}", encode(key), encode(value));
+            separator = '&';
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_one_segment() {
+        assert_eq!(volume("vm-1"), "/v1/volumes/vm-1");
+        assert_eq!(snapshot("a/b", "c d?"), "/v1/volumes/a%2Fb/snapshots/c%20d%3F");
+        assert_eq!(snapshot_sub("v", "s", "diff"), "/v1/volumes/v/snapshots/s/diff");
+        assert_eq!(volume_sub("ä", "tree"), "/v1/volumes/%C3%A4/tree");
+    }
+
+    #[test]
+    fn queries_leave_out_what_is_not_there() {
+        assert_eq!(with_query("/p".into(), &[("to", None)]), "/p");
+        assert_eq!(
+            with_query("/p".into(), &[("a", Some("1")), ("b", None), ("c", Some("x&y"))]),
+            "/p?a=1&c=x%26y"
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! Volumes: writable virtual disks.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// A snapshot, named from anywhere in the pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRef {
+    /// The volume's name.
+    pub volume: String,
+    /// The snapshot's name in that volume.
+    pub snapshot: String,
+}
+
+/// What a volume is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeStatus {
+    /// Nobody is connected.
+    Available,
+    /// At least one NBD client is connected.
+    InUse,
+    /// Reads failed their checksum, or the pool refuses writes.
+    Error,
+}
+
+impl VolumeStatus {
+    /// The status as JSON and tables show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VolumeStatus::Available => "available",
+            VolumeStatus::InUse => "in-use",
+            VolumeStatus::Error => "error",
+        }
+    }
+}
+
+/// One volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Volume {
+    /// Unique in the pool, and the NBD export's name.
+    #[schema(example = "demo")]
+    pub name: String,
+    /// Never reused; stays the same through snapshots and rollbacks.
+    pub id: u32,
+    /// Bytes.
+    #[schema(example = 10737418240u64)]
+    pub size: u64,
+    /// Bytes that hold data, those shared with other volumes and snapshots included.
+    pub mapped: u64,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Free text.
+    pub description: String,
+    /// The snapshot it was cloned from, by the names of that time.
+    #[serde(default)]
+    pub origin: Option<SnapshotRef>,
+    /// How many snapshots it has.
+    pub snapshots: u64,
+    /// What it is doing.
+    pub status: VolumeStatus,
+    /// NBD connections to its head.
+    pub connections: u64,
+    /// Reads that failed their checksum since the daemon started.
+    pub checksum_errors: u64,
+}
+
+/// All volumes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct VolumeList {
+    /// By name.
+    pub volumes: Vec<Volume>,
+}
+
+/// Asks for a new volume: blank with a `size`, or a clone with a `source`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
+    #[schema(example = "demo", min_length = 1, max_length = 128)]
+    pub name: String,
+    /// Bytes. Required for a blank volume; for a clone the snapshot's size unless given, and never less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 10737418240u64)]
+    pub size: Option<u64>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The snapshot to clone; a blank volume without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SnapshotRef>,
+}
+
+/// Asks to clone the snapshot in the path as a new volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloneSnapshot {
+    /// The new volume's name.
+    #[schema(example = "demo-clone", min_length = 1, max_length = 128)]
+    pub name: String,
+    /// Bytes; the snapshot's size unless given, and never less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+/// Asks to grow a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeVolume {
+    /// The new size in bytes; not less than the present one.
+    #[schema(example = 21474836480u64)]
+    pub size: u64,
+}
+
+/// How to delete a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteVolumeQuery {
+    /// Delete its snapshots with it; without, a volume that has snapshots is refused.
+    #[serde(default)]
+    pub snapshots: bool,
+}

@@ -1,0 +1,160 @@
+//! HTTP over the daemon's control socket. One connection a call: a command makes a handful at most.
+
+use std::io;
+use std::time::Duration;
+
+use cairn_api::error::ErrorBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::args::Place;
+use crate::failure::Failure;
+
+/// The most that an answer may hold: far more than a daemon sends, less than hurts.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// How long to wait for a call that should be quick. Longer than the daemon's own patience, so that its answer wins.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long a call may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// As long as is decent.
+    Short,
+    /// As long as it takes.
+    Long,
+}
+
+/// What the daemon answered: as it came, for `--json`, and as what it means.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    pub(crate) raw: Bytes,
+    pub(crate) value: T,
+}
+
+/// A daemon, by its socket.
+#[derive(Debug)]
+pub(crate) struct Client {
+    place: Place,
+}
+
+impl Client {
+    pub(crate) fn new(place: Place) -> Client {
+        Client { place }
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        wait: Wait,
+    ) -> Result<Answer<T>, Failure> {
+        understand(self.call(Method::GET, path, Bytes::new(), wait).await?)
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, Failure> {
+        let body = serde_json::to_vec(body).map_err(|e| Failure::local("internal", e.to_string()))?;
+        understand(self.call(Method::POST, path, body.into(), Wait::Short).await?)
+    }
+
+    /// A POST without a body that takes its time.
+    pub(crate) async fn start<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
+        understand(self.call(Method::POST, path, Bytes::new(), Wait::Long).await?)
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
+        self.call(Method::DELETE, path, Bytes::new(), Wait::Short).await.map(drop)
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Bytes, wait: Wait) -> Result<Bytes, Failure> {
+        let exchange = self.exchange(method, path, body);
+        let (status, bytes) = match wait {
+            Wait::Long => exchange.await?,
+            Wait::Short => tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| {
+                let message = format!("the daemon did not answer within {} seconds", PATIENCE.as_secs());
+                Failure::local("timeout", message)
+                    .with_hint("the operation may still complete; look before trying it again")
+            })??,
+        };
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        match serde_json::from_slice::<ErrorBody>(&bytes) {
+            Ok(body) => Err(body.error.into()),
+            Err(_) => {
+                Err(not_cairnd(format!("it answered {status} with something else than an error of cairnd")))
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let stream = UnixStream::connect(&self.place.socket).await.map_err(|e| self.unreachable(&e))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| not_cairnd(e.to_string()))?;
+        // Drives the connection; its errors come out of the calls below.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "cairn")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|e| Failure::local("internal", e.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|e| cut_off(&e))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+        match body.collect().await {
+            Ok(collected) => Ok((status, collected.to_bytes())),
+            Err(error) => Err(Failure::local("broken-answer", format!("the answer broke off: {error}"))),
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Failure {
+        let socket = self.place.socket.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                let failure = Failure::local("unreachable", format!("no cairnd is listening on {socket}"));
+                failure.with_hint(match &self.place.dev {
+                    Some(folder) => format!("start it: cairnd --dev {}", folder.display()),
+                    None => "start it (systemctl start cairnd), or say where it is with --dev DIR or --socket PATH"
+                        .to_owned(),
+                })
+            }
+            io::ErrorKind::PermissionDenied => {
+                Failure::local("forbidden", format!("not allowed to connect to {socket}"))
+                    .with_hint("only the daemon's user may: try with sudo")
+            }
+            _ => Failure::local("unreachable", format!("cannot connect to {socket}: {error}")),
+        }
+    }
+}
+
+fn understand<T: DeserializeOwned>(raw: Bytes) -> Result<Answer<T>, Failure> {
+    match serde_json::from_slice(&raw) {
+        Ok(value) => Ok(Answer { raw, value }),
+        Err(error) => Err(not_cairnd(format!("its answer is not understood: {error}"))),
+    }
+}
+
+fn not_cairnd(what: String) -> Failure {
+    Failure::local("not-understood", format!("what listens there does not speak this API: {what}"))
+        .with_hint("use the cairn of the same version as the cairnd")
+}
+
+fn cut_off(error: &hyper::Error) -> Failure {
+    Failure::local("cut-off", format!("the daemon closed the connection before it answered: {error}"))
+        .with_hint("it may be stopping, and the operation may have completed; look before trying it again")
+}

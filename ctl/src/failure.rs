@@ -1,0 +1,95 @@
+//! What went wrong, said in one way: `error: what (code)`, then `hint: what to do`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use cairn_api::error::ApiError;
+
+/// Why a command did not do what it was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Failure {
+    /// Something to be told.
+    Told {
+        /// Stable, in kebab case: the API's codes and a few of the client's own.
+        code: String,
+        /// One sentence.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The answer has been printed, and it is bad news.
+    Unsound,
+    /// Nobody reads the output any more (`cairn volume list | head -1`): no reason to complain.
+    PipeClosed,
+}
+
+impl Failure {
+    /// A failure on this side of the socket.
+    pub(crate) fn local(code: &str, message: impl Into<String>) -> Failure {
+        Failure::Told { code: code.to_owned(), message: message.into(), hint: None }
+    }
+
+    /// The same failure with what to do about it.
+    pub(crate) fn with_hint(self, text: impl Into<String>) -> Failure {
+        match self {
+            Failure::Told { code, message, .. } => Failure::Told { code, message, hint: Some(text.into()) },
+            other => other,
+        }
+    }
+
+    /// Prints it and says which exit code goes with it.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        match self {
+            Failure::PipeClosed => ExitCode::SUCCESS,
+            Failure::Unsound => ExitCode::FAILURE,
+            Failure::Told { .. } => {
+                // With stderr closed as well there is nobody left to tell.
+                let _ = std::io::stderr().lock().write_all(self.text(json).as_bytes());
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn text(&self, json: bool) -> String {
+        let Failure::Told { code, message, hint } = self else { return String::new() };
+        if json {
+            // The API's own shape, with the client's codes in it.
+            let mut error = serde_json::json!({ "code": code, "message": message });
+            if let Some(hint) = hint {
+                error["hint"] = hint.as_str().into();
+            }
+            return format!("{}\n", serde_json::json!({ "error": error }));
+        }
+        let mut text = format!("error: {message} ({code})\n");
+        if let Some(hint) = hint {
+            text.push_str(&format!("hint: {hint}\n"));
+        }
+        text
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Failure {
+        Failure::Told { code: error.code.to_string(), message: error.message, hint: error.hint }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_api::error::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn one_way_to_say_it() {
+        let failure =
+            Failure::from(ApiError::new(ErrorCode::Exists, "volume \"a\" exists").with_hint("rename"));
+        assert_eq!(failure.text(false), "error: volume \"a\" exists (exists)\nhint: rename\n");
+        assert_eq!(
+            failure.text(true),
+            "{\"error\":{\"code\":\"exists\",\"hint\":\"rename\",\"message\":\"volume \\\"a\\\" exists\"}}\n"
+        );
+        assert_eq!(Failure::local("unreachable", "nobody").text(false), "error: nobody (unreachable)\n");
+        assert_eq!(Failure::PipeClosed.text(false), "");
+    }
+}

@@ -1,0 +1,225 @@
+//! Text for people: tables, lists of fields, sizes and times. Nothing here prints; everything returns text.
+
+pub(crate) mod pool;
+pub(crate) mod snapshots;
+pub(crate) mod tree;
+pub(crate) mod volumes;
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// How text looks here and now.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    /// Columns of the terminal; none for a pipe, where nothing is wrapped.
+    pub(crate) width: Option<u16>,
+    /// Whether colours may be used.
+    pub(crate) colour: bool,
+    /// Whether anything beyond ASCII may be used.
+    pub(crate) unicode: bool,
+    /// The time that "ago" refers to.
+    pub(crate) now: Timestamp,
+    /// The zone that times are shown in.
+    pub(crate) zone: TimeZone,
+}
+
+/// What a piece of text says about the state of things.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tone {
+    Good,
+    Active,
+    Bad,
+    Faint,
+    Strong,
+}
+
+impl Tone {
+    fn style(self) -> Style {
+        match self {
+            Tone::Good => AnsiColor::Green.on_default(),
+            Tone::Active => AnsiColor::Cyan.on_default(),
+            Tone::Bad => AnsiColor::Red.on_default().bold(),
+            Tone::Faint => Style::new().dimmed(),
+            Tone::Strong => Style::new().bold(),
+        }
+    }
+
+    fn cell(self, cell: Cell) -> Cell {
+        use comfy_table::{Attribute, Color};
+        // comfy-table's dark colours are the plain ones that anstyle names without an adjective.
+        match self {
+            Tone::Good => cell.fg(Color::DarkGreen),
+            Tone::Active => cell.fg(Color::DarkCyan),
+            Tone::Bad => cell.fg(Color::DarkRed).add_attribute(Attribute::Bold),
+            Tone::Faint => cell.add_attribute(Attribute::Dim),
+            Tone::Strong => cell.add_attribute(Attribute::Bold),
+        }
+    }
+}
+
+impl Look {
+    /// `text` in the colour of `tone`, where colours may be used.
+    pub(crate) fn paint(&self, tone: Tone, text: &str) -> String {
+        if !self.colour {
+            return text.to_owned();
+        }
+        let style = tone.style();
+        format!("{style}{text}{style:#}")
+    }
+
+    /// How long ago, for lists: `5 minutes ago`; a date when that is long.
+    pub(crate) fn ago(&self, then: Timestamp) -> String {
+        let seconds = self.now.as_second().saturating_sub(then.as_second());
+        let (count, unit) = match seconds {
+            ..-1 => return self.date(then, "%Y-%m-%d %H:%M"),
+            -1..5 => return "just now".to_owned(),
+            5..60 => (seconds, "second"),
+            60..3_600 => (seconds / 60, "minute"),
+            3_600..86_400 => (seconds / 3_600, "hour"),
+            86_400..2_592_000 => (seconds / 86_400, "day"),
+            _ => return self.date(then, "%Y-%m-%d"),
+        };
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{count} {unit}{plural} ago")
+    }
+
+    /// When exactly and how long ago, for details.
+    pub(crate) fn when(&self, then: Timestamp) -> String {
+        format!("{} ({})", self.date(then, "%Y-%m-%d %H:%M:%S %Z"), self.ago(then))
+    }
+
+    fn date(&self, then: Timestamp, format: &str) -> String {
+        then.to_zoned(self.zone.clone()).strftime(format).to_string()
+    }
+}
+
+/// A column's heading and which way its cells are aligned.
+struct Column(&'static str, CellAlignment);
+
+fn left(heading: &'static str) -> Column {
+    Column(heading, CellAlignment::Left)
+}
+
+fn right(heading: &'static str) -> Column {
+    Column(heading, CellAlignment::Right)
+}
+
+/// A table without lines: columns two blanks apart, no blanks at the ends of lines.
+fn table(columns: &[Column], rows: Vec<Vec<Cell>>, look: &Look) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    // Colours and width are this program's decision, made once for all its output.
+    if look.colour {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    match look.width {
+        Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
+        None => table.set_content_arrangement(ContentArrangement::Disabled),
+    };
+    table.set_header(columns.iter().map(|c| Tone::Strong.cell(Cell::new(c.0))).collect::<Vec<_>>());
+    table.add_rows(rows);
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if at + 1 == columns.len() { 0 } else { 2 }));
+        column.set_cell_alignment(columns[at].1);
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// One field a line: names to the left, values in one column.
+fn fields(fields: &[(&str, String)], look: &Look) -> String {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
+    fields
+        .iter()
+        .map(|(name, value)| {
+            let gap = " ".repeat(width - name.len());
+            format!("{}{gap}{value}\n", look.paint(Tone::Faint, name))
+        })
+        .collect()
+}
+
+/// `1 snapshot`, `2 snapshots`.
+fn count(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// 2026-01-02 00:00 UTC, as a pipe shows it.
+    pub(crate) fn look() -> Look {
+        Look {
+            width: None,
+            colour: false,
+            unicode: true,
+            now: "2026-01-02T00:00:00Z".parse().expect("a time"),
+            zone: TimeZone::UTC,
+        }
+    }
+
+    pub(crate) fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{at, look};
+    use super::*;
+
+    #[test]
+    fn times_read_as_people_say_them() {
+        for (then, text) in [
+            ("2026-01-02T00:00:00Z", "just now"),
+            ("2026-01-01T23:59:48Z", "12 seconds ago"),
+            ("2026-01-01T23:59:00Z", "1 minute ago"),
+            ("2026-01-01T23:01:01Z", "58 minutes ago"),
+            ("2026-01-01T22:00:00Z", "2 hours ago"),
+            ("2026-01-01T00:00:00Z", "1 day ago"),
+            ("2025-12-04T00:00:00Z", "29 days ago"),
+            ("2025-12-03T00:00:00Z", "2025-12-03"),
+            ("2026-01-02T01:00:00Z", "2026-01-02 01:00"),
+        ] {
+            assert_eq!(look().ago(at(then)), text, "{then}");
+        }
+        assert_eq!(look().when(at("2026-01-01T22:00:00Z")), "2026-01-01 22:00:00 UTC (2 hours ago)");
+    }
+
+    #[test]
+    fn colours_only_where_asked_for() {
+        assert_eq!(look().paint(Tone::Good, "x"), "x");
+        let coloured = Look { colour: true, ..look() };
+        assert_eq!(coloured.paint(Tone::Good, "x"), "\u{1b}[32mx\u{1b}[0m");
+        let columns = [left("A"), right("B")];
+        let row = || vec![vec![Tone::Bad.cell(Cell::new("bad")), Cell::new("1")]];
+        assert!(!table(&columns, row(), &look()).contains('\u{1b}'));
+        assert!(table(&columns, row(), &coloured).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn tables_fit_the_terminal_and_are_never_cut_in_a_pipe() {
+        let columns = [left("NAME"), left("TEXT")];
+        let words = "several words that need room ".repeat(8);
+        let rows = || vec![vec![Cell::new("a"), Cell::new(words.trim())]];
+        let wide = table(&columns, rows(), &look());
+        assert_eq!(wide.lines().count(), 2);
+        let narrow = table(&columns, rows(), &Look { width: Some(40), ..look() });
+        assert!(narrow.lines().count() > 2);
+        assert!(narrow.lines().all(|line| line.chars().count() <= 40), "{narrow}");
+    }
+
+    #[test]
+    fn fields_line_up() {
+        let text = fields(&[("a", "1".into()), ("long name", "2".into())], &look());
+        assert_eq!(text, "a          1\nlong name  2\n");
+    }
+}

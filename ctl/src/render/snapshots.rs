@@ -1,0 +1,207 @@
+//! Snapshots for people.
+
+use cairn_api::Size;
+use cairn_api::snapshot::{Diff, ExtentKind, RolledBack, Snapshot};
+use comfy_table::Cell;
+
+use super::{Look, count, fields, left, right, table};
+
+fn made_by(snapshot: &Snapshot) -> &'static str {
+    if snapshot.automatic { "automatic" } else { "manual" }
+}
+
+/// Some snapshots as a table; with their descriptions when one has one.
+pub(crate) fn list(snapshots: &[Snapshot], look: &Look) -> String {
+    if snapshots.is_empty() {
+        return "There are no snapshots. Take one: cairn snapshot create VOL NAME\n".to_owned();
+    }
+    let described = snapshots.iter().any(|snapshot| !snapshot.description.is_empty());
+    let mut columns = vec![
+        left("VOLUME"),
+        left("NAME"),
+        right("SIZE"),
+        right("USED"),
+        left("MADE"),
+        right("CHILDREN"),
+        right("CLIENTS"),
+        left("CREATED"),
+    ];
+    if described {
+        columns.push(left("DESCRIPTION"));
+    }
+    let rows = snapshots.iter().map(|snapshot| {
+        let mut row = vec![
+            Cell::new(&snapshot.volume),
+            Cell::new(&snapshot.name),
+            Cell::new(Size(snapshot.size)),
+            Cell::new(Size(snapshot.mapped)),
+            Cell::new(made_by(snapshot)),
+            Cell::new(snapshot.children),
+            Cell::new(snapshot.connections),
+            Cell::new(look.ago(snapshot.created)),
+        ];
+        if described {
+            row.push(Cell::new(&snapshot.description));
+        }
+        row
+    });
+    table(&columns, rows.collect(), look)
+}
+
+/// One snapshot, a field a line.
+pub(crate) fn show(snapshot: &Snapshot, uri: Option<&str>, look: &Look) -> String {
+    let mut lines = vec![
+        ("volume", snapshot.volume.clone()),
+        ("name", snapshot.name.clone()),
+        ("id", snapshot.id.to_string()),
+        ("size", format!("{} ({} bytes)", Size(snapshot.size), snapshot.size)),
+        ("used", Size(snapshot.mapped).to_string()),
+        ("made", made_by(snapshot).to_owned()),
+        ("children", snapshot.children.to_string()),
+        ("clients", snapshot.connections.to_string()),
+        ("created", look.when(snapshot.created)),
+    ];
+    if !snapshot.description.is_empty() {
+        lines.push(("description", snapshot.description.clone()));
+    }
+    if let Some(uri) = uri {
+        lines.push(("connect", uri.to_owned()));
+    }
+    fields(&lines, look)
+}
+
+/// After taking one.
+pub(crate) fn created(snapshot: &Snapshot) -> String {
+    format!("created snapshot {}@{} ({})\n", snapshot.volume, snapshot.name, Size(snapshot.size))
+}
+
+/// What to ask before rolling back.
+pub(crate) fn rollback_question(volume: &str, name: &str) -> String {
+    format!("Roll volume {volume} back to {volume}@{name}? What it holds now is kept as a snapshot.")
+}
+
+/// After rolling back.
+pub(crate) fn rolled_back(done: &RolledBack, name: &str) -> String {
+    let volume = &done.volume.name;
+    let undo = &done.undo.name;
+    format!(
+        "rolled volume {volume} back to {volume}@{name}\n\
+         what it held is kept as {volume}@{undo}; to undo: cairn snapshot rollback {volume} {undo}\n"
+    )
+}
+
+/// The ranges that differ, and how much that is.
+pub(crate) fn diff(diff: &Diff, look: &Look) -> String {
+    let from = format!("{}@{}", diff.volume, diff.from);
+    let to = match &diff.to {
+        Some(to) => format!("{}@{to}", diff.volume),
+        None => diff.volume.clone(),
+    };
+    if diff.extents.is_empty() {
+        return format!("{from} and {to} hold the same\n");
+    }
+    let rows = diff.extents.iter().map(|extent| {
+        let kind = match extent.kind {
+            ExtentKind::Hole => "hole",
+            ExtentKind::Zero => "zero",
+            ExtentKind::Data => "data",
+        };
+        vec![Cell::new(extent.offset), Cell::new(extent.len), Cell::new(Size(extent.len)), Cell::new(kind)]
+    });
+    let columns = [right("OFFSET"), right("LENGTH"), right(""), left("NOW")];
+    let ranges = count(diff.extents.len() as u64, "range");
+    format!(
+        "{}{} in {ranges} changed from {from} to {to}\n",
+        table(&columns, rows.collect(), look),
+        Size(diff.changed)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_api::snapshot::DiffExtent;
+
+    use super::super::testing::{at, look};
+    use super::*;
+
+    fn snapshot(name: &str) -> Snapshot {
+        Snapshot {
+            volume: "demo".into(),
+            name: name.into(),
+            id: 2,
+            size: 10 << 30,
+            mapped: 4096,
+            created: at("2026-01-01T22:00:00Z"),
+            description: String::new(),
+            automatic: false,
+            children: 1,
+            connections: 0,
+        }
+    }
+
+    #[test]
+    fn a_list_is_a_table() {
+        let automatic = Snapshot { automatic: true, ..snapshot("undo") };
+        assert_eq!(
+            list(&[snapshot("s1"), automatic], &look()),
+            "\
+VOLUME  NAME      SIZE     USED  MADE       CHILDREN  CLIENTS  CREATED
+demo    s1    10.0 GiB  4.0 KiB  manual            1        0  2 hours ago
+demo    undo  10.0 GiB  4.0 KiB  automatic         1        0  2 hours ago
+"
+        );
+        let described = Snapshot { description: "kept for audit".into(), ..snapshot("s1") };
+        let text = list(&[described, snapshot("s2")], &look());
+        assert!(text.lines().next().is_some_and(|line| line.ends_with("CREATED      DESCRIPTION")), "{text}");
+        assert!(text.contains("2 hours ago  kept for audit\n"), "{text}");
+        assert!(list(&[], &look()).starts_with("There are no snapshots."));
+    }
+
+    #[test]
+    fn one_is_its_fields() {
+        assert_eq!(
+            show(&snapshot("s1"), Some("URI"), &look()),
+            "\
+volume    demo
+name      s1
+id        2
+size      10.0 GiB (10737418240 bytes)
+used      4.0 KiB
+made      manual
+children  1
+clients   0
+created   2026-01-01 22:00:00 UTC (2 hours ago)
+connect   URI
+"
+        );
+    }
+
+    #[test]
+    fn a_difference_is_its_ranges_and_their_sum() {
+        let extents = vec![
+            DiffExtent { offset: 0, len: 4096, kind: ExtentKind::Hole },
+            DiffExtent { offset: 8 << 20, len: 1 << 20, kind: ExtentKind::Data },
+        ];
+        let mut difference = Diff {
+            volume: "demo".into(),
+            from: "s1".into(),
+            to: None,
+            changed: (1 << 20) + 4096,
+            extents,
+            next: None,
+        };
+        assert_eq!(
+            diff(&difference, &look()),
+            "
+ OFFSET   LENGTH           NOW
+      0     4096  4.0 KiB  hole
+8388608  1048576  1.0 MiB  data
+1.0 MiB in 2 ranges changed from demo@s1 to demo
+"
+            .trim_start_matches('\n')
+        );
+        difference.extents.clear();
+        difference.to = Some("s2".into());
+        assert_eq!(diff(&difference, &look()), "demo@s1 and demo@s2 hold the same\n");
+    }
+}

@@ -1,0 +1,614 @@
+//! The daemon's command line and configuration file, down to one checked [`Config`].
+//!
+//! Everything that can be found wrong without opening the pool is found here, so that `--check-config` says what a
+//! start would say: unknown keys, sizes and addresses that do not parse, with the file, the line and the key.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use cairn_api::Size;
+use cairn_api::name;
+use clap::Parser;
+use serde::{Deserialize, Deserializer, de};
+use tracing_subscriber::EnvFilter;
+
+/// How far a pool may grow unless told otherwise. The file is sparse and takes what is written, no more.
+pub const DEFAULT_LIMIT: u64 = 1 << 40;
+/// Memory for map nodes unless told otherwise: the inner nodes of hundreds of TiB, or the leaves of 64 GiB.
+pub const DEFAULT_MAP_CACHE: u64 = 256 << 20;
+/// How long a reactor polls before it sleeps, unless told otherwise.
+const DEFAULT_POLL: Duration = Duration::from_micros(50);
+/// The longest time a reactor may be told to poll: beyond it, polling costs a core and gains nothing.
+const MAX_POLL_US: u64 = 1000;
+/// More reactors than any machine has cores.
+const MAX_REACTORS: usize = 256;
+/// NBD connections at once unless told otherwise.
+const DEFAULT_CONNECTIONS: usize = 1024;
+const DEFAULT_FILTER: &str = "info";
+
+const EXAMPLES: &str = "\
+Examples:
+  cairnd --dev ./dev --create demo:10G      everything in ./dev, no configuration
+  cairnd --config /etc/cairn/cairnd.toml    in production
+  cairnd --config cairnd.toml --check-config";
+
+/// cairn's daemon: virtual disks over NBD, with snapshots and clones, from one file or block device.
+#[derive(Parser, Debug)]
+#[command(name = "cairnd", version, after_help = EXAMPLES)]
+#[command(group(clap::ArgGroup::new("mode").required(true).args(["dev", "config"])))]
+pub struct Cli {
+    /// Keep everything in DIR: pool.cairn, control.sock and nbd.sock; the folder is made when missing
+    #[arg(long, value_name = "DIR")]
+    pub dev: Option<PathBuf>,
+
+    /// Create this volume unless it exists, for example demo:10G; may be given several times
+    #[arg(long, value_name = "NAME:SIZE", conflicts_with = "config")]
+    pub create: Vec<NewVolume>,
+
+    /// Read the configuration from FILE
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Check the configuration, say what is wrong with it, and exit
+    #[arg(long, conflicts_with = "dev")]
+    pub check_config: bool,
+}
+
+impl Cli {
+    /// The configuration that the command line asks for.
+    ///
+    /// # Errors
+    /// When the file cannot be read or something in it is wrong.
+    pub fn into_config(self) -> Result<Config, ConfigError> {
+        match (self.dev, self.config) {
+            (Some(folder), _) => Config::dev(&folder, self.create),
+            (None, Some(file)) => Config::load(&file),
+            // clap requires one of the two.
+            (None, None) => Err(ConfigError("give either --dev DIR or --config FILE".to_owned())),
+        }
+    }
+}
+
+/// A volume that `--create` asks for: `NAME:SIZE`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewVolume {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl FromStr for NewVolume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<NewVolume, String> {
+        let Some((volume, size)) = text.split_once(':') else {
+            return Err("expected NAME:SIZE, for example demo:10G".to_owned());
+        };
+        name::check(volume)?;
+        let size: Size = size.parse().map_err(|e: cairn_api::size::ParseSizeError| e.to_string())?;
+        if size.bytes() == 0 {
+            return Err("a volume cannot be empty: give a size such as 10G".to_owned());
+        }
+        Ok(NewVolume { name: volume.to_owned(), size: size.bytes() })
+    }
+}
+
+impl NewVolume {
+    /// Whether the volume is to be created, given the size of the volume that has its name already, if any.
+    ///
+    /// # Errors
+    /// When there is one of another size: `--create` states what shall be, and must not silently resize.
+    pub fn is_missing(&self, present_size: Option<u64>) -> Result<bool, ConfigError> {
+        match present_size {
+            None => Ok(true),
+            Some(size) if size == self.size => Ok(false),
+            Some(size) => Err(ConfigError(format!(
+                "--create {name}:{}: volume {name:?} exists and has {} ({size} bytes); use that size, or another \
+                 name, or leave --create out and grow it with \"cairn volume resize\"",
+                Size(self.size).exact(),
+                Size(size),
+                name = self.name,
+            ))),
+        }
+    }
+}
+
+/// Everything the daemon needs to know to start.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// The folder of `--dev`.
+    pub dev: Option<PathBuf>,
+    /// Where the data is.
+    pub pool: Pool,
+    /// Where NBD clients connect.
+    pub nbd: Nbd,
+    /// Where control clients connect.
+    pub control: Control,
+    /// Threads and memory.
+    pub runtime: Runtime,
+    /// What is logged and how.
+    pub log: Log,
+    /// Volumes to create unless they exist.
+    pub create: Vec<NewVolume>,
+}
+
+/// `[pool]`: where the data is.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Pool {
+    /// The file or block device.
+    pub path: PathBuf,
+    /// Make a pool when the file is missing or empty.
+    pub create: bool,
+    /// Bytes that a new pool may grow to. A pool on a block device is also bounded by its size.
+    pub limit: u64,
+}
+
+/// `[nbd]`: where NBD clients connect.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Nbd {
+    /// Unix sockets.
+    pub unix: Vec<PathBuf>,
+    /// Addresses. There is neither encryption nor a password on them.
+    pub tcp: Vec<SocketAddr>,
+    /// Connections at once, all sockets together.
+    pub max_connections: usize,
+}
+
+/// `[control]`: where control clients connect.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Control {
+    /// The Unix socket.
+    pub socket: PathBuf,
+}
+
+/// `[runtime]`: threads and memory.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Runtime {
+    /// Reactor threads; `None` for one a core.
+    pub reactors: Option<usize>,
+    /// How long a reactor with nothing to do polls before it sleeps; zero for never.
+    pub poll: Duration,
+    /// Bytes of memory for map nodes.
+    pub map_cache: u64,
+}
+
+/// `[log]`: what is logged and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Log {
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`) or a filter as `tracing-subscriber` takes it. Already
+    /// checked.
+    pub filter: String,
+}
+
+impl Config {
+    /// The configuration of `cairnd --dev FOLDER`. Paths come out absolute, so that what the daemon prints can be
+    /// pasted elsewhere.
+    ///
+    /// # Errors
+    /// When the folder's path cannot be made absolute, or two `--create` name one volume.
+    pub fn dev(folder: &Path, create: Vec<NewVolume>) -> Result<Config, ConfigError> {
+        let folder = absolute(folder)?;
+        for (at, volume) in create.iter().enumerate() {
+            if create[..at].iter().any(|earlier| earlier.name == volume.name) {
+                return Err(ConfigError(format!("--create names the volume {:?} twice", volume.name)));
+            }
+        }
+        Ok(Config {
+            pool: Pool { path: folder.join("pool.cairn"), create: true, limit: DEFAULT_LIMIT },
+            nbd: Nbd {
+                unix: vec![folder.join("nbd.sock")],
+                tcp: Vec::new(),
+                max_connections: DEFAULT_CONNECTIONS,
+            },
+            control: Control { socket: folder.join("control.sock") },
+            runtime: FileRuntime::default().check(),
+            log: Log { filter: DEFAULT_FILTER.to_owned() },
+            create,
+            dev: Some(folder),
+        })
+    }
+
+    /// Reads and checks a configuration file. Relative paths in it are relative to the folder it is in.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or naming the file, the line and the key, when something in it is wrong.
+    pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| ConfigError(format!("cannot read the configuration {}: {e}", file.display())))?;
+        let folder = match absolute(file)?.parent() {
+            Some(folder) => folder.to_owned(),
+            None => PathBuf::from("/"),
+        };
+        Config::parse(&text, &file.display().to_string(), &folder)
+    }
+
+    fn parse(text: &str, file: &str, folder: &Path) -> Result<Config, ConfigError> {
+        // toml's own message names the line and column and shows the line with the key.
+        let parsed: File =
+            toml::from_str(text).map_err(|e| ConfigError(format!("{file}: {}", e.to_string().trim_end())))?;
+        let config = Config {
+            dev: None,
+            pool: Pool {
+                path: folder.join(parsed.pool.path),
+                create: parsed.pool.create,
+                limit: parsed.pool.limit.0,
+            },
+            nbd: Nbd {
+                unix: parsed.nbd.unix.iter().map(|path| folder.join(path)).collect(),
+                tcp: parsed.nbd.tcp.iter().map(|address| address.0).collect(),
+                max_connections: parsed.nbd.max_connections.0,
+            },
+            control: Control { socket: folder.join(parsed.control.socket) },
+            runtime: parsed.runtime.check(),
+            log: Log { filter: parsed.log.filter.0 },
+            create: Vec::new(),
+        };
+        config.check().map_err(|sentence| ConfigError(format!("{file}: {sentence}")))?;
+        Ok(config)
+    }
+
+    /// What no single key shows.
+    fn check(&self) -> Result<(), String> {
+        if self.nbd.unix.is_empty() && self.nbd.tcp.is_empty() {
+            return Err("[nbd] has neither \"unix\" nor \"tcp\": nobody could connect".to_owned());
+        }
+        let mut paths = vec![&self.pool.path, &self.control.socket];
+        paths.extend(&self.nbd.unix);
+        for (at, path) in paths.iter().enumerate() {
+            if paths[..at].contains(path) {
+                return Err(format!("{} is given for two purposes", path.display()));
+            }
+        }
+        for (at, address) in self.nbd.tcp.iter().enumerate() {
+            if self.nbd.tcp[..at].contains(address) {
+                return Err(format!("[nbd] \"tcp\" has {address} twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is allowed but should be said at every start.
+    pub fn warnings(&self) -> Vec<String> {
+        let open = self.nbd.tcp.iter().filter(|address| !address.ip().is_loopback());
+        open.map(|address| {
+            format!(
+                "NBD on {address} can be reached from the network without encryption or password: \
+                 let only trusted hosts reach it"
+            )
+        })
+        .collect()
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path)
+        .map_err(|e| ConfigError(format!("cannot make {} absolute: {e}", path.display())))
+}
+
+/// What is wrong with the configuration: a text that names the place, ready to be printed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    pool: FilePool,
+    nbd: FileNbd,
+    #[serde(default)]
+    control: FileControl,
+    #[serde(default)]
+    runtime: FileRuntime,
+    #[serde(default)]
+    log: FileLog,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePool {
+    path: PathBuf,
+    #[serde(default)]
+    create: bool,
+    #[serde(default = "default_limit")]
+    limit: FileSize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileNbd {
+    #[serde(default)]
+    unix: Vec<PathBuf>,
+    #[serde(default)]
+    tcp: Vec<Address>,
+    #[serde(default = "default_connections")]
+    max_connections: Bounded<1, 65_536>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileControl {
+    socket: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileRuntime {
+    reactors: Bounded<0, MAX_REACTORS>,
+    poll_us: Bounded<0, { MAX_POLL_US as usize }>,
+    map_cache: FileSize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileLog {
+    filter: Filter,
+}
+
+fn default_limit() -> FileSize {
+    FileSize(DEFAULT_LIMIT)
+}
+
+fn default_connections() -> Bounded<1, 65_536> {
+    Bounded(DEFAULT_CONNECTIONS)
+}
+
+impl Default for FileControl {
+    fn default() -> FileControl {
+        FileControl { socket: PathBuf::from("/run/cairn/control.sock") }
+    }
+}
+
+impl Default for FileRuntime {
+    fn default() -> FileRuntime {
+        FileRuntime {
+            reactors: Bounded(0),
+            poll_us: Bounded(DEFAULT_POLL.as_micros() as usize),
+            map_cache: FileSize(DEFAULT_MAP_CACHE),
+        }
+    }
+}
+
+impl Default for FileLog {
+    fn default() -> FileLog {
+        FileLog { filter: Filter(DEFAULT_FILTER.to_owned()) }
+    }
+}
+
+impl FileRuntime {
+    fn check(self) -> Runtime {
+        Runtime {
+            reactors: (self.reactors.0 > 0).then_some(self.reactors.0),
+            poll: Duration::from_micros(self.poll_us.0 as u64),
+            map_cache: self.map_cache.0,
+        }
+    }
+}
+
+/// `"10G"` or plain bytes.
+struct FileSize(u64);
+
+impl<'de> Deserialize<'de> for FileSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FileSize, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = FileSize;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size such as \"10G\", or bytes")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<FileSize, E> {
+                text.parse::<Size>().map(|size| FileSize(size.bytes())).map_err(E::custom)
+            }
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<FileSize, E> {
+                u64::try_from(bytes).map(FileSize).map_err(|_| E::custom("a size cannot be negative"))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// `"127.0.0.1:10809"`, `"[::1]:10809"`.
+struct Address(SocketAddr);
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Address).map_err(|_| {
+            de::Error::custom(format!(
+                "{text:?} is not an address and port such as \"127.0.0.1:10809\" or \"[::1]:10809\""
+            ))
+        })
+    }
+}
+
+/// A number within bounds, both allowed.
+struct Bounded<const MIN: usize, const MAX: usize>(usize);
+
+impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Bounded<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bounded<MIN, MAX>, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        match usize::try_from(number) {
+            Ok(n) if (MIN..=MAX).contains(&n) => Ok(Bounded(n)),
+            _ => Err(de::Error::custom(format!("{number} is not between {MIN} and {MAX}"))),
+        }
+    }
+}
+
+/// A log filter that parses.
+struct Filter(String);
+
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Filter, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match EnvFilter::try_new(&text) {
+            Ok(_) => Ok(Filter(text)),
+            Err(e) => Err(de::Error::custom(format!("{text:?} is not a log filter: {e}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"
+        [pool]
+        path = "/var/lib/cairn/pool.cairn"
+        create = true
+        limit = "4T"
+
+        [nbd]
+        unix = ["/run/cairn/nbd.sock", "second.sock"]
+        tcp = ["127.0.0.1:10809", "[::1]:10809"]
+        max_connections = 64
+
+        [control]
+        socket = "/run/cairn/control.sock"
+
+        [runtime]
+        reactors = 4
+        poll_us = 0
+        map_cache = 1073741824
+
+        [log]
+        filter = "info,cairn_cow=debug"
+    "#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, "cairnd.toml", Path::new("/etc/cairn")).map_err(|e| e.to_string())
+    }
+
+    fn cli(args: &[&str]) -> Result<Cli, String> {
+        Cli::try_parse_from([&["cairnd"], args].concat()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_key_arrives() {
+        let config = parse(FULL).expect("is right");
+        assert_eq!(config.pool.path, Path::new("/var/lib/cairn/pool.cairn"));
+        assert!(config.pool.create);
+        assert_eq!(config.pool.limit, 4 << 40);
+        let second = PathBuf::from("/etc/cairn/second.sock");
+        assert_eq!(config.nbd.unix, [PathBuf::from("/run/cairn/nbd.sock"), second]);
+        assert_eq!(
+            config.nbd.tcp.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1:10809", "[::1]:10809"]
+        );
+        assert_eq!(config.nbd.max_connections, 64);
+        assert_eq!(config.runtime, Runtime { reactors: Some(4), poll: Duration::ZERO, map_cache: 1 << 30 });
+        assert_eq!(config.log.filter, "info,cairn_cow=debug");
+        assert_eq!(config.warnings(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_rest_has_defaults() {
+        let config = parse("[pool]\npath = \"p\"\n[nbd]\ntcp = [\"0.0.0.0:10809\"]").expect("is enough");
+        assert_eq!(config.pool, Pool { path: "/etc/cairn/p".into(), create: false, limit: DEFAULT_LIMIT });
+        assert_eq!(config.control.socket, Path::new("/run/cairn/control.sock"));
+        assert_eq!(config.runtime.reactors, None);
+        assert_eq!(config.runtime.poll, DEFAULT_POLL);
+        assert_eq!(config.log.filter, "info");
+        assert_eq!(config.warnings().len(), 1, "an open port is said");
+        assert!(config.warnings()[0].contains("0.0.0.0:10809"));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        for (text, parts) in [
+            (
+                "[pool]\npath = \"p\"\nlimit = \"10X\"\n[nbd]\nunix = [\"s\"]",
+                &["line 3", "limit", "is not a size"][..],
+            ),
+            ("[pool]\npath = \"p\"\nlimit = -1\n[nbd]\nunix = [\"s\"]", &["line 3", "limit", "negative"]),
+            (
+                "[pool]\npath = \"p\"\nlimmit = 1\n[nbd]\nunix = [\"s\"]",
+                &["line 3", "unknown field `limmit`"],
+            ),
+            ("[pool]\npath = \"p\"\n[nbd]\ntcp = [\"localhost\"]", &["line 4", "tcp", "is not an address"]),
+            (
+                "[pool]\npath = \"p\"\n[nbd]\nunix = [\"s\"]\n[runtime]\nreactors = 1000",
+                &["line 6", "reactors", "between 0 and 256"],
+            ),
+            ("[pool]\npath = \"p\"\n[nbd]\nunix = [\"s\"]\n[log]\nfilter = \"a=b=c\"", &["line 6", "filter"]),
+            ("[nbd]\nunix = [\"s\"]", &["missing field `pool`"]),
+            ("[pool]\npath = \"p\"\n[nbd]", &["neither \"unix\" nor \"tcp\""]),
+            ("[pool]\npath = \"p\"\n[nbd]\nunix = [\"p\"]", &["/etc/cairn/p", "two purposes"]),
+            ("[pool]\npath = \"p\"\n[nbd]\ntcp = [\"[::1]:1\", \"[::1]:1\"]", &["[::1]:1 twice"]),
+            ("[pool\n", &["line 1"]),
+            ("[pool]\npath = 7\n", &["line 2", "path"]),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.starts_with("cairnd.toml: "), "{error}");
+            for part in parts {
+                assert!(error.contains(part), "{text:?}\nlacks {part:?}:\n{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Config::load(Path::new("/does/not/exist.toml")).expect_err("there is none");
+        assert!(
+            error.to_string().starts_with("cannot read the configuration /does/not/exist.toml:"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn dev_mode_needs_nothing_else() {
+        let cli = cli(&["--dev", "/tmp/d", "--create", "demo:10G", "--create", "b:513"]).expect("is right");
+        let config = cli.into_config().expect("is right");
+        assert_eq!(config.dev.as_deref(), Some(Path::new("/tmp/d")));
+        assert_eq!(config.pool, Pool { path: "/tmp/d/pool.cairn".into(), create: true, limit: 1 << 40 });
+        assert_eq!(config.nbd.unix, [PathBuf::from("/tmp/d/nbd.sock")]);
+        assert_eq!(config.control.socket, Path::new("/tmp/d/control.sock"));
+        let demo = NewVolume { name: "demo".into(), size: 10 << 30 };
+        assert_eq!(config.create, [demo, NewVolume { name: "b".into(), size: 513 }]);
+    }
+
+    #[test]
+    fn relative_dev_folders_become_absolute() {
+        let config = Config::dev(Path::new("./dev"), Vec::new()).expect("is right");
+        assert!(config.control.socket.is_absolute());
+    }
+
+    #[test]
+    fn the_command_line_refuses_what_makes_no_sense() {
+        for (args, part) in [
+            (&[][..], "--dev <DIR>|--config <FILE>"),
+            (&["--dev", "d", "--config", "f"], "cannot be used with"),
+            (&["--config", "f", "--create", "a:1G"], "cannot be used with"),
+            (&["--create", "a:1G"], "--dev"),
+            (&["--dev", "d", "--check-config"], "cannot be used with"),
+            (&["--dev", "d", "--create", "demo"], "expected NAME:SIZE"),
+            (&["--dev", "d", "--create", "demo:10X"], "is not a size"),
+            (&["--dev", "d", "--create", "demo:0"], "cannot be empty"),
+            (&["--dev", "d", "--create", "a b:1G"], "contains ' '"),
+        ] {
+            let error = cli(args).expect_err("makes no sense");
+            assert!(error.contains(part), "{args:?}\nlacks {part:?}:\n{error}");
+        }
+        let twice = cli(&["--dev", "d", "--create", "a:1G", "--create", "a:2G"]).expect("parses");
+        assert!(twice.into_config().expect_err("twice").to_string().contains("twice"));
+    }
+
+    #[test]
+    fn create_is_idempotent_and_never_resizes() {
+        let volume = NewVolume { name: "demo".into(), size: 10 << 30 };
+        assert_eq!(volume.is_missing(None), Ok(true));
+        assert_eq!(volume.is_missing(Some(10 << 30)), Ok(false));
+        let error = volume.is_missing(Some(5 << 30)).expect_err("another size").to_string();
+        assert!(error.contains("\"demo\" exists and has 5.0 GiB (5368709120 bytes)"), "{error}");
+    }
+}

@@ -1,0 +1,252 @@
+//! From the engine's words to the API's.
+
+use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::pool::{CheckReport, PoolStatus};
+use cairn_api::snapshot::{DiffExtent, ExtentKind, Snapshot, TreeKind, TreeNode};
+use cairn_api::volume::{SnapshotRef, Volume, VolumeStatus};
+use cairn_cow::{self as cow, ErrorKind};
+use jiff::Timestamp;
+
+use super::sessions::{InUse, Sessions, Target};
+
+/// An engine's error with its cause in the sentence and, by its kind, what to do about it.
+pub(super) fn error(error: &cow::Error) -> ApiError {
+    let (code, hint) = explain(error.kind());
+    let message = match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let api = ApiError::new(code, message);
+    match hint {
+        Some(hint) => api.with_hint(hint),
+        None => api,
+    }
+}
+
+fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
+    match kind {
+        ErrorKind::NotFound => (
+            ErrorCode::NotFound,
+            Some("\"cairn volume list\" and \"cairn snapshot list\" show what there is"),
+        ),
+        ErrorKind::Exists => (ErrorCode::Exists, Some("choose another name")),
+        ErrorKind::InvalidArgument => (ErrorCode::InvalidArgument, None),
+        ErrorKind::OutOfRange => (ErrorCode::OutOfRange, None),
+        ErrorKind::NoSpace => (
+            ErrorCode::NoSpace,
+            Some("delete snapshots or volumes, or make room on the file system that holds the pool"),
+        ),
+        ErrorKind::ReadOnly => (ErrorCode::ReadOnly, None),
+        ErrorKind::Fenced => (
+            ErrorCode::Fenced,
+            Some(
+                "look at the disk and the daemon's log, then restart cairnd: it recovers what was confirmed",
+            ),
+        ),
+        ErrorKind::Corrupt => {
+            (ErrorCode::Corrupt, Some("run \"cairn pool check --data\" to see what is affected"))
+        }
+        ErrorKind::Io => (ErrorCode::Io, Some("see the daemon's log and the kernel's")),
+        ErrorKind::Busy => (ErrorCode::Busy, Some("wait for it to end, then try again")),
+        ErrorKind::Shrink => (ErrorCode::Shrink, Some("a volume can only grow: give a larger size")),
+        ErrorKind::HasSnapshots => (
+            ErrorCode::HasSnapshots,
+            Some(
+                "delete them first, or delete the volume with its snapshots (--with-snapshots, ?snapshots=true)",
+            ),
+        ),
+        ErrorKind::NotAPool => (ErrorCode::NotAPool, None),
+        ErrorKind::Unsupported => (ErrorCode::Unsupported, None),
+        ErrorKind::Truncated => (ErrorCode::Truncated, None),
+    }
+}
+
+/// The answer to an operation on something that others use.
+pub(super) fn in_use(target: &Target, why: &InUse) -> ApiError {
+    let hint = match why {
+        InUse::Connected(_) => "disconnect the NBD clients first (for the kernel's: nbd-client -d DEVICE)",
+        InUse::Held => "wait for it to end, then try again",
+    };
+    ApiError::new(ErrorCode::Busy, format!("{target} is in use: {why}")).with_hint(hint)
+}
+
+/// Engine times are milliseconds since 1970. One that no calendar holds comes from a damaged clock, not from the
+/// pool: it is shown as 1970.
+fn time(ms: u64) -> Timestamp {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+pub(super) fn volume(info: cow::VolumeInfo, fenced: bool, sessions: &Sessions) -> Volume {
+    let connections = sessions.count(&Target::Head { volume: info.name.clone() }) as u64;
+    let status = match connections {
+        _ if fenced || info.checksum_errors > 0 => VolumeStatus::Error,
+        0 => VolumeStatus::Available,
+        _ => VolumeStatus::InUse,
+    };
+    Volume {
+        name: info.name,
+        id: info.id.0,
+        size: info.size,
+        mapped: info.mapped,
+        created: time(info.created_ms),
+        description: info.description,
+        origin: info.origin.map(|o| SnapshotRef { volume: o.volume, snapshot: o.snapshot }),
+        snapshots: info.snapshots as u64,
+        status,
+        connections,
+        checksum_errors: info.checksum_errors,
+    }
+}
+
+pub(super) fn snapshot(info: cow::SnapshotInfo, sessions: &Sessions) -> Snapshot {
+    let target = Target::Snapshot { volume: info.volume.clone(), name: info.name.clone() };
+    Snapshot {
+        connections: sessions.count(&target) as u64,
+        volume: info.volume,
+        name: info.name,
+        id: info.id.0,
+        size: info.size,
+        mapped: info.mapped,
+        created: time(info.created_ms),
+        description: info.description,
+        automatic: info.automatic,
+        children: info.children as u64,
+    }
+}
+
+pub(super) fn tree_node(node: cow::TreeNode) -> TreeNode {
+    TreeNode {
+        id: node.id.0,
+        parent: node.parent.map(|id| id.0),
+        kind: match node.kind {
+            cow::TreeKind::Head { volume } => TreeKind::Head { volume },
+            cow::TreeKind::Snapshot { volume, name } => TreeKind::Snapshot { volume, name },
+            cow::TreeKind::Ghost => TreeKind::Ghost,
+        },
+        size: node.size,
+        created: time(node.created_ms),
+    }
+}
+
+pub(super) fn diff_extent(extent: cow::DiffExtent) -> DiffExtent {
+    DiffExtent {
+        offset: extent.offset,
+        len: extent.len,
+        kind: match extent.kind {
+            cow::ExtentKind::Hole => ExtentKind::Hole,
+            cow::ExtentKind::Zero => ExtentKind::Zero,
+            cow::ExtentKind::Data => ExtentKind::Data,
+        },
+    }
+}
+
+pub(super) fn pool_status(status: cow::PoolStatus, path: String) -> PoolStatus {
+    PoolStatus {
+        path,
+        id: status.id,
+        format: status.format,
+        limit: status.limit,
+        size: status.size,
+        used: status.used,
+        free: status.free,
+        reserve: status.reserve,
+        volumes: status.volumes as u64,
+        snapshots: status.snapshots as u64,
+        pending_deletes: status.pending_deletes as u64,
+        fenced: status.fenced,
+        journal_used: status.journal_used,
+        journal_size: status.journal_size,
+        checkpoints: status.checkpoints,
+        barriers: status.barriers,
+        checksum_errors: status.checksum_errors,
+    }
+}
+
+pub(super) fn check_report(report: cow::CheckReport) -> CheckReport {
+    CheckReport {
+        clean: report.is_clean(),
+        versions: report.versions as u64,
+        nodes: report.nodes,
+        data_blocks: report.data_blocks,
+        data_verified: report.data_verified,
+        leaked: report.leaked,
+        error_count: report.error_count,
+        errors: report.errors,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_keeps_its_code() {
+        use ErrorKind::*;
+        for (kind, status) in [
+            (NotFound, 404),
+            (Exists, 409),
+            (InvalidArgument, 400),
+            (OutOfRange, 400),
+            (NoSpace, 507),
+            (ReadOnly, 403),
+            (Fenced, 503),
+            (Corrupt, 500),
+            (Io, 500),
+            (Busy, 409),
+            (Shrink, 400),
+            (HasSnapshots, 409),
+            (NotAPool, 500),
+            (Unsupported, 501),
+            (Truncated, 500),
+        ] {
+            let api = error(&cow::Error::new(kind, "a sentence"));
+            assert_eq!(api.code.as_str(), kind.code(), "the API's code is the engine's");
+            assert_eq!(api.code.http_status(), status, "{kind:?}");
+            assert_eq!(api.message, "a sentence");
+        }
+    }
+
+    #[test]
+    fn the_cause_is_told_once() {
+        let cause = io::Error::from_raw_os_error(28);
+        let api = error(&cow::Error::io("growing the pool", cause));
+        assert_eq!(api.code, ErrorCode::NoSpace);
+        assert_eq!(api.message, "growing the pool: No space left on device (os error 28)");
+        assert!(api.hint.is_some());
+    }
+
+    #[test]
+    fn times_cannot_break_an_answer() {
+        assert_eq!(time(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
+        assert_eq!(time(u64::MAX), Timestamp::UNIX_EPOCH);
+        assert_eq!(time(i64::MAX as u64), Timestamp::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn a_volume_shows_what_it_is_doing() {
+        let info = cow::VolumeInfo {
+            id: cow::VersionId(3),
+            name: "a".into(),
+            description: String::new(),
+            size: 1 << 30,
+            mapped: 4096,
+            created_ms: 0,
+            origin: None,
+            snapshots: 0,
+            checksum_errors: 0,
+        };
+        let sessions = Sessions::new();
+        assert_eq!(volume(info.clone(), false, &sessions).status, VolumeStatus::Available);
+        let _client = sessions.attach(Target::Head { volume: "a".into() }).expect("free");
+        let used = volume(info.clone(), false, &sessions);
+        assert_eq!((used.status, used.connections), (VolumeStatus::InUse, 1));
+        assert_eq!(volume(info.clone(), true, &sessions).status, VolumeStatus::Error);
+        let bad = cow::VolumeInfo { checksum_errors: 1, ..info };
+        assert_eq!(volume(bad, false, &sessions).status, VolumeStatus::Error);
+    }
+}

@@ -1,0 +1,38 @@
+//! The control side: HTTP/JSON on a Unix socket, apart from the disks.
+//!
+//! ```text
+//! client ── Unix socket ── [server]  one thread, tokio current-thread, hyper
+//!                             │
+//!                          [routes]  axum: paths, bodies, the OpenAPI document;  [reply]: one error shape
+//!                             │
+//!                           [gate]   bounds what runs at once, and for how long a client waits for it
+//!                             │
+//!                          [Engine]  the trait: API requests in, API answers out
+//!                             │
+//!                       [PoolEngine] sends a closure to a reactor and awaits its answer
+//! ```
+//!
+//! **Invariant:** nothing here runs on a reactor's thread except the closures that [`PoolEngine`] sends there, and
+//! those only await the engine. A slow or hostile control client cannot stall a disk.
+//!
+//! **Invariant:** an operation once begun is carried out whether or not its client stays for the answer.
+//!
+//! [`Sessions`] is where control and data meet: the NBD side enters every connection there, and a delete or rollback
+//! holds it against new ones while it runs.
+
+mod convert;
+mod engine;
+mod gate;
+mod pool;
+mod reply;
+mod routes;
+mod server;
+mod sessions;
+mod socket;
+
+pub use engine::{Engine, Pending};
+pub use pool::PoolEngine;
+pub use routes::{openapi, router};
+pub use server::{ControlThread, start};
+pub use sessions::{Attachment, Held, InUse, Sessions, Target};
+pub use socket::bind_unix;

@@ -1,0 +1,116 @@
+//! The control thread: accepts on the control socket and serves HTTP until told to stop.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{Semaphore, watch};
+
+use super::engine::Engine;
+use super::routes;
+
+/// Connections served at once; more wait in the socket's backlog.
+const MAX_CONNECTIONS: usize = 512;
+/// How long a client may take to send a request's head, or to stay connected without sending one.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long requests under way may take to end once the daemon stops.
+const GRACE: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: out of descriptors, most likely, which passes as connections close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The running control side. Dropping it without [`ControlThread::stop`] stops it too, but does not wait.
+#[derive(Debug)]
+pub struct ControlThread {
+    stop: watch::Sender<bool>,
+    thread: thread::JoinHandle<()>,
+    path: PathBuf,
+}
+
+impl ControlThread {
+    /// Stops accepting, lets requests under way end for at most five seconds, ends the thread and removes the socket.
+    pub fn stop(self) {
+        // The thread may have ended by itself; then there is nobody to tell.
+        let _ = self.stop.send(true);
+        if self.thread.join().is_err() {
+            tracing::error!("the control thread panicked");
+        }
+        remove_socket(&self.path);
+    }
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the control socket");
+    }
+}
+
+/// Starts the control thread on `listener`, which is bound to `path` (see [`super::bind_unix`]).
+///
+/// # Errors
+/// When the thread or its runtime cannot be created.
+pub fn start(listener: UnixListener, path: &Path, engine: Arc<dyn Engine>) -> io::Result<ControlThread> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = watch::channel(false);
+    let router = routes::router(engine);
+    let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
+        if let Err(error) = runtime.block_on(serve(listener, router, stopped)) {
+            tracing::error!(%error, "the control socket cannot be served");
+        }
+        // Operations that outlive their clients are the engine's to finish; this only drops the waiting for them.
+        runtime.shutdown_background();
+    })?;
+    Ok(ControlThread { stop, thread, path: path.to_owned() })
+}
+
+async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+    loop {
+        let accept = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            // A dropped sender means that nobody is left to say stop: stop.
+            _ = stopped.wait_for(|stop| *stop) => break,
+            accepted = accept => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+                tokio::spawn(async move {
+                    let _place = place;
+                    if let Err(error) = connection.await {
+                        // A client that went away or was cut off for its slowness: its own affair.
+                        tracing::debug!(%error, "a control connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a control connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+        tracing::warn!("control requests were still under way and have been cut off");
+    }
+    Ok(())
+}

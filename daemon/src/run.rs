@@ -1,0 +1,319 @@
+//! The daemon's life: start everything in order, wait for the signal to stop, stop everything in reverse.
+//!
+//! ```text
+//! lock and open the pool ─► reactors ─► recover ─► volumes of --create ─► sockets ─► maintenance, control ─► ready
+//! SIGTERM ─► no new clients, requests in flight finish ─► control stops ─► checkpoint ─► reactors end
+//! ```
+//!
+//! Threads: `reactor-N` move data, `control` answers HTTP, and the main thread waits for signals.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_api::info::{Info, NbdEndpoint};
+use cairn_cow::{CreateOptions, ErrorKind, Options, Pool};
+use cairn_uring::net::Listener;
+use cairn_uring::{Handle, Reactor, ReactorThread, time};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::config::Config;
+use crate::control::{self, ControlThread, PoolEngine, Sessions};
+use crate::disk::{Found, PoolDisk, discard_unfinished};
+use crate::serve::{NbdServer, unless};
+
+/// How often the pool is asked to see to its background duties.
+const MAINTENANCE_PERIOD: Duration = Duration::from_millis(100);
+/// How long sessions may take to finish what is in flight when the daemon stops: longer than they take themselves.
+const SESSION_PATIENCE: Duration = Duration::from_secs(15);
+/// Reactors when the configuration does not say: more than this and the pool's one lock is what they wait for.
+const MOST_DEFAULT_REACTORS: usize = 8;
+
+/// Starts the daemon and runs it until it is told to stop. The error is a text for people.
+///
+/// # Errors
+/// When something prevents the start, or the pool cannot be closed cleanly.
+pub fn run(config: &Config) -> Result<(), String> {
+    // Before any thread starts, so that all inherit it: only this thread takes these signals.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().map_err(|e| format!("cannot block signals: {e}"))?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    if let Some(folder) = &config.dev {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| format!("cannot make the folder {}: {e}", folder.display()))?;
+    }
+    // The pool's lock comes before all sockets: it is what keeps a second daemon away.
+    let (disk, found) = PoolDisk::open(&config.pool.path, config.pool.create)?;
+    let reactors = start_reactors(config)?;
+    let daemon = Daemon::start(config, disk, found, reactors)?;
+    daemon.announce(config);
+    let signal = signals.wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
+    tracing::info!(%signal, "stopping");
+    daemon.stop()
+}
+
+fn start_reactors(config: &Config) -> Result<Vec<ReactorThread>, String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = config.runtime.reactors.unwrap_or(cores.min(MOST_DEFAULT_REACTORS));
+    (0..count)
+        .map(|i| {
+            let defaults = cairn_uring::Config::default();
+            let settings = cairn_uring::Config { poll: config.runtime.poll, name: format!("reactor-{i}"), ..defaults };
+            Reactor::start(settings).map_err(|e| match e.raw_os_error() {
+                Some(code) if code == nix::errno::Errno::ENOSYS as i32 || code == nix::errno::Errno::EPERM as i32 => {
+                    format!("cannot set up io_uring: {e}; cairn needs Linux 6.1 or newer with io_uring allowed (sysctl kernel.io_uring_disabled=0)")
+                }
+                _ => format!("cannot set up io_uring: {e}"),
+            })
+        })
+        .collect()
+}
+
+/// Runs a future on a reactor and waits for it here.
+fn on<T, F, Fut>(reactor: &Handle, f: F) -> Result<T, String>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let gone = |_| "a reactor has stopped".to_owned();
+    reactor.spawn_with(f).map_err(gone)?.wait().map_err(gone)
+}
+
+fn sentence(error: &cairn_cow::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+struct Daemon {
+    pool: Arc<Pool<PoolDisk>>,
+    reactors: Vec<ReactorThread>,
+    server: Arc<NbdServer>,
+    control: ControlThread,
+    endpoints: Vec<NbdEndpoint>,
+}
+
+impl Daemon {
+    fn start(
+        config: &Config,
+        disk: PoolDisk,
+        found: Found,
+        reactors: Vec<ReactorThread>,
+    ) -> Result<Daemon, String> {
+        let first = reactors[0].handle().clone();
+        let pool = open_pool(config, disk, found, &first, reactors.len())?;
+        create_volumes(config, &pool, &first)?;
+        let (listeners, endpoints) = bind(config)?;
+        let socket = &config.control.socket;
+        let control = control::bind_unix(socket).map_err(|e| e.to_string())?;
+        let sessions = Sessions::new();
+        let handles = reactors.iter().map(|r| r.handle().clone()).collect();
+        let server =
+            NbdServer::new(Arc::clone(&pool), Arc::clone(&sessions), handles, config.nbd.max_connections);
+        for listener in listeners {
+            let server = Arc::clone(&server);
+            let accepting = first.spawn_with(move || async move {
+                match listener.into_listener() {
+                    Ok(listener) => server.accept(listener).await,
+                    Err(error) => tracing::error!(%error, "cannot listen for NBD clients"),
+                }
+            });
+            accepting.map_err(|_| "a reactor has stopped".to_owned())?;
+        }
+        let (kept, keeper) = (Arc::clone(&pool), Arc::clone(&server));
+        let maintaining = first.spawn_with(move || maintain(kept, keeper));
+        maintaining.map_err(|_| "a reactor has stopped".to_owned())?;
+        let info = Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: jiff::Timestamp::now(),
+            pool: config.pool.path.display().to_string(),
+            control: socket.display().to_string(),
+            nbd: endpoints.clone(),
+        };
+        let engine = PoolEngine::new(Arc::clone(&pool), first, sessions, info);
+        let control = control::start(control, socket, Arc::new(engine))
+            .map_err(|e| format!("cannot start the control thread: {e}"))?;
+        Ok(Daemon { pool, reactors, server, control, endpoints })
+    }
+
+    /// Says that everything serves, and what to type next. The first words are for scripts that wait for them.
+    fn announce(&self, config: &Config) {
+        let volumes = self.pool.volumes();
+        let mut text = format!("cairnd ready: {} volumes in {}\n", volumes.len(), config.pool.path.display());
+        if let (Some(folder), Some(endpoint)) = (&config.dev, self.endpoints.first()) {
+            let asked_for = config.create.first().map(|wanted| wanted.name.as_str());
+            let name = asked_for.or(volumes.first().map(|v| v.name.as_str())).unwrap_or("demo");
+            let cairn = format!("{} --dev {}", command_line(), quote(&folder.display().to_string()));
+            let uri = quote(&endpoint.uri(name));
+            let mut hint = |what: &str, command: String| text += &format!("\n  # {what}\n  {command}\n");
+            if volumes.is_empty() {
+                hint("make a volume", format!("{cairn} volume create {name} --size 10G"));
+            }
+            hint("copy it out; with the two swapped, in", format!("nbdcopy -p {uri} {name}.img"));
+            if let NbdEndpoint::Unix(path) = endpoint {
+                let path = quote(path);
+                hint("attach it as a disk", format!("sudo nbd-client -unix {path} -N {name} /dev/nbd0"));
+            }
+            hint("take a snapshot", format!("{cairn} snapshot create {name} first"));
+        }
+        // Nobody may be reading.
+        let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+    }
+
+    fn stop(self) -> Result<(), String> {
+        let left = self.server.stop(SESSION_PATIENCE);
+        if left > 0 {
+            tracing::warn!(left, "NBD sessions did not end in time and are cut off");
+        }
+        self.control.stop();
+        for endpoint in &self.endpoints {
+            if let NbdEndpoint::Unix(path) = endpoint {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        let pool = Arc::clone(&self.pool);
+        let closed = on(self.reactors[0].handle(), move || async move { pool.close().await })?;
+        let closed = closed.map_err(|e| format!("the pool was not closed cleanly: {}", sentence(&e)));
+        if closed.is_ok() {
+            tracing::info!("the pool is closed");
+        }
+        if left == 0 {
+            for reactor in self.reactors {
+                reactor.join().map_err(|e| format!("a reactor failed: {e}"))?;
+            }
+        }
+        closed
+    }
+}
+
+/// How this user would start the command line, as far as can be told.
+fn command_line() -> String {
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|folder| folder.join("cairn")));
+    match beside {
+        Some(path) if path.exists() => quote(&path.display().to_string()),
+        _ if std::env::var_os("CARGO").is_some() => "cargo run -q --release --bin cairn --".to_owned(),
+        _ => "cairn".to_owned(),
+    }
+}
+
+/// Quotes a word for a shell where it needs it.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+fn open_pool(
+    config: &Config,
+    disk: PoolDisk,
+    found: Found,
+    reactor: &Handle,
+    lanes: usize,
+) -> Result<Arc<Pool<PoolDisk>>, String> {
+    let path = config.pool.path.clone();
+    let shown = path.display();
+    let options = Options { lanes, map_cache_bytes: config.runtime.map_cache };
+    let Found::Blank { created } = found else {
+        let opened = on(reactor, move || async move { Pool::open(disk, options).await })?;
+        return opened.map_err(|e| {
+            let hint = match e.kind() {
+                ErrorKind::NotAPool => "; give another path, or move the file away to make a pool there",
+                ErrorKind::Corrupt => "; make a copy before anything else",
+                _ => "",
+            };
+            format!("cannot open the pool {shown}: {}{hint}", sentence(&e))
+        });
+    };
+    if !config.pool.create {
+        return Err(format!("{shown} is empty: set create = true under [pool] to make a pool of it"));
+    }
+    let limit = disk.device_size().map_or(config.pool.limit, |size| size.min(config.pool.limit));
+    let id = random_id().map_err(|e| format!("cannot get random bytes for the pool's id: {e}"))?;
+    let create = CreateOptions { limit, journal_bytes: None, segment_blocks: None };
+    let made = on(reactor, move || async move { Pool::create(disk, id, create, options).await })?;
+    made.map_err(|e| {
+        discard_unfinished(&path, created);
+        format!("cannot make a pool at {}: {}", path.display(), sentence(&e))
+    })
+}
+
+fn random_id() -> io::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut id)?;
+    Ok(id)
+}
+
+fn create_volumes(config: &Config, pool: &Arc<Pool<PoolDisk>>, reactor: &Handle) -> Result<(), String> {
+    for wanted in &config.create {
+        let present = pool.volume(&wanted.name).ok().map(|v| v.size);
+        if wanted.is_missing(present).map_err(|e| e.to_string())? {
+            let (pool, name, size) = (Arc::clone(pool), wanted.name.clone(), wanted.size);
+            let made = on(reactor, move || async move { pool.create_volume(&name, size, "").await })?;
+            made.map_err(|e| format!("cannot create the volume {}: {}", wanted.name, sentence(&e)))?;
+        }
+    }
+    Ok(())
+}
+
+/// A socket that listens already; a reactor makes its own kind of it.
+enum Bound {
+    Unix(std::os::unix::net::UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Bound {
+    fn into_listener(self) -> io::Result<Listener> {
+        match self {
+            Bound::Unix(listener) => Listener::unix(listener),
+            Bound::Tcp(listener) => Listener::tcp(listener),
+        }
+    }
+}
+
+fn bind(config: &Config) -> Result<(Vec<Bound>, Vec<NbdEndpoint>), String> {
+    let mut listeners = Vec::new();
+    let mut endpoints = Vec::new();
+    for path in &config.nbd.unix {
+        listeners.push(Bound::Unix(control::bind_unix(path).map_err(|e| e.to_string())?));
+        endpoints.push(NbdEndpoint::Unix(displayed(path)));
+    }
+    for address in &config.nbd.tcp {
+        let listener = TcpListener::bind(address).map_err(|e| format!("cannot listen on {address}: {e}"))?;
+        let bound = listener.local_addr().map_err(|e| format!("cannot listen on {address}: {e}"))?;
+        listeners.push(Bound::Tcp(listener));
+        endpoints.push(NbdEndpoint::Tcp(bound.to_string()));
+    }
+    Ok((listeners, endpoints))
+}
+
+fn displayed(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Sees to the pool's background duties until the server stops.
+async fn maintain(pool: Arc<Pool<PoolDisk>>, server: Arc<NbdServer>) {
+    let shutdown = server.shutdown();
+    loop {
+        match pool.maintain().await {
+            Ok(true) if !shutdown.is_triggered() => continue,
+            Ok(_) => {}
+            Err(error) => tracing::error!("background work on the pool failed: {}", sentence(&error)),
+        }
+        let pause = time::timeout(MAINTENANCE_PERIOD, pool.wait_for_work());
+        if unless(shutdown, pause).await.is_none() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The control socket from outside: every route, and every way in which a request can be wrong.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cairn_api::error::{ErrorBody, ErrorCode};
+use cairn_api::pool::CheckReport;
+use cairn_api::snapshot::{DiffExtent, ExtentKind};
+use cairnd::control::ControlThread;
+use serde_json::{Value, json};
+
+#[path = "support/memory.rs"]
+mod memory;
+use memory::MemoryEngine;
+
+struct Server {
+    engine: Arc<MemoryEngine>,
+    thread: Option<ControlThread>,
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Server {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("control.sock");
+        let (engine, thread) = memory::serve(&socket);
+        Server { engine, thread: Some(thread), socket, _folder: folder }
+    }
+
+    /// With a volume `demo` of 1 GiB that has the snapshots `s1` and `s2`.
+    fn with_demo() -> Server {
+        let server = Server::start();
+        server.ok("POST", "/v1/volumes", json!({"name": "demo", "size": 1u64 << 30}), 201);
+        for name in ["s1", "s2"] {
+            server.ok("POST", "/v1/volumes/demo/snapshots", json!({"name": name}), 201);
+        }
+        server
+    }
+
+    fn call(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: cairn\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        exchange(&self.socket, &[head.as_bytes(), body.as_bytes()].concat())
+    }
+
+    fn ok(&self, method: &str, path: &str, body: Value, expected: u16) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, text) = self.call(method, path, &body);
+        assert_eq!(status, expected, "{method} {path}: {text}");
+        if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") }
+    }
+
+    fn error(&self, method: &str, path: &str, body: &str) -> (u16, ErrorBody) {
+        let (status, text) = self.call(method, path, body);
+        let parsed = serde_json::from_str(&text);
+        (status, parsed.unwrap_or_else(|e| panic!("{method} {path}: {e} in {text:?}")))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.stop();
+        }
+    }
+}
+
+/// Sends raw bytes, returns the answer's status and body.
+fn exchange(socket: &Path, request: &[u8]) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).expect("connects");
+    stream.write_all(request).expect("sends");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("receives");
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    if !body.is_empty() {
+        assert!(head.to_ascii_lowercase().contains("content-type: application/json"), "{head}");
+    }
+    (status, body.to_owned())
+}
+
+#[test]
+fn volumes_live_and_die() {
+    let server = Server::start();
+    assert_eq!(server.ok("GET", "/v1/volumes", Value::Null, 200), json!({"volumes": []}));
+    let made = server.ok(
+        "POST",
+        "/v1/volumes",
+        json!({"name": "demo", "size": 1u64 << 30, "description": "first"}),
+        201,
+    );
+    assert_eq!(
+        made,
+        json!({
+            "name": "demo", "id": 1, "size": 1u64 << 30, "mapped": 1u64 << 28, "created": "2026-01-01T00:01:00Z",
+            "description": "first", "origin": null, "snapshots": 0, "status": "available", "connections": 0,
+            "checksum_errors": 0,
+        })
+    );
+    assert_eq!(server.ok("GET", "/v1/volumes/demo", Value::Null, 200), made);
+    assert_eq!(server.ok("GET", "/v1/volumes", Value::Null, 200), json!({"volumes": [made]}));
+    let grown = server.ok("POST", "/v1/volumes/demo/resize", json!({"size": 2u64 << 30}), 200);
+    assert_eq!(grown["size"], 2u64 << 30);
+    server.engine.connect("demo", 2);
+    let used = server.ok("GET", "/v1/volumes/demo", Value::Null, 200);
+    assert_eq!((&used["status"], &used["connections"]), (&json!("in-use"), &json!(2)));
+    let (status, body) = server.error("DELETE", "/v1/volumes/demo", "");
+    assert_eq!((status, body.error.code), (409, ErrorCode::Busy));
+    server.engine.connect("demo", 0);
+    server.ok("DELETE", "/v1/volumes/demo", Value::Null, 204);
+    let (status, body) = server.error("GET", "/v1/volumes/demo", "");
+    assert_eq!((status, body.error.code), (404, ErrorCode::NotFound));
+}
+
+#[test]
+fn snapshots_clone_roll_back_and_go() {
+    let server = Server::with_demo();
+    let snap = server.ok("GET", "/v1/volumes/demo/snapshots/s1", Value::Null, 200);
+    assert_eq!(
+        (&snap["volume"], &snap["name"], &snap["children"]),
+        (&json!("demo"), &json!("s1"), &json!(1))
+    );
+    let list = server.ok("GET", "/v1/volumes/demo/snapshots", Value::Null, 200);
+    let names: Vec<_> = list["snapshots"].as_array().expect("a list").iter().map(|s| &s["name"]).collect();
+    assert_eq!(names, ["s1", "s2"]);
+
+    let clone = server.ok("POST", "/v1/volumes/demo/snapshots/s1/clone", json!({"name": "c1"}), 201);
+    assert_eq!(clone["origin"], json!({"volume": "demo", "snapshot": "s1"}));
+    assert_eq!(clone["size"], 1u64 << 30, "a clone has its snapshot's size unless told otherwise");
+    let source = json!({"volume": "demo", "snapshot": "s2"});
+    let other =
+        server.ok("POST", "/v1/volumes", json!({"name": "c2", "source": source, "size": 3u64 << 30}), 201);
+    assert_eq!((&other["origin"], &other["size"]), (&source, &json!(3u64 << 30)));
+
+    let tree = server.ok("GET", "/v1/volumes/demo/tree", Value::Null, 200);
+    assert_eq!(tree["volume"], "demo");
+    let nodes = tree["nodes"].as_array().expect("nodes");
+    assert_eq!(nodes.len(), 5);
+    assert_eq!(nodes[0]["kind"], "snapshot");
+    assert_eq!(nodes[0]["name"], "s1");
+    assert!(
+        nodes.iter().any(|n| n["kind"] == "head" && n["volume"] == "c1" && n["parent"] == nodes[0]["id"])
+    );
+
+    // Without a body, with an empty one, and refused while somebody is connected.
+    let rolled = server.ok("POST", "/v1/volumes/demo/snapshots/s1/rollback", Value::Null, 200);
+    assert_eq!((&rolled["volume"]["name"], &rolled["undo"]["automatic"]), (&json!("demo"), &json!(true)));
+    server.engine.connect("demo", 1);
+    assert_eq!(server.error("POST", "/v1/volumes/demo/snapshots/s2/rollback", "{}").0, 409);
+    server.ok("POST", "/v1/volumes/demo/snapshots/s2/rollback", json!({"force": true}), 200);
+    server.engine.connect("demo", 0);
+
+    let (status, body) = server.error("DELETE", "/v1/volumes/demo", "");
+    assert_eq!((status, body.error.code), (409, ErrorCode::HasSnapshots));
+    server.ok("DELETE", "/v1/volumes/demo/snapshots/s1", Value::Null, 204);
+    server.ok("DELETE", "/v1/volumes/demo?snapshots=true", Value::Null, 204);
+    let left = server.ok("GET", "/v1/volumes", Value::Null, 200);
+    assert_eq!(left["volumes"].as_array().map(Vec::len), Some(2), "clones live on");
+}
+
+#[test]
+fn groups_are_all_or_none() {
+    let server = Server::with_demo();
+    server.ok("POST", "/v1/volumes", json!({"name": "b", "size": 4096}), 201);
+    let members = json!([{"volume": "demo", "name": "g"}, {"volume": "b", "name": "g"}]);
+    let made = server.ok("POST", "/v1/snapshots", json!({"members": members, "description": "both"}), 201);
+    let volumes: Vec<_> =
+        made["snapshots"].as_array().expect("a list").iter().map(|s| &s["volume"]).collect();
+    assert_eq!(volumes, ["demo", "b"], "in the request's order");
+    let missing = json!({"members": [{"volume": "b", "name": "h"}, {"volume": "no", "name": "h"}]});
+    assert_eq!(server.error("POST", "/v1/snapshots", &missing.to_string()).0, 404);
+    let all = server.ok("GET", "/v1/snapshots", Value::Null, 200);
+    assert_eq!(all["snapshots"].as_array().map(Vec::len), Some(4));
+    let of_b = server.ok("GET", "/v1/snapshots?volume=b", Value::Null, 200);
+    assert_eq!(of_b["snapshots"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn differences_come_in_pages() {
+    let server = Server::with_demo();
+    let extent = |n: u64, kind| DiffExtent { offset: n * 8192, len: 4096, kind };
+    server.engine.set_diff(vec![
+        extent(0, ExtentKind::Data),
+        extent(1, ExtentKind::Hole),
+        extent(2, ExtentKind::Zero),
+    ]);
+    let first = server.ok("GET", "/v1/volumes/demo/snapshots/s1/diff?to=s2", Value::Null, 200);
+    assert_eq!(
+        first,
+        json!({
+            "volume": "demo", "from": "s1", "to": "s2", "changed": 12288, "next": 16384,
+            "extents": [{"offset": 0, "len": 4096, "kind": "data"}, {"offset": 8192, "len": 4096, "kind": "hole"}],
+        })
+    );
+    let second = server.ok("GET", "/v1/volumes/demo/snapshots/s1/diff?offset=16384", Value::Null, 200);
+    assert_eq!((&second["to"], &second["next"]), (&Value::Null, &Value::Null));
+    assert_eq!(second["extents"], json!([{"offset": 16384, "len": 4096, "kind": "zero"}]));
+}
+
+#[test]
+fn the_pool_and_the_daemon_show_themselves() {
+    let server = Server::with_demo();
+    let pool = server.ok("GET", "/v1/pool", Value::Null, 200);
+    assert_eq!((&pool["volumes"], &pool["snapshots"], &pool["fenced"]), (&json!(1), &json!(2), &Value::Null));
+    let quick = server.ok("POST", "/v1/pool/check", Value::Null, 200);
+    assert_eq!((&quick["clean"], &quick["data_verified"]), (&json!(true), &json!(0)));
+    let full = server.ok("POST", "/v1/pool/check?data=true", Value::Null, 200);
+    assert_eq!(full["data_verified"], full["data_blocks"]);
+    let errors = vec!["node 7 does not match its checksum".to_owned()];
+    server.engine.set_report(CheckReport {
+        clean: false,
+        leaked: 2,
+        error_count: 1,
+        errors,
+        ..Default::default()
+    });
+    let dirty = server.ok("POST", "/v1/pool/check", Value::Null, 200);
+    assert_eq!(
+        (&dirty["clean"], &dirty["leaked"], &dirty["error_count"]),
+        (&json!(false), &json!(2), &json!(1))
+    );
+    assert_eq!(dirty["errors"], json!(["node 7 does not match its checksum"]));
+    let info = server.ok("GET", "/v1/info", Value::Null, 200);
+    assert_eq!(info["pid"], std::process::id());
+    assert_eq!(info["control"], server.socket.display().to_string());
+    assert!(info["nbd"][0]["unix"].as_str().expect("a path").ends_with("nbd.sock"));
+}
+
+#[test]
+fn every_route_is_described_and_every_description_is_a_route() {
+    let server = Server::with_demo();
+    let document = server.ok("GET", "/v1/openapi.json", Value::Null, 200);
+    assert!(document["openapi"].as_str().is_some_and(|v| v.starts_with("3.1")), "{}", document["openapi"]);
+    let mut described = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            described.push(format!("{} {path}", method.to_uppercase()));
+            assert!(operation["responses"]["default"].is_object(), "{method} {path} says how it fails");
+            assert!(operation["summary"].is_string(), "{method} {path} says what it does");
+            // Not sent where it would change what the next one needs: only that the route answers as the API does.
+            let real = path.replace("{name}", "absent").replace("{snapshot}", "absent");
+            let (status, body) = server.call(&method.to_uppercase(), &real, "");
+            if status >= 400 {
+                let body: ErrorBody = serde_json::from_str(&body).expect("the error shape");
+                assert_ne!(body.error.code, ErrorCode::NoSuchRoute, "{method} {path}");
+                assert_ne!(body.error.code, ErrorCode::MethodNotAllowed, "{method} {path}");
+            }
+        }
+    }
+    described.sort();
+    assert_eq!(
+        described,
+        [
+            "DELETE /v1/volumes/{name}",
+            "DELETE /v1/volumes/{name}/snapshots/{snapshot}",
+            "GET /v1/info",
+            "GET /v1/pool",
+            "GET /v1/snapshots",
+            "GET /v1/volumes",
+            "GET /v1/volumes/{name}",
+            "GET /v1/volumes/{name}/snapshots",
+            "GET /v1/volumes/{name}/snapshots/{snapshot}",
+            "GET /v1/volumes/{name}/snapshots/{snapshot}/diff",
+            "GET /v1/volumes/{name}/tree",
+            "POST /v1/pool/check",
+            "POST /v1/snapshots",
+            "POST /v1/volumes",
+            "POST /v1/volumes/{name}/resize",
+            "POST /v1/volumes/{name}/snapshots",
+            "POST /v1/volumes/{name}/snapshots/{snapshot}/clone",
+            "POST /v1/volumes/{name}/snapshots/{snapshot}/rollback",
+        ]
+    );
+    let schemas = document["components"]["schemas"].as_object().expect("schemas");
+    for name in
+        ["Volume", "Snapshot", "Tree", "TreeNode", "Diff", "PoolStatus", "CheckReport", "Info", "ErrorBody"]
+    {
+        assert!(schemas.contains_key(name), "{name} is described");
+    }
+}
+
+#[test]
+fn every_wrong_request_gets_the_one_error_shape() {
+    let server = Server::with_demo();
+    for (method, path, body, status, code, part) in [
+        ("GET", "/", "", 404, ErrorCode::NoSuchRoute, "nothing at /"),
+        ("GET", "/v2/volumes", "", 404, ErrorCode::NoSuchRoute, "/v2/volumes"),
+        ("GET", "/v1/volumes/", "", 404, ErrorCode::NoSuchRoute, "/v1/volumes/"),
+        ("PUT", "/v1/volumes", "", 405, ErrorCode::MethodNotAllowed, "does not take PUT"),
+        ("POST", "/v1/openapi.json", "", 405, ErrorCode::MethodNotAllowed, "does not take POST"),
+        ("POST", "/v1/volumes", "", 400, ErrorCode::BadRequest, "needs a JSON body"),
+        ("POST", "/v1/volumes", "{", 400, ErrorCode::BadRequest, "EOF while parsing"),
+        ("POST", "/v1/volumes", "[]", 400, ErrorCode::BadRequest, "line 1"),
+        (
+            "POST",
+            "/v1/volumes",
+            "{\"name\":\"a\",\"sise\":1}",
+            400,
+            ErrorCode::BadRequest,
+            "unknown field `sise`",
+        ),
+        ("POST", "/v1/volumes", "{\"name\":\"a\",\"size\":-1}", 400, ErrorCode::BadRequest, "expected u64"),
+        (
+            "POST",
+            "/v1/volumes",
+            "{\"name\":\"a\",\"size\":\"1G\"}",
+            400,
+            ErrorCode::BadRequest,
+            "expected u64",
+        ),
+        ("POST", "/v1/volumes", "{\"name\":\"a\"} x", 400, ErrorCode::BadRequest, "trailing"),
+        ("POST", "/v1/volumes", "{\"name\":\"a b\",\"size\":1}", 400, ErrorCode::InvalidArgument, "' '"),
+        ("POST", "/v1/volumes", "{\"name\":\"a\"}", 400, ErrorCode::InvalidArgument, "needs a size"),
+        ("POST", "/v1/volumes", "{\"name\":\"demo\",\"size\":1}", 409, ErrorCode::Exists, "demo"),
+        ("POST", "/v1/volumes/demo/resize", "{\"size\":1}", 400, ErrorCode::Shrink, "smaller"),
+        ("POST", "/v1/volumes/demo/snapshots", "{\"name\":\"s1\"}", 409, ErrorCode::Exists, "s1"),
+        (
+            "POST",
+            "/v1/volumes/demo/snapshots/s1/rollback",
+            "{\"forse\":1}",
+            400,
+            ErrorCode::BadRequest,
+            "forse",
+        ),
+        ("POST", "/v1/pool/check?data=maybe", "", 400, ErrorCode::BadRequest, "query"),
+        ("POST", "/v1/pool/check?dada=true", "", 400, ErrorCode::BadRequest, "dada"),
+        ("DELETE", "/v1/volumes/demo?snapshot=true", "", 400, ErrorCode::BadRequest, "snapshot"),
+        ("GET", "/v1/volumes/%FF", "", 400, ErrorCode::BadRequest, "path"),
+        ("GET", "/v1/volumes/a%2Fb", "", 404, ErrorCode::NotFound, "a/b"),
+        ("GET", "/v1/volumes/no/tree", "", 404, ErrorCode::NotFound, "no"),
+        ("GET", "/v1/volumes/demo/snapshots/no/diff", "", 404, ErrorCode::NotFound, "no"),
+        ("GET", "/v1/volumes/demo/snapshots/s1/diff?offset=-1", "", 400, ErrorCode::BadRequest, "query"),
+    ] {
+        let (got, answer) = server.error(method, path, body);
+        let what = format!("{method} {path} {body}: {answer:?}");
+        assert_eq!((got, answer.error.code), (status, code), "{what}");
+        assert!(answer.error.message.contains(part), "{what}");
+    }
+}
+
+#[test]
+fn engine_errors_keep_code_message_and_hint() {
+    let server = Server::with_demo();
+    for &code in ErrorCode::ALL {
+        server.engine.fail_next(code, "what happened", Some("what to do"));
+        let (status, body) = server.error("GET", "/v1/pool", "");
+        assert_eq!(status, code.http_status());
+        assert_eq!(body.error.code, code);
+        assert_eq!((&*body.error.message, body.error.hint.as_deref()), ("what happened", Some("what to do")));
+    }
+}
+
+#[test]
+fn large_and_broken_requests_are_refused_and_harm_nobody() {
+    let server = Server::with_demo();
+    // Announced by its length: refused before any of it is sent.
+    let head = format!(
+        "POST /v1/volumes HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        2 << 20
+    );
+    let (status, body) = exchange(&server.socket, head.as_bytes());
+    assert_eq!(status, 413, "{body}");
+    assert!(body.contains("\"too-large\""), "{body}");
+    // Not announced: refused at the first byte too many.
+    let chunk = "x".repeat((1 << 20) + 1);
+    let head =
+        "POST /v1/volumes HTTP/1.1\r\nHost: c\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (status, body) = exchange(&server.socket, format!("{head}{:x}\r\n{chunk}", chunk.len()).as_bytes());
+    assert_eq!(status, 413, "{body}");
+
+    for garbage in [&b"\x00\x01\x02\r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"GET /v1/info HTTP/1.1\r\nHost"]
+    {
+        let mut stream = UnixStream::connect(&server.socket).expect("connects");
+        stream.write_all(garbage).expect("sends");
+        drop(stream);
+    }
+    server.ok("GET", "/v1/volumes/demo", Value::Null, 200);
+}
+
+#[test]
+fn many_clients_at_once_are_all_answered() {
+    let server = Server::with_demo();
+    std::thread::scope(|scope| {
+        for client in 0..32 {
+            let server = &server;
+            scope.spawn(move || {
+                for n in 0..8 {
+                    let name = format!("v{client}-{n}");
+                    server.ok("POST", "/v1/volumes", json!({"name": name, "size": 4096}), 201);
+                }
+            });
+        }
+    });
+    let all = server.ok("GET", "/v1/volumes", Value::Null, 200);
+    assert_eq!(all["volumes"].as_array().map(Vec::len), Some(32 * 8 + 1));
+}
+
+#[test]
+fn stopping_removes_the_socket_and_cuts_idle_clients() {
+    let mut server = Server::start();
+    let mut idle = UnixStream::connect(&server.socket).expect("connects");
+    idle.write_all(b"GET /v1/info HTTP/1.1\r\nHost: c\r\n\r\n").expect("sends");
+    let mut first = [0; 15];
+    idle.read_exact(&mut first).expect("answers");
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    server.thread.take().expect("runs").stop();
+    assert!(!server.socket.exists());
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).expect("the connection is closed, not kept");
+}

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::SEGMENT_HEADER_BLOCKS;
 use crate::map::MAP_END;
 use crate::node::{Entry, Node, Ptr, ROOT_LEVEL, Slot, entry_span};
@@ -50,10 +50,7 @@ impl<D: Disk> Pool<D> {
     pub async fn check(&self, verify_data: bool) -> Result<CheckReport> {
         // The guard keeps what the checkpoint holds in place, so others may follow it while this walk goes on.
         let guard = self.state.lock().space.reader();
-        let written = {
-            let _token = self.checkpointing.acquire().await;
-            self.write_checkpoint().await?
-        };
+        let written = self.checkpoint_from_now().await?;
         let mut checker = Checker {
             report: CheckReport { versions: written.versions.len(), ..CheckReport::default() },
             referenced: written.segments.iter().map(|bits| vec![0; bits.len()]).collect(),
@@ -106,6 +103,7 @@ impl<D: Disk> Pool<D> {
         let mut todo: Vec<Visit> = Vec::new();
         todo.extend(root.home().map(|ptr| Visit { ptr, level: ROOT_LEVEL, base: 0 }));
         while !todo.is_empty() {
+            self.room_to_go_on()?;
             let batch: Vec<Visit> = todo.split_off(todo.len().saturating_sub(WIDTH));
             let live = |v: &Visit| v.base + entry_span(v.level + 1) > done && done < MAP_END;
             let batch: Vec<Visit> =
@@ -140,11 +138,23 @@ impl<D: Disk> Pool<D> {
         Ok(())
     }
 
+    /// The check holds back the reuse of blocks. In a pool that is full and busy that must not go on until even
+    /// metadata finds no room.
+    fn room_to_go_on(&self) -> Result<()> {
+        let state = self.state.lock();
+        if state.space.free() >= state.reserve() / 4 * 3 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Busy,
+            "the pool is too full to be checked while it is written to: make room, or check it when it is idle",
+        ))
+    }
+
     async fn fetch_node(&self, ptr: Ptr, level: u8) -> Result<Node> {
         let (result, block) = self.disk.read(ptr.addr.offset(), self.disk.alloc(BLOCK_BYTES)).await;
-        result.map_err(|e| {
-            crate::error::Error::io(format!("the map node in block {} cannot be read: {e}", ptr.addr), e)
-        })?;
+        result
+            .map_err(|e| Error::io(format!("the map node in block {} cannot be read: {e}", ptr.addr), e))?;
         Node::decode(&self.id, ptr, level, &block)
     }
 

@@ -17,7 +17,7 @@ use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{HEADER_BYTES, Kind, SUPERBLOCKS, Superblock, node_crc, seal};
 use crate::map::Superseded;
-use crate::node::{Cell, CellState, Child, Node, Ptr, ROOT_LEVEL, Slot};
+use crate::node::{Cell, CellState, Child, Entry, FANOUT, Node, Ptr, ROOT_LEVEL, Slot};
 use crate::pool::Pool;
 use crate::space::{Bits, FrozenSpace, Run, Space, StoredSlot};
 use crate::state::State;
@@ -47,6 +47,7 @@ struct Frozen {
 
 fn freeze(state: &mut State) -> Frozen {
     state.dirty_frozen = std::mem::take(&mut state.dirty);
+    state.checkpoint_running = true;
     Frozen {
         versions: state.versions.clone(),
         space: state.space.freeze(),
@@ -76,9 +77,26 @@ impl<D: Disk> Pool<D> {
         self.write_checkpoint().await.map(|_| ())
     }
 
+    /// Writes a checkpoint that holds everything up to this call.
+    pub(crate) async fn checkpoint_from_now(&self) -> Result<Written> {
+        let _token = self.checkpointing.acquire().await;
+        self.write_checkpoint().await
+    }
+
     /// Writes a checkpoint; the caller holds the token.
-    pub(crate) async fn write_checkpoint(&self) -> Result<Written> {
-        self.state.lock().writable()?;
+    async fn write_checkpoint(&self) -> Result<Written> {
+        // What may fail without harm comes before anything changes.
+        self.read_patched().await?;
+        {
+            let state = self.state.lock();
+            state.writable()?;
+            if !state.has_room_for_checkpoint() {
+                return Err(Error::new(
+                    ErrorKind::NoSpace,
+                    "the pool is full, and what could be freed is still being read: try again",
+                ));
+            }
+        }
         // A block freed after the freeze must not become one of this checkpoint's own: replay from it would free the
         // block again.
         let (frozen, guard) = self.commit_and(|state| (freeze(state), state.space.reader())).await?;
@@ -116,6 +134,7 @@ impl<D: Disk> Pool<D> {
             let confirmed = state.ring.confirmed_seq;
             state.space.reclaim(confirmed)?;
             state.checkpoints += 1;
+            state.checkpoint_running = false;
         }
         Ok(written)
     }
@@ -146,7 +165,6 @@ impl<D: Disk> Pool<D> {
         for (_, version) in frozen.versions.iter() {
             collect_dirty(&version.root, ROOT_LEVEL, &mut levels, &mut seen);
         }
-        self.read_patched(&levels[0]).await?;
         for (level, cells) in levels.iter().enumerate() {
             let (places, _) = self.allocate_metadata(|_| cells.len(), fresh)?;
             let chunks = cells.chunks(NODES_PER_WRITE).zip(places.chunks(NODES_PER_WRITE));
@@ -157,17 +175,38 @@ impl<D: Disk> Pool<D> {
         Ok(())
     }
 
-    /// Reads leaves that replay only patched, so that they can be written whole.
-    async fn read_patched(&self, leaves: &[Arc<Cell>]) -> Result<()> {
+    /// Reads leaves that replay only patched, so that they can be written whole. Of one that is damaged only what the
+    /// journal says is left; everything else in it is marked as lost, so that it stays an error and never reads as
+    /// something else.
+    async fn read_patched(&self) -> Result<()> {
+        let mut levels: [Vec<Arc<Cell>>; ROOT_LEVEL as usize + 1] = Default::default();
+        {
+            let state = self.state.lock();
+            if !state.has_patches {
+                return Ok(());
+            }
+            let mut seen = HashSet::new();
+            for (_, version) in state.versions.iter() {
+                collect_dirty(&version.root, ROOT_LEVEL, &mut levels, &mut seen);
+            }
+        }
         let patched = |cell: &Arc<Cell>| match &*cell.lock() {
             CellState::Patched { base, .. } => Some(*base),
             _ => None,
         };
-        let reads = leaves
-            .iter()
-            .filter_map(|cell| patched(cell).map(|base| self.read_node(Arc::clone(cell), base, 0)))
-            .collect();
-        join_all(reads, READ_WIDTH).await.into_iter().collect()
+        let leaves = levels[0].iter().filter_map(|cell| patched(cell).map(|base| (Arc::clone(cell), base)));
+        let reads = leaves.map(|(cell, base)| async move {
+            match self.read_node(Arc::clone(&cell), base, 0).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    cell.install(base, Node::Leaf(Box::new([Entry::LOST; FANOUT])));
+                    Ok(())
+                }
+                other => other,
+            }
+        });
+        join_all(reads.collect(), READ_WIDTH).await.into_iter().collect::<Result<()>>()?;
+        self.state.lock().has_patches = false;
+        Ok(())
     }
 
     async fn store_chunk(&self, level: u8, cells: &[Arc<Cell>], places: &[BlockAddr]) -> Result<()> {

@@ -12,8 +12,10 @@
 //!
 //! **Invariant:** at most one batch is sealed and not yet durable.
 
+use std::time::Duration;
+
 use crate::disk::{Buf as _, Disk};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{HEADER_BYTES, JOURNAL_START, Kind, seal};
 use crate::pool::Pool;
 use crate::state::State;
@@ -53,6 +55,7 @@ fn seal_log(state: &mut State) -> Sealed {
     state.ring.pos += batch_blocks(bytes.len());
     state.space.seal_limbo(seq);
     state.unflushed_bytes = 0;
+    state.log_age = Duration::ZERO;
     let first_lsn = Lsn(state.lsn.0 - u64::from(records));
     Sealed { bytes, records, first_lsn, end_lsn: state.lsn, seq, confirmed: state.ring.durable_seq, pos }
 }
@@ -129,10 +132,25 @@ impl<D: Disk> Pool<D> {
         while !self.lead_commit().await? {}
         let (frozen, sealed) = {
             let mut state = self.state.lock();
-            let sealed = seal_log(&mut state);
+            let ring = &state.ring;
+            let needed = ring.pos - ring.tail + batch_blocks(state.log.len());
+            // With nothing to say and nothing to confirm there is no batch.
+            let silent = state.log_records == 0 && ring.durable_seq == ring.confirmed_seq;
+            if !silent && needed > state.geometry.journal_blocks {
+                drop(state);
+                let error =
+                    Error::new(ErrorKind::NoSpace, "the journal is full and no checkpoint could free it");
+                self.fence(&error);
+                self.end_commit();
+                return Err(error);
+            }
+            let sealed = (!silent).then(|| seal_log(&mut state));
             (freeze(&mut state), sealed)
         };
-        self.write_batch(sealed).await?;
+        match sealed {
+            Some(sealed) => self.write_batch(sealed).await?,
+            None => self.end_commit(),
+        }
         Ok(frozen)
     }
 

@@ -5,7 +5,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::map::{LeafView, compare, kind_of};
 use crate::node::{FANOUT, Slot};
 use crate::pool::Pool;
+use crate::read::STEPS_PER_TURN;
 use crate::state::{Blocked, State};
+use crate::sync::yield_now;
 use crate::types::{BLOCK_SIZE, DiffExtent, VersionId};
 
 impl<D: Disk> Pool<D> {
@@ -26,7 +28,12 @@ impl<D: Disk> Pool<D> {
         let blocks = size.div_ceil(BLOCK_SIZE);
         let mut found: Vec<DiffExtent> = Vec::new();
         let mut at = 0;
+        let mut steps = 0;
         while at < blocks {
+            steps += 1;
+            if steps % STEPS_PER_TURN == 0 {
+                yield_now().await;
+            }
             let step = self
                 .step(|state| {
                     let mut a = root_of(state, from)?;

@@ -238,7 +238,10 @@ impl Superblock {
         let journal_lsn = Lsn(r.u64()?);
         let sane = (64..=MAX_SEGMENT_BLOCKS).contains(&segment_blocks)
             && segment_blocks.is_multiple_of(64)
-            && (16..MAX_POOL_BLOCKS / 2).contains(&journal_blocks);
+            && (256..=1 << 18).contains(&journal_blocks)
+            && catalog.0 < MAX_POOL_BLOCKS
+            && journal_seq.0 >= 1
+            && [header.generation, journal_pos, journal_seq.0, journal_lsn.0].iter().all(|n| *n < 1 << 62);
         if !sane {
             return Err(r.bad("its geometry makes no sense"));
         }
@@ -264,7 +267,7 @@ mod tests {
         Superblock {
             pool: [7; 16],
             generation: 3,
-            geometry: Geometry { segment_blocks: 256, journal_blocks: 64 },
+            geometry: Geometry { segment_blocks: 256, journal_blocks: 256 },
             limit: 1 << 40,
             created_ms: 5,
             catalog: BlockAddr(600),

@@ -1,23 +1,28 @@
 //! What a pool does by itself: flush what nobody flushed, confirm, checkpoint, grow, give back, evict.
 
+use std::time::Duration;
+
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
 use crate::record::Record;
 use crate::state::State;
+use crate::sync::yield_now;
 use crate::types::{BLOCK_SIZE, PoolStatus};
 use crate::write::UNFLUSHED_SOFT_BYTES;
 
-/// Calls of [`Pool::maintain`] after which unflushed records are flushed: a second at ten calls a second.
-const FLUSH_TICKS: u32 = 10;
-/// Calls without any change after which the last batch is confirmed.
-const CONFIRM_TICKS: u32 = 2;
-/// Calls without any change after which a checkpoint makes the next start quick.
-const CHECKPOINT_TICKS: u32 = 300;
+/// The longest that a record waits for somebody's flush before the background flushes it.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// Time without any change after which the last batch is confirmed ...
+const CONFIRM_AFTER: Duration = Duration::from_millis(200);
+/// ... and after which a checkpoint makes the next start quick.
+const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
 /// Steps of giving back deleted versions in one call.
 const REAP_STEPS: usize = 16;
 /// The pool grows before less than this is free, so that writers need not wait for it.
 const GROW_AHEAD_BYTES: u64 = 128 << 20;
+/// How often a writer looks for room in a full pool while reads hold back what was freed.
+const ROOM_TRIES: u32 = 200;
 /// The most segments that one growth adds.
 const MOST_GROWTH: usize = 16;
 
@@ -30,31 +35,32 @@ struct Duties {
 }
 
 impl State {
-    fn duties(&mut self, limit: usize) -> Duties {
-        self.idle_ticks = self.idle_ticks.saturating_add(1);
+    fn duties(&mut self, limit: usize, elapsed: Duration) -> Duties {
+        self.idle += elapsed;
+        self.log_age = if self.log_records > 0 { self.log_age + elapsed } else { Duration::ZERO };
         let ring = self.geometry.journal_blocks;
         let used = self.ring.pos - self.ring.tail;
         let ahead = (GROW_AHEAD_BYTES / BLOCK_SIZE).min(u64::from(self.geometry.segment_blocks));
         let changed = self.dirty > 0 || used > 0;
         Duties {
             flush: self.log_records > 0
-                && (self.idle_ticks >= FLUSH_TICKS || self.unflushed_bytes > UNFLUSHED_SOFT_BYTES),
+                && (self.log_age >= FLUSH_AFTER || self.unflushed_bytes > UNFLUSHED_SOFT_BYTES),
             confirm: self.log_records == 0
                 && self.ring.durable_seq > self.ring.confirmed_seq
-                && self.idle_ticks >= CONFIRM_TICKS,
+                && self.idle >= CONFIRM_AFTER,
             checkpoint: used > ring / 2
                 || self.dirty > self.dirty_limit() / 2
-                || (changed && self.idle_ticks >= CHECKPOINT_TICKS),
+                || (changed && self.idle >= CHECKPOINT_AFTER),
             grow: self.data_blocks_free() < ahead && self.space.segment_count() < limit,
         }
     }
 }
 
 impl<D: Disk> Pool<D> {
-    /// Background duties. Call it about every 100 ms, and whenever [`Pool::wait_for_work`] resolves; `true` means
-    /// that more is waiting and it should be called again at once. An error has been dealt with as far as it can be
+    /// Background duties. Call it about every 100 ms, and whenever [`Pool::wait_for_work`] resolves, with the time
+    /// since the last call; `true` means that more is waiting and it should be called again at once. An error has been dealt with as far as it can be
     /// (a failed barrier has fenced the pool) and is for the log.
-    pub async fn maintain(&self) -> Result<bool> {
+    pub async fn maintain(&self, elapsed: Duration) -> Result<bool> {
         let duties = {
             let mut state = self.state.lock();
             if state.fenced.is_some() {
@@ -62,7 +68,7 @@ impl<D: Disk> Pool<D> {
             }
             let confirmed = state.ring.confirmed_seq;
             state.space.reclaim(confirmed)?;
-            state.duties(self.geometry.segments_in(self.limit))
+            state.duties(self.geometry.segments_in(self.limit), elapsed)
         };
         if duties.flush {
             self.flush().await?;
@@ -117,42 +123,48 @@ impl<D: Disk> Pool<D> {
     }
 
     /// Sees to it that `blocks` can be allocated for data: grows, takes back what waits, finishes deletions. Fails
-    /// with `NoSpace` when none of that helps.
+    /// with `NoSpace` when nothing is left that could help.
     pub(crate) async fn make_room(&self, blocks: u64) -> Result<()> {
-        loop {
-            let segments = {
-                let state = self.state.lock();
-                if state.data_blocks_free() >= blocks {
-                    return Ok(());
-                }
-                state.space.segment_count()
-            };
-            if self.grow().await? || self.state.lock().space.segment_count() > segments {
+        let _token = self.making_room.acquire().await;
+        for _ in 0..ROOM_TRIES {
+            if self.state.lock().data_blocks_free() >= blocks {
+                return Ok(());
+            }
+            if self.grow().await? {
                 continue;
             }
-            let waiting = {
+            // What cannot be given back because its map is damaged is for the background to report.
+            let reaping = self.reap_some(REAP_STEPS).await.unwrap_or(true);
+            self.flush().await?;
+            let (unconfirmed, replaced) = {
                 let state = self.state.lock();
-                state.space.limbo_blocks() > 0
-                    || state.dirty > 0
-                    || !state.superseded.is_empty()
-                    || state.can_reap()
+                (
+                    state.ring.durable_seq > state.ring.confirmed_seq,
+                    state.dirty > 0 || !state.superseded.is_empty(),
+                )
             };
-            let before = self.state.lock().data_blocks_free();
-            if waiting {
-                self.reap_some(REAP_STEPS).await?;
-                self.flush().await?;
-                self.checkpoint().await?;
+            if unconfirmed {
+                self.confirm().await?;
+            }
+            if replaced {
+                self.checkpoint_from_now().await?;
+            }
+            let waiting = {
                 let mut state = self.state.lock();
                 let confirmed = state.ring.confirmed_seq;
                 state.space.reclaim(confirmed)?;
+                reaping || state.space.limbo_blocks() > 0 || !state.superseded.is_empty()
+            };
+            if self.state.lock().data_blocks_free() >= blocks {
+                return Ok(());
             }
-            let state = self.state.lock();
-            let free = state.data_blocks_free();
-            if free < blocks && free <= before && !state.can_reap() {
-                drop(state);
-                return Err(self.full());
+            if !waiting {
+                break;
             }
+            // Reads hold it back; they end as soon as they get their turn.
+            yield_now().await;
         }
+        Err(self.full())
     }
 
     fn full(&self) -> Error {

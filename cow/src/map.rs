@@ -36,7 +36,7 @@ pub(crate) enum View<'a> {
 }
 
 /// The end of the range that the node behind a slot covers, for any block in it.
-fn span_end(level: u8, at: u64) -> u64 {
+pub(crate) fn span_end(level: u8, at: u64) -> u64 {
     let span = entry_span(level + 1);
     (at & !(span - 1)) + span
 }
@@ -316,7 +316,7 @@ fn fill_below(
 
 /// The kind of an entry as users see it.
 pub(crate) fn kind_of(entry: Entry) -> ExtentKind {
-    if entry.is_data() {
+    if entry.is_data() || entry.is_lost() {
         ExtentKind::Data
     } else if entry.is_hole() {
         ExtentKind::Hole

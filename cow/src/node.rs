@@ -38,6 +38,7 @@ const KIND_HOLE: u8 = 0;
 const KIND_ZERO: u8 = 1;
 const KIND_DATA: u8 = 2;
 const KIND_NODE: u8 = 3;
+const KIND_LOST: u8 = 4;
 
 /// What one block of a volume maps to, in the 16 bytes that stand on disk: block in bits 0-39, CRC-32 in 40-71,
 /// birth in 72-103, kind in 104-111, the rest zero.
@@ -47,6 +48,8 @@ pub(crate) struct Entry(u128);
 impl Entry {
     pub(crate) const HOLE: Entry = Entry(0);
     pub(crate) const ZERO: Entry = Entry((KIND_ZERO as u128) << 104);
+    /// Something was here, but the leaf that knew where was damaged.
+    pub(crate) const LOST: Entry = Entry((KIND_LOST as u128) << 104);
 
     pub(crate) fn data(block: BlockAddr, crc: u32, birth: Epoch) -> Entry {
         Entry::pack(KIND_DATA, block, crc, birth)
@@ -65,6 +68,10 @@ impl Entry {
 
     pub(crate) fn is_data(self) -> bool {
         self.kind() == KIND_DATA
+    }
+
+    pub(crate) fn is_lost(self) -> bool {
+        self.kind() == KIND_LOST
     }
 
     pub(crate) fn is_hole(self) -> bool {
@@ -97,6 +104,7 @@ impl std::fmt::Debug for Entry {
         match self.kind() {
             KIND_HOLE => f.write_str("hole"),
             KIND_ZERO => f.write_str("zero"),
+            KIND_LOST => f.write_str("lost"),
             _ => write!(f, "data({}, birth {})", self.block(), self.birth()),
         }
     }
@@ -240,7 +248,7 @@ impl Node {
             return Ok(Node::Inner(slots));
         }
         let entries: Vec<Entry> = chunks.map(Entry::decode).collect();
-        if entries.iter().any(|e| e.kind() > KIND_DATA) {
+        if entries.iter().any(|e| e.kind() > KIND_LOST || e.kind() == KIND_NODE) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("the leaf in block {} holds an unknown entry", ptr.addr),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -80,6 +80,8 @@ pub struct Pool<D: Disk> {
     /// Held by the one barrier in flight.
     pub(crate) syncing: Token,
     pub(crate) growing: Token,
+    /// Held by the one who looks for room in a full pool.
+    pub(crate) making_room: Token,
     pub(crate) reaping: Token,
     /// Something for [`Pool::maintain`] came up.
     pub(crate) work: Event,
@@ -128,6 +130,8 @@ impl<D: Disk> Pool<D> {
                 superseded: Vec::new(),
                 dirty: 0,
                 dirty_frozen: 0,
+                checkpoint_running: false,
+                has_patches: false,
                 dirty_memory_limit: (leaves / 2).max(128),
                 catalog: loaded.catalog,
                 fenced: None,
@@ -136,7 +140,8 @@ impl<D: Disk> Pool<D> {
                 checkpoints: 0,
                 barriers: 0,
                 checksum_errors: 0,
-                idle_ticks: 0,
+                idle: Duration::ZERO,
+                log_age: Duration::ZERO,
             }),
             lanes: (0..lanes).map(|_| Mutex::new(LaneQueue::default())).collect(),
             merging: Merging::default(),
@@ -144,6 +149,7 @@ impl<D: Disk> Pool<D> {
             checkpointing: Token::default(),
             syncing: Token::default(),
             growing: Token::default(),
+            making_room: Token::default(),
             reaping: Token::default(),
             work: Event::default(),
         }
@@ -309,8 +315,8 @@ fn geometry_for(create: &CreateOptions) -> Result<Geometry> {
     let fitting =
         (create.limit / 16).clamp(LEAST_JOURNAL_BYTES, DEFAULT_JOURNAL_BYTES) / BLOCK_SIZE * BLOCK_SIZE;
     let journal = create.journal_bytes.unwrap_or(fitting);
-    if journal < LEAST_JOURNAL_BYTES || !journal.is_multiple_of(BLOCK_SIZE) || journal > 1 << 32 {
-        return bad(format!("a journal of {journal} bytes: use a multiple of 4096 from 1 MiB to 4 GiB"));
+    if journal < LEAST_JOURNAL_BYTES || !journal.is_multiple_of(BLOCK_SIZE) || journal > 1 << 30 {
+        return bad(format!("a journal of {journal} bytes: use a multiple of 4096 from 1 MiB to 1 GiB"));
     }
     let geometry = Geometry { segment_blocks, journal_blocks: journal / BLOCK_SIZE };
     if create.limit / BLOCK_SIZE > MAX_POOL_BLOCKS {

@@ -7,12 +7,15 @@ use crate::node::{Entry, FANOUT, index_at};
 use crate::pool::Pool;
 use crate::space::ReadGuard;
 use crate::state::{Blocked, State};
-use crate::sync::join_all;
+use crate::sync::{join_all, yield_now};
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Extent, ExtentKind, VersionId};
 use crate::write::check_range;
 
 /// I/Os of one read in flight: an aged disk's sequential read is many small ones, issued together.
 const WIDTH: usize = 64;
+
+/// Steps of a walk over the map after which other tasks of the reactor get their turn.
+pub(crate) const STEPS_PER_TURN: u32 = 64;
 
 /// What a read returns.
 pub struct ReadReply<B> {
@@ -118,6 +121,9 @@ impl<D: Disk> Pool<D> {
         let mut bad: Option<Entry> = None;
         loop {
             let (entries, guard) = self.step(|state| look_up(state, id, offset, len)).await?;
+            if let Some(at) = entries.iter().position(|e| e.is_lost()) {
+                return Err(self.unreadable(id, offset / BLOCK_SIZE + at as u64, "its map was damaged"));
+            }
             if !entries.iter().any(|e| e.is_data()) {
                 return Ok((entries, None));
             }
@@ -132,22 +138,23 @@ impl<D: Disk> Pool<D> {
             };
             let entry = entries[at];
             if bad.replace(entry) == Some(entry) {
-                let mut state = self.state.lock();
-                state.checksum_errors += 1;
-                if let Ok(version) = state.version(id) {
-                    version.checksum_errors += 1;
-                }
-                let lba = offset / BLOCK_SIZE + at as u64;
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!(
-                        "byte {} of version {id}: block {} of the pool does not match its checksum",
-                        lba * BLOCK_SIZE,
-                        entry.block()
-                    ),
-                ));
+                let why = format!("block {} of the pool does not match its checksum", entry.block());
+                return Err(self.unreadable(id, offset / BLOCK_SIZE + at as u64, &why));
             }
         }
+    }
+
+    /// Counts a block that cannot be had any more.
+    fn unreadable(&self, id: VersionId, lba: u64, why: &str) -> Error {
+        let mut state = self.state.lock();
+        state.checksum_errors += 1;
+        if let Ok(version) = state.version(id) {
+            version.checksum_errors += 1;
+        }
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("byte {} of version {id} cannot be read: {why}", lba * BLOCK_SIZE),
+        )
     }
 
     /// Reads and verifies what these entries point to, into one buffer.
@@ -202,7 +209,12 @@ impl<D: Disk> Pool<D> {
         let mut extents: Vec<Extent> = Vec::new();
         let end = offset + len;
         let mut at = offset;
+        let mut steps = 0;
         while at < end {
+            steps += 1;
+            if steps % STEPS_PER_TURN == 0 {
+                yield_now().await;
+            }
             let lba = at / BLOCK_SIZE;
             // One leaf or one uniform range a step, so that the lock is never held for long.
             let found: Vec<(u64, ExtentKind)> = self

@@ -10,7 +10,7 @@
 
 use crate::disk::Disk;
 use crate::error::Result;
-use crate::map::{Comparison, MAP_END, Superseded, compare};
+use crate::map::{Comparison, MAP_END, Superseded, compare, span_end};
 use crate::node::{FANOUT, Slot};
 use crate::pool::Pool;
 use crate::record::Record;
@@ -38,7 +38,9 @@ impl State {
         }
         let mut next = Next::Nothing;
         for (id, version) in self.versions.reapable() {
-            if !version.root.is_dirty() || self.shares_root_with_child(id, &version.root) {
+            // Addresses that a checkpoint under way has given may never be known to anybody after a crash.
+            let durable = !version.root.is_dirty() && !self.checkpoint_running;
+            if durable || self.shares_root_with_child(id, &version.root) {
                 return Next::Reap(id);
             }
             next = Next::Checkpoint;
@@ -62,15 +64,44 @@ impl<D: Disk> Pool<D> {
     pub(crate) async fn reap_some(&self, steps: usize) -> Result<bool> {
         let _token = self.reaping.acquire().await;
         for _ in 0..steps {
-            let next = self.state.lock().next_ghost();
-            match next {
-                Next::Nothing => return Ok(false),
-                Next::Checkpoint => self.checkpoint().await?,
-                Next::Reap(id) => self.step(|state| reap_step(state, id)).await?,
+            // What to do is decided under the same lock as it is done.
+            let done = {
+                let mut state = self.state.lock();
+                match state.next_ghost() {
+                    Next::Nothing => return Ok(false),
+                    Next::Checkpoint => Err(Blocked::Checkpoint),
+                    Next::Reap(id) => reap_step(&mut state, id),
+                }
+            };
+            match done {
+                Ok(()) => {}
+                Err(Blocked::Missing(missing, guard)) => {
+                    let level = missing.level;
+                    let loaded = self.load(missing).await;
+                    drop(guard);
+                    if let Err(error) = loaded {
+                        // What lies below cannot be known any more; it stays in use rather than holding up all else.
+                        skip(&mut self.state.lock(), level)?;
+                        return Err(error);
+                    }
+                }
+                Err(other) => self.unblock(other).await?,
             }
         }
         Ok(self.state.lock().can_reap())
     }
+}
+
+/// Goes on behind the node at this level that the walk cannot read.
+fn skip(state: &mut State, level: u8) -> Result<()> {
+    let Next::Reap(version) = state.next_ghost() else { return Ok(()) };
+    let cursor = state.versions.reaping.map_or(0, |r| r.cursor);
+    let cursor = span_end(level, cursor);
+    state.decide(&Record::Reap { version, cursor, freed: Vec::new(), nodes: Vec::new() })?;
+    if cursor >= MAP_END {
+        state.decide(&Record::Reaped { version })?;
+    }
+    Ok(())
 }
 
 fn reap_step(state: &mut State, id: VersionId) -> Result<(), Blocked> {

@@ -13,8 +13,8 @@ use crate::commit::{BATCH_HEADER_BYTES, batch_blocks, confirmed_by};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Geometry, HEADER_BYTES, HeaderFault, JOURNAL_START, Kind, PoolId, SUPERBLOCKS, Superblock, crc_is_right,
-    peek, unseal,
+    Geometry, HEADER_BYTES, HeaderFault, JOURNAL_START, Kind, MAX_POOL_BLOCKS, PoolId, SUPERBLOCKS,
+    Superblock, crc_is_right, peek, unseal,
 };
 use crate::map::{Superseded, fill_step, set_entries};
 use crate::node::Entry;
@@ -108,7 +108,8 @@ async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> Result<(Vec
     let room = disk.len() / BLOCK_SIZE;
     while next.0 != 0 {
         let block = read_block(disk, next, "catalog").await?;
-        let bad = |why: &str| Error::new(ErrorKind::Corrupt, format!("the catalog block {next} {why}"));
+        let here = next;
+        let bad = |why: &str| Error::new(ErrorKind::Corrupt, format!("the catalog block {here} {why}"));
         match unseal(&block, Kind::Catalog, &superblock.pool, next) {
             Ok(generation) if generation == superblock.generation => {}
             Ok(_) => return Err(bad("belongs to another checkpoint")),
@@ -120,6 +121,9 @@ async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> Result<(Vec
             return Err(bad("is part of a loop"));
         }
         next = BlockAddr(r.u64()?);
+        if next.0 >= MAX_POOL_BLOCKS {
+            return Err(bad("leads outside the pool"));
+        }
         let len = r.u32()? as usize;
         r.u32()?;
         body.extend_from_slice(r.raw(len)?);
@@ -350,8 +354,14 @@ impl<D: Disk> Pool<D> {
         }
         // What was read may still be in a volatile cache only: from now on it is relied upon.
         pool.barrier().await?;
-        if cut || !copies_agree {
-            // The records that were cut must never be seen again, and both superblocks must be good.
+        let crowded = {
+            let mut state = pool.state.lock();
+            state.has_patches = true;
+            state.ring.pos - state.ring.tail > geometry.journal_blocks / 2
+        };
+        if cut || !copies_agree || crowded {
+            // The records that were cut must never be seen again, both superblocks must be good, and lives that end
+            // in a checkpoint each must not fill the ring.
             pool.checkpoint().await?;
         }
         Ok(Arc::new(pool))

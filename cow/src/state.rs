@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use crate::checkpoint::CATALOG_PAYLOAD;
 use crate::codec::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Geometry;
@@ -78,6 +80,10 @@ pub(crate) struct State {
     pub(crate) dirty: u64,
     /// ... and those that the checkpoint under way has still to find blocks for.
     pub(crate) dirty_frozen: u64,
+    /// From a checkpoint's freeze until its superblocks are durable: nodes it wrote have addresses that may be lost.
+    pub(crate) checkpoint_running: bool,
+    /// Replay left leaves that only a patch is known of.
+    pub(crate) has_patches: bool,
     /// Dirty nodes that memory allows.
     pub(crate) dirty_memory_limit: u64,
     pub(crate) catalog: Vec<Run>,
@@ -85,8 +91,10 @@ pub(crate) struct State {
     /// Leaves in memory, the next to be looked at for eviction first.
     pub(crate) resident: VecDeque<Weak<Cell>>,
     pub(crate) resident_limit: usize,
-    /// Calls of maintain since the last record was appended or the last batch sealed.
-    pub(crate) idle_ticks: u32,
+    /// How long, by what maintain is told, no record was appended ...
+    pub(crate) idle: Duration,
+    /// ... and how long the oldest record that no batch holds has waited.
+    pub(crate) log_age: Duration,
     pub(crate) checkpoints: u64,
     pub(crate) barriers: u64,
     pub(crate) checksum_errors: u64,
@@ -111,17 +119,40 @@ impl State {
         (self.space.capacity() / 64).clamp(LEAST_RESERVE, MOST_RESERVE)
     }
 
+    /// Blocks that a catalog of the versions and segments there are now takes, at most.
+    fn catalog_blocks(&self) -> u64 {
+        let bytes = self.versions.encoded_bytes() + self.space.segment_count() * 5;
+        (bytes / CATALOG_PAYLOAD + 1) as u64
+    }
+
     /// Blocks that data may take now: a checkpoint must be able to write every dirty node anew, twice over because
-    /// nodes get dirty again while one runs.
+    /// nodes get dirty again while one runs, and the catalog beside the old one.
     pub(crate) fn data_blocks_free(&self) -> u64 {
-        self.space.free().saturating_sub(self.reserve() + 2 * self.dirty + self.dirty_frozen)
+        let metadata = 2 * self.dirty + self.dirty_frozen + 2 * self.catalog_blocks();
+        self.space.free().saturating_sub(self.reserve() + metadata)
     }
 
     /// How many nodes may be dirty: bounded by memory and by the room that a checkpoint would have.
     pub(crate) fn dirty_limit(&self) -> u64 {
-        let catalog: u64 = self.catalog.iter().map(|r| u64::from(r.len)).sum();
-        let room = self.space.free().saturating_sub(self.dirty_frozen + 2 * catalog + 8) / 2;
+        let room = self.space.free().saturating_sub(self.dirty_frozen + 2 * self.catalog_blocks()) / 2;
         room.saturating_sub(STEP_SLACK).clamp(STEP_SLACK, self.dirty_memory_limit)
+    }
+
+    /// Whether a checkpoint begun now would find blocks for all it writes. It would not while reads that take long
+    /// hold back what earlier ones replaced in a full pool.
+    pub(crate) fn has_room_for_checkpoint(&self) -> bool {
+        self.space.free() > self.dirty + self.dirty_frozen + self.catalog_blocks() + STEP_SLACK
+    }
+
+    /// Refuses what makes the catalog longer once that endangers the reserve.
+    pub(crate) fn admit_version(&self) -> Result<()> {
+        if self.catalog_blocks() <= self.reserve() / 4 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::NoSpace,
+            "this pool has no room for the records of more volumes and snapshots: delete some, or use a larger pool",
+        ))
     }
 
     /// Bytes of records that one batch may hold.
@@ -144,6 +175,7 @@ impl State {
     /// Appends a record whose effects are in place.
     pub(crate) fn append(&mut self, record: &Record) -> Lsn {
         record.encode(&mut self.log);
+        self.idle = Duration::ZERO;
         self.log_records += 1;
         self.lsn = Lsn(self.lsn.0 + 1);
         self.lsn

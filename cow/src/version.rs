@@ -3,13 +3,14 @@
 //! [`Versions::apply`] is the same for a record that was just decided and for one that is replayed, so what is
 //! replayed is what happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::map::MAP_END;
 use crate::node::Slot;
 use crate::record::{Fork, Record};
-use crate::types::{Epoch, VersionId};
+use crate::types::{Epoch, MAX_VOLUME_BYTES, VersionId};
 
 /// What a version is to users.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Version {
     pub(crate) children: u32,
     /// Reads that failed their checksum since the pool was opened.
     pub(crate) checksum_errors: u64,
+    /// Bytes of its entry in the catalog, or more.
+    encoded: usize,
 }
 
 /// The one deleted version whose space is being given back, and how far that got.
@@ -58,8 +61,13 @@ pub(crate) struct Versions {
     heads: BTreeMap<String, VersionId>,
     snapshots: BTreeMap<(VersionId, String), VersionId>,
     pub(crate) ghosts: usize,
+    encoded: usize,
     pub(crate) reaping: Option<Reaping>,
 }
+
+/// Bytes of the version tree in a catalog besides its versions, and of a version besides its texts.
+const CATALOG_FIXED_BYTES: usize = 64;
+const VERSION_FIXED_BYTES: usize = 80;
 
 const KIND_HEAD: u8 = 1;
 const KIND_SNAPSHOT: u8 = 2;
@@ -74,6 +82,7 @@ impl Versions {
             heads: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             ghosts: 0,
+            encoded: 0,
             reaping: None,
         }
     }
@@ -179,7 +188,13 @@ impl Versions {
         Ok(())
     }
 
+    /// Bytes that [`Versions::encode`] gives at most.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        CATALOG_FIXED_BYTES + self.encoded
+    }
+
     fn index(&mut self, id: VersionId, version: &Version) -> Result<()> {
+        self.encoded += version.encoded;
         let taken = match &version.kind {
             Kind::Head { name, .. } => self.heads.insert(name.clone(), id).is_some(),
             Kind::Snapshot { volume, name, .. } => {
@@ -228,6 +243,7 @@ impl Versions {
             },
             children: 0,
             checksum_errors: 0,
+            encoded: encoded_bytes(&fork.name, description, None),
             ..head.clone()
         };
         self.insert(fork.snapshot, snapshot)?;
@@ -311,7 +327,8 @@ impl Versions {
                 if let Some(parent) = parent {
                     self.known(parent)?.children -= 1;
                 }
-                self.all.remove(version);
+                let gone = self.all.remove(version);
+                self.encoded -= gone.map_or(0, |v| v.encoded);
                 self.ghosts -= 1;
                 self.reaping = None;
                 Ok(())
@@ -359,6 +376,24 @@ impl Versions {
         Ok(())
     }
 
+    /// Fails when some version is its own ancestor.
+    fn refuse_loops(&self) -> Result<()> {
+        let mut sound: BTreeSet<VersionId> = BTreeSet::new();
+        for id in self.all.keys() {
+            let mut path = Vec::new();
+            let mut at = Some(*id);
+            while let Some(id) = at.filter(|id| !sound.contains(id)) {
+                if path.len() > self.all.len() {
+                    return Err(Versions::bad(format_args!("version {id} descends from itself")));
+                }
+                path.push(id);
+                at = self.all.get(&id).and_then(|v| v.parent);
+            }
+            sound.extend(path);
+        }
+        Ok(())
+    }
+
     /// Reads the tree from a catalog.
     pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Versions> {
         let mut versions = Versions::new();
@@ -371,6 +406,9 @@ impl Versions {
             let parent = Some(VersionId(r.u32()?)).filter(|p| p.0 != 0);
             let epoch = Epoch(r.u32()?);
             let (size, mapped, created_ms) = (r.u64()?, r.u64()?, r.u64()?);
+            if size > MAX_VOLUME_BYTES || mapped > MAP_END {
+                return Err(r.bad("a version is larger than any can be"));
+            }
             let root = Slot::decode(r.raw(16)?)?;
             let kind = match r.u8()? {
                 KIND_HEAD => {
@@ -401,15 +439,33 @@ impl Versions {
             return Err(r.bad("a version has an id that was never given"));
         }
         versions.next = next;
+        let known_ghost = |id| versions.get(VersionId(id)).is_some_and(|v| v.kind == Kind::Ghost);
+        if reaping.0 != 0 && !known_ghost(reaping.0) || reaping.1 > MAP_END {
+            return Err(r.bad("the deletion under way is of no deleted version"));
+        }
+        versions.refuse_loops()?;
         versions.reaping =
             (reaping.0 != 0).then_some(Reaping { version: VersionId(reaping.0), cursor: reaping.1 });
         Ok(versions)
     }
 }
 
+fn encoded_bytes(name: &str, description: &str, origin: Option<&(String, String)>) -> usize {
+    VERSION_FIXED_BYTES
+        + name.len()
+        + description.len()
+        + origin.map_or(0, |(volume, snapshot)| volume.len() + snapshot.len())
+}
+
 impl Version {
     fn new(kind: Kind, parent: Option<VersionId>, root: Slot, size: u64, created_ms: u64) -> Version {
+        let encoded = match &kind {
+            Kind::Head { name, description, origin } => encoded_bytes(name, description, origin.as_ref()),
+            Kind::Snapshot { name, description, .. } => encoded_bytes(name, description, None),
+            Kind::Ghost => VERSION_FIXED_BYTES,
+        };
         Version {
+            encoded,
             parent,
             epoch: Epoch(0),
             root,

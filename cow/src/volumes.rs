@@ -18,7 +18,9 @@ const MAX_DESCRIPTION_BYTES: usize = 1024;
 /// Volumes that one group snapshot may cover: its record must fit a batch.
 const MAX_GROUP: usize = 64;
 /// More than any verb's record takes.
-const RECORD_BYTES: usize = 20 << 10;
+const RECORD_BYTES: usize = 48 << 10;
+/// Snapshots of one volume: the record that deletes it with them must fit a batch.
+const MAX_SNAPSHOTS: usize = 10_000;
 
 /// What an export name stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -99,6 +101,17 @@ impl State {
         }
     }
 
+    fn admit_snapshot(&self, head: VersionId) -> Result<()> {
+        self.admit_version()?;
+        if self.versions.snapshots_of(head).len() < MAX_SNAPSHOTS {
+            return Ok(());
+        }
+        let name = self.volume_name(head);
+        let why =
+            format!("volume '{name}' has {MAX_SNAPSHOTS} snapshots, the most a volume can have: delete some");
+        Err(Error::new(ErrorKind::InvalidArgument, why))
+    }
+
     fn volume_info(&self, id: VersionId) -> Result<VolumeInfo> {
         let gone = || Error::new(ErrorKind::NotFound, format!("version {id} does not exist any more"));
         let version = self.versions.get(id).ok_or_else(gone)?;
@@ -175,6 +188,7 @@ impl<D: Disk> Pool<D> {
         let head = self
             .decide(|state| {
                 state.volume_is_new(name)?;
+                state.admit_version()?;
                 let head = state.versions.next_id(0);
                 let record = Record::CreateVolume {
                     head,
@@ -203,6 +217,7 @@ impl<D: Disk> Pool<D> {
             .decide(|state| {
                 let from = state.snapshot_named(volume, snapshot)?;
                 state.volume_is_new(new_name)?;
+                state.admit_version()?;
                 let least = state.version(from)?.size;
                 let size = size.unwrap_or(least);
                 if size < least {
@@ -291,6 +306,7 @@ impl<D: Disk> Pool<D> {
                 let mut forks: Vec<Fork> = Vec::new();
                 for (volume, name) in of {
                     let head = state.head_named(volume)?;
+                    state.admit_snapshot(head)?;
                     if forks.iter().any(|f| f.head == head) {
                         return Err(Error::new(
                             ErrorKind::InvalidArgument,
@@ -336,6 +352,7 @@ impl<D: Disk> Pool<D> {
             .decide(|state| {
                 let head = state.head_named(volume)?;
                 let to = state.snapshot_named(volume, snapshot)?;
+                state.admit_snapshot(head)?;
                 let id = state.versions.next_id(0);
                 let kept = Fork { head, snapshot: id, name: state.undo_name(head, snapshot) };
                 Ok((Record::Rollback { head, to, kept, created_ms: now_ms() }, id))

@@ -11,7 +11,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_cow::{CreateOptions, ErrorKind, Options, Pool};
@@ -305,8 +305,10 @@ fn displayed(path: &Path) -> String {
 /// Sees to the pool's background duties until the server stops.
 async fn maintain(pool: Arc<Pool<PoolDisk>>, server: Arc<NbdServer>) {
     let shutdown = server.shutdown();
+    let mut last = Instant::now();
     loop {
-        match pool.maintain().await {
+        let now = Instant::now();
+        match pool.maintain(now - std::mem::replace(&mut last, now)).await {
             Ok(true) if !shutdown.is_triggered() => continue,
             Ok(_) => {}
             Err(error) => tracing::error!("background work on the pool failed: {}", sentence(&error)),

@@ -44,7 +44,7 @@ pub(crate) fn maintain_forever(handle: &Handle, pool: &Arc<Pool>, mut rng: Rng, 
     drop(handle.spawn(async move {
         loop {
             handle_inside.sleep(1 + rng.below(300)).await;
-            if let Err(e) = pool.maintain().await {
+            if let Err(e) = pool.maintain(std::time::Duration::from_millis(100)).await {
                 assert!(!healthy || e.kind() == ErrorKind::NoSpace, "background duties: {e:?}");
             }
         }
@@ -144,7 +144,11 @@ pub(crate) async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTr
 
 /// Gives back the space of deleted versions, but for those that several others still descend from.
 pub(crate) async fn settle(pool: &Pool) {
-    while pool.maintain().await.unwrap_or_else(|e| panic!("background duties: {e:?}")) {}
+    while pool
+        .maintain(std::time::Duration::from_millis(100))
+        .await
+        .unwrap_or_else(|e| panic!("background duties: {e:?}"))
+    {}
 }
 
 /// Checks the whole pool, data included.

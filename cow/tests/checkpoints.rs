@@ -1,0 +1,172 @@
+//! Checkpoints that are cut off, and those that find little room: each test was a defect once.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_cow::sim::{Rng, SimDisk, for_each_seed};
+use cairn_cow::{CreateOptions, ErrorKind, ExtentKind};
+
+use common::engine::{self, Pool};
+
+const MIB: u64 = 1 << 20;
+/// Sectors of 512 bytes in a block.
+const BLOCK: u64 = 8;
+
+fn layout(limit: u64) -> CreateOptions {
+    CreateOptions { limit, segment_blocks: Some(1024), journal_bytes: Some(MIB) }
+}
+
+/// A checkpoint under way had given a deleted snapshot's nodes addresses, and giving back its space began with them.
+/// After a crash before the superblock those addresses were free, then held new data, and then were freed once more.
+#[test]
+fn deleting_does_not_begin_on_nodes_of_an_unfinished_checkpoint() {
+    for_each_seed(400, |seed| {
+        let mut rng = Rng::new(seed);
+        let disk = SimDisk::file(64 * MIB);
+        let sim = engine::world(seed, &disk);
+        let made = Pool::create(disk.clone(), *b"a pool in a test", layout(24 * MIB), engine::options());
+        let pool = sim.run(made).expect("creating the pool");
+        let theirs = Arc::clone(&pool);
+        let v = sim.run(async move {
+            let v = theirs.create_volume("v", 1 << 30, "").await.expect("the volume").id;
+            for i in 0..6 {
+                engine::write(&theirs, 0, v, i * 6144, BLOCK, 10 + i).await.expect("writing");
+            }
+            theirs.create_snapshots(&[("v", "s")], "").await.expect("the snapshot");
+            for i in 0..6 {
+                engine::write(&theirs, 0, v, i * 6144, BLOCK, 20 + i).await.expect("writing");
+            }
+            theirs.delete_snapshot("v", "s").await.expect("deleting");
+            v
+        });
+        let theirs = Arc::clone(&pool);
+        drop(sim.spawn(async move { theirs.close().await }));
+        let (theirs, handle, pause) = (Arc::clone(&pool), sim.handle(), rng.below(60));
+        drop(sim.spawn(async move {
+            handle.sleep(pause).await;
+            // The crash may come in the middle of either.
+            let _ = theirs.maintain(Duration::from_millis(100)).await;
+            let _ = theirs.flush().await;
+        }));
+        sim.run_events(rng.below(120));
+        sim.stop();
+        drop(pool);
+        let disk = if rng.chance(1, 2) { disk.kill(&mut rng) } else { disk.crash(&mut rng) };
+        let sim = engine::world(seed, &disk);
+        let pool = sim.run(Pool::open(disk.clone(), engine::options())).expect("opening");
+        sim.run(async move {
+            for i in 0..40 {
+                engine::write(&pool, 0, v, MIB + i * 512, 512, 100 + i).await.expect("writing");
+            }
+            pool.close().await.expect("a checkpoint");
+            for i in 0..4 {
+                engine::write(&pool, 0, v, 2 * MIB - 4096 + i * 512, 512, 300 + i).await.expect("writing");
+            }
+            engine::settle(&pool).await;
+            pool.close().await.expect("a checkpoint");
+            for i in 0..40 {
+                let ids = engine::read(&pool, v, MIB + i * 512, 512).await.expect("reading");
+                assert!(ids.iter().all(|id| *id == Some(100 + i)));
+            }
+            engine::assert_sound(&pool, "after it all").await;
+        });
+    });
+}
+
+/// Every life ended in its checkpoint, each of which had sealed a batch, until the ring overwrote its own tail.
+#[test]
+fn lives_that_end_in_a_checkpoint_do_not_fill_the_journal() {
+    let mut disk = SimDisk::file(256 * MIB);
+    let sim = engine::world(0, &disk);
+    let made = Pool::create(disk.clone(), *b"a pool in a test", layout(200 * MIB), engine::options());
+    let pool = sim.run(made).expect("creating the pool");
+    sim.run(async move {
+        pool.create_volume("v", 1 << 30, "").await.expect("the volume");
+        pool.close().await.expect("closing");
+    });
+    for life in 0..6 {
+        let sim = engine::world(life, &disk);
+        let pool = sim.run(Pool::open(disk.clone(), engine::options())).expect("opening");
+        let ring = pool.status().journal_size;
+        let theirs = Arc::clone(&pool);
+        sim.run(async move {
+            let v = theirs.volume("v").expect("it is there").id;
+            let mut n = 0;
+            while theirs.status().journal_used < ring / 32 * 25 {
+                for _ in 0..600 {
+                    n += 1;
+                    engine::write(&theirs, 0, v, n % 200 * BLOCK, BLOCK, n).await.expect("writing");
+                }
+                theirs.flush().await.expect("a flush");
+            }
+            for _ in 0..1000 {
+                n += 1;
+                engine::write(&theirs, 0, v, n % 200 * BLOCK, BLOCK, n).await.expect("writing");
+            }
+        });
+        // It dies when the checkpoint's batch is written and its superblock is not.
+        let before = pool.status().barriers;
+        let theirs = Arc::clone(&pool);
+        drop(sim.spawn(async move { theirs.close().await }));
+        while pool.status().journal_used <= ring / 32 * 27 && pool.status().barriers <= before + 1 {
+            sim.run_events(1);
+        }
+        sim.run_events(3);
+        assert!(pool.status().journal_used <= ring, "life {life}");
+        sim.stop();
+        drop(pool);
+        disk = disk.kill(&mut Rng::new(life));
+    }
+}
+
+/// A check holds back the reuse of blocks; in a full pool with busy writers, checkpoints then used up the reserve.
+#[test]
+fn a_check_of_a_full_and_busy_pool_does_no_harm() {
+    let disk = SimDisk::file(256 * MIB);
+    let sim = engine::world(1, &disk);
+    let made = Pool::create(disk.clone(), *b"a pool in a test", layout(110 * MIB), engine::options());
+    let pool = sim.run(made).expect("creating the pool");
+    let theirs = Arc::clone(&pool);
+    let v = sim.run(async move {
+        let v = theirs.create_volume("v", 1 << 40, "").await.expect("the volume").id;
+        for n in 1.. {
+            if let Err(error) = engine::write(&theirs, 0, v, n * 2048, 256 * BLOCK, n).await {
+                assert_eq!(error.kind(), ErrorKind::NoSpace);
+                break;
+            }
+        }
+        v
+    });
+    let theirs = Arc::clone(&pool);
+    let check = sim.spawn(async move { theirs.check(true).await });
+    for lane in 0..4 {
+        let theirs = Arc::clone(&pool);
+        drop(sim.spawn(async move {
+            for i in 0..500 {
+                let at = 100_000_000 + (i * 4 + lane) * BLOCK;
+                if let Err(error) = engine::write(&theirs, lane as usize, v, at, BLOCK, 5).await {
+                    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+                }
+            }
+        }));
+    }
+    let (theirs, handle) = (Arc::clone(&pool), sim.handle());
+    drop(sim.spawn(async move {
+        for i in 0..3000 {
+            let at = 2048 * (1 + i % 90) + (i / 90 % 256) * BLOCK;
+            if let Err(error) = engine::zero(&theirs, 0, v, at, BLOCK, ExtentKind::Hole).await {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+            }
+            if i % 60 == 0 {
+                handle.sleep(300).await;
+            }
+        }
+    }));
+    match sim.run(check) {
+        Ok(report) => assert!(report.is_clean(), "{report:?}"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
+    }
+    assert_eq!(pool.status().fenced, None);
+}

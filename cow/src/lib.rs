@@ -6,7 +6,7 @@
 //! volumes   read   write   diff   check        what users ask for
 //!    └────────┴──┬───┴───────┴──────┘
 //!              state                           the one lock: versions, maps, space, the log in memory
-//!     version ── map ── node    space          what it guards
+//!     version ── map ── node    space ─ cache  what it guards; data blocks in memory
 //!                │
 //!   record ── commit   checkpoint   reap       what leaves it: batches, checkpoints, deletions in the background
 //!                └─────────┴─────────┘
@@ -19,6 +19,7 @@
 //! checkpoint is that state written down. The engine knows no sockets, no NBD and no particular executor.
 #![forbid(unsafe_code)]
 
+mod cache;
 mod check;
 mod checkpoint;
 mod codec;

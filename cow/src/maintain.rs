@@ -42,6 +42,8 @@ impl State {
         let used = self.ring.pos - self.ring.tail;
         let ahead = (GROW_AHEAD_BYTES / BLOCK_SIZE).min(u64::from(self.geometry.segment_blocks));
         let changed = self.dirty > 0 || used > 0;
+        // Space is traded for contiguous writes, but never more than a quarter of the pool.
+        let spread = self.space.free() < self.space.capacity() / 4 && self.space.is_in_pieces();
         Duties {
             flush: self.log_records > 0
                 && (self.log_age >= FLUSH_AFTER || self.unflushed_bytes > UNFLUSHED_SOFT_BYTES),
@@ -51,7 +53,7 @@ impl State {
             checkpoint: used > ring / 2
                 || self.dirty > self.dirty_limit() / 2
                 || (changed && self.idle >= CHECKPOINT_AFTER),
-            grow: self.data_blocks_free() < ahead && self.space.segment_count() < limit,
+            grow: self.space.segment_count() < limit && (self.data_blocks_free() < ahead || spread),
         }
     }
 }

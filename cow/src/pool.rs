@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
+use crate::cache::BlockCache;
 use crate::codec::Writer;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,11 +53,13 @@ pub struct Options {
     pub lanes: usize,
     /// Bytes of map leaves kept in memory.
     pub map_cache_bytes: u64,
+    /// Bytes of data blocks kept in memory; 0 for none.
+    pub read_cache_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { lanes: 1, map_cache_bytes: 256 << 20 }
+        Options { lanes: 1, map_cache_bytes: 256 << 20, read_cache_bytes: 64 << 20 }
     }
 }
 
@@ -72,6 +75,7 @@ pub struct Pool<D: Disk> {
     /// The generation of the first checkpoint written since the pool was opened.
     pub(crate) first_generation: u64,
     pub(crate) state: Mutex<State>,
+    pub(crate) cache: Option<Arc<BlockCache>>,
     pub(crate) lanes: Vec<Mutex<LaneQueue<D::Buf>>>,
     pub(crate) merging: Merging,
     /// A batch became durable, or the pool was fenced.
@@ -106,11 +110,14 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 impl<D: Disk> Pool<D> {
-    pub(crate) fn assemble(disk: D, loaded: Loaded, options: &Options) -> Pool<D> {
+    pub(crate) fn assemble(disk: D, mut loaded: Loaded, options: &Options) -> Pool<D> {
+        let cache = BlockCache::new(options.read_cache_bytes);
+        loaded.space.tell_of_reuse(cache.clone());
         let leaves = (options.map_cache_bytes / BLOCK_SIZE).max(256);
         let lanes = options.lanes.max(1);
         Pool {
             disk,
+            cache,
             id: loaded.id,
             geometry: loaded.geometry,
             limit: loaded.limit,

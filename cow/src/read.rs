@@ -1,5 +1,7 @@
 //! Reads, and what kind of data lies where.
 
+use std::sync::Arc;
+
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::{View, kind_of, visit};
@@ -8,7 +10,7 @@ use crate::pool::Pool;
 use crate::space::ReadGuard;
 use crate::state::{Blocked, State};
 use crate::sync::{join_all, yield_now};
-use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Extent, ExtentKind, VersionId};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, Extent, ExtentKind, VersionId};
 use crate::write::check_range;
 
 /// I/Os of one read in flight: an aged disk's sequential read is many small ones, issued together.
@@ -71,9 +73,25 @@ fn look_up(
     Ok((entries, guard))
 }
 
-/// Whether block `b` can be read by the I/O that reads `a` before it.
-fn continues(a: &Entry, b: &Entry) -> bool {
-    if a.is_data() { b.is_data() && b.block() == a.block() + 1 } else { !b.is_data() }
+/// Where a block of a read comes from.
+struct Source {
+    entry: Entry,
+    cached: Option<Arc<[u8]>>,
+}
+
+impl Source {
+    /// Whether the block after this one can be brought together with it.
+    fn goes_with(&self, next: &Source) -> bool {
+        let (a, b) = (self.entry, next.entry);
+        if !a.is_data() || !b.is_data() {
+            return a.is_data() == b.is_data();
+        }
+        match (&self.cached, &next.cached) {
+            (Some(_), Some(_)) => true,
+            (None, None) => b.block() == a.block() + 1,
+            _ => false,
+        }
+    }
 }
 
 /// What reading blocks by their entries can bring besides an error of the disk.
@@ -157,49 +175,61 @@ impl<D: Disk> Pool<D> {
         )
     }
 
-    /// Reads and verifies what these entries point to, into one buffer.
+    /// Brings what these entries point to into one buffer: from memory where it is there, else from the disk,
+    /// verified. The caller holds a read guard.
     async fn fetch(&self, entries: &[Entry]) -> Result<D::Buf, Fault> {
-        let groups: Vec<&[Entry]> = entries.chunk_by(continues).collect();
-        let whole = self.disk.alloc(entries.len() * BLOCK_BYTES);
-        let read = |addr: BlockAddr, buf: D::Buf| async move {
-            let (result, buf) = self.disk.read(addr.offset(), buf).await;
-            match result {
-                Ok(()) => Ok(buf),
-                Err(e) => Err(Fault::Disk(Error::io(format!("reading block {addr}"), e))),
-            }
-        };
+        let cached = |entry: &Entry| self.cache.as_ref().filter(|_| entry.is_data())?.get(entry.block());
+        if let [entry] = entries {
+            let source = [Source { entry: *entry, cached: cached(entry) }];
+            return self.fetch_group(0, &source, self.disk.alloc(BLOCK_BYTES)).await;
+        }
+        let sources: Vec<Source> = entries.iter().map(|e| Source { entry: *e, cached: cached(e) }).collect();
+        let groups: Vec<&[Source]> = sources.chunk_by(Source::goes_with).collect();
+        let mut rest = self.disk.alloc(entries.len() * BLOCK_BYTES);
         let whole = if let [group] = groups[..] {
-            read(group[0].block(), whole).await?
+            self.fetch_group(0, group, rest).await?
         } else {
-            let mut rest = whole;
-            let mut reads = Vec::with_capacity(groups.len());
+            let mut fetches = Vec::with_capacity(groups.len());
+            let mut first = 0;
             for group in groups {
                 let tail = rest.split_off(group.len() * BLOCK_BYTES);
-                let mut piece = std::mem::replace(&mut rest, tail);
-                let data = group[0].is_data().then(|| group[0].block());
-                reads.push(async move {
-                    match data {
-                        Some(addr) => read(addr, piece).await,
-                        None => {
-                            piece.fill(0);
-                            Ok(piece)
-                        }
-                    }
-                });
+                fetches.push(self.fetch_group(first, group, std::mem::replace(&mut rest, tail)));
+                first += group.len();
             }
-            let mut pieces = join_all(reads, WIDTH).await.into_iter();
+            let mut pieces = join_all(fetches, WIDTH).await.into_iter();
             let mut whole = pieces.next().expect("there is at least one group")?;
             for piece in pieces {
                 whole.join(piece?);
             }
             whole
         };
-        let blocks = whole.chunks_exact(BLOCK_BYTES).zip(entries);
-        let wrong = blocks.enumerate().find(|(_, (b, e))| e.is_data() && crc32fast::hash(b) != e.crc());
-        match wrong {
-            Some((at, _)) => Err(Fault::Checksum(at)),
-            None => Ok(whole),
+        Ok(whole)
+    }
+
+    /// Fills `buf` with consecutive blocks that come from one place; the first is block `first` of the range.
+    async fn fetch_group(&self, first: usize, group: &[Source], mut buf: D::Buf) -> Result<D::Buf, Fault> {
+        let entry = group[0].entry;
+        if !entry.is_data() {
+            buf.fill(0);
+            return Ok(buf);
         }
+        if group[0].cached.is_some() {
+            for (source, out) in group.iter().zip(buf.chunks_exact_mut(BLOCK_BYTES)) {
+                out.copy_from_slice(source.cached.as_deref().expect("a group is cached or not"));
+            }
+            return Ok(buf);
+        }
+        let (result, buf) = self.disk.read(entry.block().offset(), buf).await;
+        result.map_err(|e| Fault::Disk(Error::io(format!("reading block {}", entry.block()), e)))?;
+        for (at, (block, source)) in buf.chunks_exact(BLOCK_BYTES).zip(group).enumerate() {
+            if crc32fast::hash(block) != source.entry.crc() {
+                return Err(Fault::Checksum(first + at));
+            }
+            if let Some(cache) = &self.cache {
+                cache.add(source.entry.block(), block);
+            }
+        }
+        Ok(buf)
     }
 
     /// What lies where in `offset..offset + len` of a version: at most `max` extents from the start, neighbours of

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::cache::BlockCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Geometry, SEGMENT_HEADER_BLOCKS};
 use crate::types::{BatchSeq, BlockAddr};
@@ -103,6 +104,8 @@ pub(crate) struct Space {
     limbo_blocks: u64,
     freed_now: Vec<Run>,
     generation: Arc<()>,
+    /// Told of blocks before they may be reused.
+    cache: Option<Arc<BlockCache>>,
 }
 
 impl Space {
@@ -118,7 +121,13 @@ impl Space {
             limbo_blocks: 0,
             freed_now: Vec::new(),
             generation: Arc::new(()),
+            cache: None,
         }
+    }
+
+    /// From now on, `cache` forgets blocks before they are handed out again.
+    pub(crate) fn tell_of_reuse(&mut self, cache: Option<Arc<BlockCache>>) {
+        self.cache = cache;
     }
 
     /// The lane for map nodes and the catalog.
@@ -217,6 +226,14 @@ impl Space {
                 .max_by_key(|s| (self.segments[*s].free, std::cmp::Reverse(*s)))
         };
         emptiest(&|s| !taken(s)).or_else(|| emptiest(&|_| true))
+    }
+
+    /// Whether a lane that needs its next segment would find only well-used ones, so that its writes would leave in
+    /// many small pieces.
+    pub(crate) fn is_in_pieces(&self) -> bool {
+        let usable = self.geometry.segment_blocks - SEGMENT_HEADER_BLOCKS as u32;
+        let taken = |segment: usize| self.lanes.iter().any(|lane| lane.segment == Some(segment));
+        !self.segments.iter().enumerate().any(|(i, s)| s.free >= usable / 4 * 3 && !taken(i))
     }
 
     fn set_bits(&mut self, segment: usize, index: u32, len: u32) {
@@ -335,6 +352,9 @@ impl Space {
             let bag = self.limbo.pop_front().expect("it is there");
             for run in bag.runs {
                 self.limbo_blocks -= u64::from(run.len);
+                if let Some(cache) = &self.cache {
+                    (0..u64::from(run.len)).for_each(|i| cache.forget(run.start + i));
+                }
                 self.release(run)?;
             }
         }

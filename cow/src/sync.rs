@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
 
 /// Wakes everybody who listened before the call to [`Event::notify_all`].
@@ -162,36 +163,8 @@ pub(crate) async fn yield_now() {
     .await;
 }
 
-/// Runs futures side by side, at most `width` at once, and returns their outputs in order.
+/// Runs futures side by side, at most `width` at once, and returns their outputs in order. Each is polled only when
+/// it was woken.
 pub(crate) async fn join_all<F: Future>(futures: Vec<F>, width: usize) -> Vec<F::Output> {
-    let total = futures.len();
-    let mut waiting = futures.into_iter().enumerate();
-    let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::with_capacity(width.min(total));
-    let mut done: Vec<Option<F::Output>> = (0..total).map(|_| None).collect();
-    std::future::poll_fn(|cx| {
-        loop {
-            while running.len() < width.max(1) {
-                match waiting.next() {
-                    Some((i, f)) => running.push((i, Box::pin(f))),
-                    None => break,
-                }
-            }
-            let before = running.len();
-            running.retain_mut(|(i, f)| match f.as_mut().poll(cx) {
-                Poll::Ready(out) => {
-                    done[*i] = Some(out);
-                    false
-                }
-                Poll::Pending => true,
-            });
-            if running.is_empty() && waiting.len() == 0 {
-                return Poll::Ready(());
-            }
-            if running.len() == before || waiting.len() == 0 {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await;
-    done.into_iter().flatten().collect()
+    stream::iter(futures).buffered(width.max(1)).collect().await
 }

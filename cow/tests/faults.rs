@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use cairn_cow::sim::{Fault, Op, Rng, Sim, SimDisk, for_each_seed};
-use cairn_cow::{BLOCK_SIZE, Disk, ErrorKind, ExtentKind, Result, VersionId};
+use cairn_cow::{BLOCK_SIZE, Disk, ErrorKind, ExtentKind, Options, Result, VersionId};
 
 use common::engine::{self, BLOCK_SECTORS, Pool, options};
 use common::oracle::{Contents, History, Time, assert_allowed};
@@ -67,7 +67,8 @@ impl Stage {
         drop(pool);
         let sim = engine::world(1, &disk);
         let pool =
-            sim.run(Pool::open(disk.clone(), options())).unwrap_or_else(|e| panic!("reopening: {e:?}"));
+            // Every read is to meet the disk.
+            sim.run(Pool::open(disk.clone(), Options { read_cache_bytes: 0, ..options() })).unwrap_or_else(|e| panic!("reopening: {e:?}"));
         let volume = pool.volume("v").expect("the volume").id;
         engine::maintain_forever(&sim.handle(), &pool, Rng::new(1), false);
         Stage { sim, disk, pool, volume }

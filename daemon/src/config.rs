@@ -27,6 +27,9 @@ const MAX_POLL_US: u64 = 1000;
 const MAX_REACTORS: usize = 256;
 /// NBD connections at once unless told otherwise.
 const DEFAULT_CONNECTIONS: usize = 1024;
+/// Bounds of the memory for data that was read, unless told otherwise.
+const LEAST_READ_CACHE: u64 = 64 << 20;
+const MOST_READ_CACHE: u64 = 16 << 30;
 const DEFAULT_FILTER: &str = "info";
 
 const EXAMPLES: &str = "\
@@ -174,6 +177,8 @@ pub struct Runtime {
     pub poll: Duration,
     /// Bytes of memory for map nodes.
     pub map_cache: u64,
+    /// Bytes of memory for data that was read; 0 for none.
+    pub read_cache: u64,
 }
 
 /// `[log]`: what is logged and how.
@@ -348,6 +353,7 @@ struct FileRuntime {
     reactors: Bounded<0, MAX_REACTORS>,
     poll_us: Bounded<0, { MAX_POLL_US as usize }>,
     map_cache: FileSize,
+    read_cache: Option<FileSize>,
 }
 
 #[derive(Deserialize)]
@@ -376,6 +382,7 @@ impl Default for FileRuntime {
             reactors: Bounded(0),
             poll_us: Bounded(DEFAULT_POLL.as_micros() as usize),
             map_cache: FileSize(DEFAULT_MAP_CACHE),
+            read_cache: None,
         }
     }
 }
@@ -392,8 +399,18 @@ impl FileRuntime {
             reactors: (self.reactors.0 > 0).then_some(self.reactors.0),
             poll: Duration::from_micros(self.poll_us.0 as u64),
             map_cache: self.map_cache.0,
+            read_cache: self.read_cache.map_or_else(default_read_cache, |size| size.0),
         }
     }
+}
+
+/// An eighth of the machine's memory: peers leave caching to the kernel, which takes all that is free.
+fn default_read_cache() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    total.map_or(LEAST_READ_CACHE, |kib| (kib * 1024 / 8).clamp(LEAST_READ_CACHE, MOST_READ_CACHE))
 }
 
 /// `"10G"` or plain bytes.
@@ -480,6 +497,7 @@ mod tests {
         reactors = 4
         poll_us = 0
         map_cache = 1073741824
+        read_cache = "2G"
 
         [log]
         filter = "info,cairn_cow=debug"
@@ -506,7 +524,10 @@ mod tests {
             ["127.0.0.1:10809", "[::1]:10809"]
         );
         assert_eq!(config.nbd.max_connections, 64);
-        assert_eq!(config.runtime, Runtime { reactors: Some(4), poll: Duration::ZERO, map_cache: 1 << 30 });
+        assert_eq!(
+            config.runtime,
+            Runtime { reactors: Some(4), poll: Duration::ZERO, map_cache: 1 << 30, read_cache: 2 << 30 }
+        );
         assert_eq!(config.log.filter, "info,cairn_cow=debug");
         assert_eq!(config.warnings(), Vec::<String>::new());
     }

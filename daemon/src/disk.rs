@@ -1,7 +1,7 @@
 //! The pool's disk: one file or block device, locked against a second daemon, reached through io_uring.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -13,9 +13,12 @@ use cairn_uring::AlignedBuf;
 use cairn_uring::fs::File;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::{Whence, lseek};
+use parking_lot::Mutex;
 
-/// How long a start waits for a lock that somebody holds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a start waits for what a daemon that was killed still holds: the kernel lets go of its files and sockets only
+/// once all the I/O it had in flight has ended, which is after the process is gone.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The engine's buffers are the reactor's.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct PoolDisk {
     file: File,
     len: AtomicU64,
     device: bool,
+    /// Taken where the length is set to a value rather than extended, so that it never shrinks.
+    setting_len: Mutex<()>,
     /// Holds the lock; the kernel lets go of it when the process ends, however it ends.
     _lock: Flock<std::fs::File>,
 }
@@ -56,7 +61,8 @@ pub struct PoolDisk {
 /// What was found at the pool's path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// A file that this call made, or an empty one, or a device that begins with zeroes: a pool may be made here.
+    /// A file that this call made, or one that holds nothing but zeroes, as the first start leaves it when it is killed
+    /// half-way; or a device that begins with zeroes: a pool may be made here.
     Blank {
         /// Whether the file did not exist before.
         created: bool,
@@ -71,22 +77,27 @@ impl PoolDisk {
     /// # Errors
     /// A sentence for people: no such file, no permission, or another process has it.
     pub fn open(path: &Path, create: bool) -> Result<(PoolDisk, Found), String> {
-        let existed = path.exists();
+        let present = path.metadata();
+        let existed = present.is_ok();
+        let was_device = present.is_ok_and(|m| m.file_type().is_block_device());
         let shown = path.display();
         if !existed && !create {
             return Err(format!("there is no pool at {shown}: set create = true under [pool] to make one"));
         }
+        // The kernel then refuses a device that is mounted or part of another one, and keeps others from mounting it.
+        let exclusive = if was_device { OFlag::O_EXCL } else { OFlag::empty() };
         let open = |flags: OFlag| {
             OpenOptions::new()
                 .read(true)
                 .write(true)
-                .create(create)
+                .create(create && !was_device)
                 .truncate(false)
                 // Disks hold secrets: nobody but the daemon's user reads them.
                 .mode(0o600)
-                .custom_flags((flags | OFlag::O_CLOEXEC).bits())
+                .custom_flags((flags | exclusive | OFlag::O_CLOEXEC).bits())
                 .open(path)
         };
+        let open = |flags| patiently(|| open(flags), |e| e.raw_os_error() == Some(Errno::EBUSY as i32));
         let file = match open(OFlag::O_DIRECT) {
             Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
                 tracing::warn!(
@@ -96,11 +107,19 @@ impl PoolDisk {
             }
             opened => opened,
         };
-        let file = file.map_err(|e| format!("cannot open the pool {shown}: {e}"))?;
+        let file = file.map_err(|e| match e.raw_os_error() {
+            Some(code) if code == Errno::EBUSY as i32 => {
+                format!("the device {shown} is in use: mounted, part of another device, or another cairnd's")
+            }
+            _ => format!("cannot open the pool {shown}: {e}"),
+        })?;
         let kind = file.metadata().map_err(|e| format!("cannot look at {shown}: {e}"))?.file_type();
         let device = kind.is_block_device();
         if !device && !kind.is_file() {
             return Err(format!("{shown} is neither a file nor a block device"));
+        }
+        if device && !was_device {
+            return Err(format!("{shown} became a device while it was opened: start again"));
         }
         let second = file.try_clone().map_err(|e| format!("cannot open the pool {shown}: {e}"))?;
         let lock = lock(second).map_err(|errno| match errno {
@@ -111,9 +130,34 @@ impl PoolDisk {
         })?;
         let file = File::from_std(file);
         let len = file.len().map_err(|e| format!("cannot tell the size of {shown}: {e}"))?;
-        let blank = if device { begins_with_zeroes(path)? } else { len == 0 };
+        let blank = if device { begins_with_zeroes(path) } else { is_all_zeroes(path) };
+        let blank = blank.map_err(|e| format!("cannot read {shown}: {e}"))?;
         let found = if blank { Found::Blank { created: !existed } } else { Found::Something };
-        Ok((PoolDisk { file, len: AtomicU64::new(len), device, _lock: lock }, found))
+        let setting_len = Mutex::new(());
+        Ok((PoolDisk { file, len: AtomicU64::new(len), device, setting_len, _lock: lock }, found))
+    }
+
+    /// Makes a file empty, so that a pool made in it finds the space it needs or no pool is made. A device stays.
+    ///
+    /// # Errors
+    /// What `ftruncate(2)` says.
+    pub fn clear(&self) -> io::Result<()> {
+        if !self.device {
+            let _alone = self.setting_len.lock();
+            self.file.set_len(0)?;
+            self.len.store(0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Grows the file without taking the space for it, where the file system cannot promise space.
+    fn grow_sparsely(&self, len: u64) -> io::Result<()> {
+        let _alone = self.setting_len.lock();
+        if len > self.len() {
+            self.file.set_len(len)?;
+            self.len.store(len, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// The size of a block device, which bounds a pool on it.
@@ -122,15 +166,29 @@ impl PoolDisk {
     }
 }
 
-/// Takes the lock, waiting a little for a daemon that was killed: the kernel lets go of its files only once all the
-/// I/O it had in flight has ended, which is after the process is gone.
-fn lock(mut file: std::fs::File) -> Result<Flock<std::fs::File>, Errno> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+/// Takes the lock, waiting a little for a daemon that was killed.
+fn lock(file: std::fs::File) -> Result<Flock<std::fs::File>, Errno> {
+    let mut file = Some(file);
+    let mut attempt = || {
+        let taken = file.take().ok_or(Errno::EBADF)?;
+        Flock::lock(taken, FlockArg::LockExclusiveNonblock).map_err(|(back, errno)| {
+            file = Some(back);
+            errno
+        })
+    };
+    patiently(&mut attempt, |errno| *errno == Errno::EWOULDBLOCK)
+}
+
+/// Repeats what fails because of what a daemon that was killed may still hold, for a while.
+pub(crate) fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    may_pass: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let deadline = Instant::now() + PATIENCE;
     loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
-            Err((_, errno)) => return Err(errno),
+        match attempt() {
+            Err(error) if may_pass(&error) && Instant::now() < deadline => {}
+            outcome => return outcome,
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -138,12 +196,35 @@ fn lock(mut file: std::fs::File) -> Result<Flock<std::fs::File>, Errno> {
 
 /// Whether the first MiB and a bit of a device is blank, so that making a pool there destroys nothing that any
 /// common file system, partition table or volume manager keeps.
-fn begins_with_zeroes(path: &Path) -> Result<bool, String> {
-    use std::io::Read;
+fn begins_with_zeroes(path: &Path) -> io::Result<bool> {
     let mut start = Vec::new();
-    let read = std::fs::File::open(path).and_then(|f| f.take(2 << 20).read_to_end(&mut start));
-    read.map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    std::fs::File::open(path)?.take(2 << 20).read_to_end(&mut start)?;
     Ok(start.iter().all(|b| *b == 0))
+}
+
+/// Whether a file holds nothing but zeroes, so that making a pool in it destroys nothing. Reads what is allocated, up to
+/// the first byte that is something.
+fn is_all_zeroes(path: &Path) -> io::Result<bool> {
+    let mut file = std::fs::File::open(path)?;
+    let mut chunk = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        match lseek(&file, at, Whence::SeekData) {
+            // Only a hole is left, or nothing.
+            Err(Errno::ENXIO) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+            Ok(data) => at = data,
+        }
+        file.seek(SeekFrom::Start(at.cast_unsigned()))?;
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        if chunk[..read].iter().any(|b| *b != 0) {
+            return Ok(false);
+        }
+        at += read as i64;
+    }
 }
 
 /// Undoes the making of a pool that failed half-way, so that the next start finds what this one found.
@@ -172,9 +253,13 @@ impl Disk for PoolDisk {
     }
 
     async fn write(&self, offset: u64, mut bufs: Vec<PoolBuf>) -> (io::Result<()>, Vec<PoolBuf>) {
-        if bufs.len() == 1 {
-            let (result, buf) = self.file.write_all_at(bufs.remove(0).0, offset).await;
-            return (result, vec![PoolBuf(buf)]);
+        if bufs.len() == 1
+            && let Some(buf) = bufs.pop()
+        {
+            // The caller's list goes back with the buffer in it: the usual write allocates nothing here.
+            let (result, buf) = self.file.write_all_at(buf.0, offset).await;
+            bufs.push(PoolBuf(buf));
+            return (result, bufs);
         }
         let (result, bufs) = self.file.writev_all_at(bufs.into_iter().map(|b| b.0).collect(), offset).await;
         (result, bufs.into_iter().map(PoolBuf).collect())
@@ -192,12 +277,84 @@ impl Disk for PoolDisk {
         if self.device {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
-        self.file.allocate(now, len - now).await?;
-        self.len.fetch_max(len, Ordering::AcqRel);
-        Ok(())
+        match self.file.allocate(now, len - now).await {
+            Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => self.grow_sparsely(len),
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.len.fetch_max(len, Ordering::AcqRel);
+                Ok(())
+            }
+        }
     }
 
     fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    fn found(path: &Path) -> Found {
+        PoolDisk::open(path, true).expect("opens").1
+    }
+
+    // A daemon that was killed while it made its pool left a file that the next one took for somebody else's.
+    #[test]
+    fn a_file_of_zeroes_is_as_good_as_an_empty_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pool");
+        assert_eq!(found(&path), Found::Blank { created: true });
+        assert_eq!(found(&path), Found::Blank { created: false });
+        let file = OpenOptions::new().write(true).open(&path).expect("is there");
+        file.set_len(1 << 40).expect("grows");
+        file.write_all_at(&vec![0; 3 << 20], 1 << 30).expect("writes");
+        assert_eq!(found(&path), Found::Blank { created: false });
+        let (disk, _) = PoolDisk::open(&path, true).expect("opens");
+        disk.clear().expect("clears");
+        assert_eq!((disk.len(), path.metadata().expect("is there").len()), (0, 0));
+    }
+
+    #[test]
+    fn one_byte_is_something() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pool");
+        for at in [0, 4095, (2 << 20) + 1, (1 << 40) - 1] {
+            let file = std::fs::File::create(&path).expect("makes a file");
+            file.set_len(1 << 40).expect("grows");
+            file.write_all_at(&vec![0; 3 << 20], 0).expect("writes");
+            file.write_all_at(b"x", at).expect("writes");
+            assert_eq!(found(&path), Found::Something, "at {at}");
+        }
+    }
+
+    #[test]
+    fn growing_without_allocation_never_shrinks() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pool");
+        let (disk, _) = PoolDisk::open(&path, true).expect("opens");
+        for (asked, is) in [(8192, 8192), (4096, 8192), (12_288, 12_288)] {
+            disk.grow_sparsely(asked).expect("grows");
+            assert_eq!((disk.len(), path.metadata().expect("is there").len()), (is, is));
+        }
+    }
+
+    #[test]
+    fn a_write_gives_its_list_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (disk, _) = PoolDisk::open(&folder.path().join("pool"), true).expect("opens");
+        let mut reactor = cairn_uring::Reactor::new(cairn_uring::Config::default()).expect("a reactor");
+        reactor.block_on(async {
+            disk.grow(1 << 20).await.expect("grows");
+            assert_eq!(disk.len(), 1 << 20);
+            let bufs = vec![disk.alloc(4096)];
+            let (list, block) = (bufs.as_ptr(), bufs[0].as_ptr());
+            let (result, bufs) = disk.write(4096, bufs).await;
+            result.expect("is written");
+            assert_eq!((bufs.as_ptr(), bufs[0].as_ptr(), bufs.len()), (list, block, 1));
+        });
     }
 }

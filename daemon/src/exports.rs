@@ -1,42 +1,30 @@
 //! The pool's volumes and snapshots as NBD exports: `VOLUME`, writable, and `VOLUME@SNAPSHOT`, read-only.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cairn_cow::{Error, ErrorKind, ExtentKind, Pool, Resolved, VersionId};
+use cairn_cow::{Disk, Error, ErrorKind, ExtentKind, Pool, Resolved, VersionId};
 use cairn_nbd::{
     ClientInfo, Context, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent,
     ReadReply, StatusExtent, StatusQuery, ZeroFlags, proto,
 };
-use cairn_uring::AlignedBuf;
-use parking_lot::Mutex;
+use cairn_uring::{AlignedBuf, yield_now};
 
 use crate::control::{Attachment, InUse, Sessions, Target};
 use crate::disk::{PoolBuf, PoolDisk};
+use crate::seldom::Seldom;
 
-/// When the log was last told that there is no space.
-static FULL_SAID: Seldom = Seldom::new(Duration::from_secs(10));
+/// Requests that failed: a client that keeps trying must not fill the log.
+static FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
 
-/// Something that is to happen at most once in a while.
-struct Seldom {
-    period: Duration,
-    last: Mutex<Option<Instant>>,
-}
-
-impl Seldom {
-    const fn new(period: Duration) -> Seldom {
-        Seldom { period, last: Mutex::new(None) }
-    }
-
-    fn is_due(&self) -> bool {
-        let mut last = self.last.lock();
-        let due = last.is_none_or(|at| at.elapsed() >= self.period);
-        if due {
-            *last = Some(Instant::now());
-        }
-        due
-    }
-}
+/// How much of a volume is looked at before other connections of the reactor have their turn. A request may be about
+/// all of a volume of many TiB.
+const PIECE: u64 = 1 << 30;
+/// Extents asked for at a time where only their being looked up counts.
+const CACHED_EXTENTS: usize = 1024;
+/// How much of one CACHE request is heeded. It is a hint, and beyond this much the map of what came first would have to
+/// leave memory for that of what comes last.
+const MAX_CACHED: u64 = 64 << 30;
 
 /// Everything that can be connected to, as one reactor serves it.
 pub struct PoolExports {
@@ -114,20 +102,19 @@ impl VersionExport {
 
     /// What the client is told of an error; the log is told all of it.
     fn errno(&self, error: &Error) -> Errno {
-        let cause = std::error::Error::source(error).map_or(String::new(), |s| format!(": {s}"));
         match error.kind() {
-            ErrorKind::NoSpace => {
-                // A client that keeps trying must not fill the log as well.
-                if FULL_SAID.is_due() {
-                    tracing::warn!(export = self.name, "{error}{cause}");
-                }
-                Errno::NoSpc
-            }
             ErrorKind::ReadOnly => Errno::Perm,
             ErrorKind::OutOfRange | ErrorKind::InvalidArgument => Errno::Inval,
-            _ => {
-                tracing::error!(export = self.name, "{error}{cause}");
-                Errno::Io
+            kind => {
+                if let Some(held_back) = FAILURES.due(kind) {
+                    let cause = std::error::Error::source(error).map_or(String::new(), |s| format!(": {s}"));
+                    if kind == ErrorKind::NoSpace {
+                        tracing::warn!(export = self.name, "{error}{cause}{held_back}");
+                    } else {
+                        tracing::error!(export = self.name, "{error}{cause}{held_back}");
+                    }
+                }
+                if kind == ErrorKind::NoSpace { Errno::NoSpc } else { Errno::Io }
             }
         }
     }
@@ -194,10 +181,12 @@ impl Export for VersionExport {
 
     async fn cache(&self, offset: u64, len: u64) -> Result<(), Errno> {
         // Brings the map of the range into memory, so that reads of it need no look-ups on disk.
-        let mut at = offset;
-        while at < offset + len {
-            let extents = self.answer(self.pool.extents(self.id(), at, offset + len - at, 256).await)?;
-            at = extents.last().map_or(offset + len, |e| e.offset + e.len);
+        let (mut at, end) = (offset, offset + len.min(MAX_CACHED));
+        while at < end {
+            let piece = PIECE.min(end - at);
+            let extents = self.answer(self.pool.extents(self.id(), at, piece, CACHED_EXTENTS).await)?;
+            at = extents.last().map_or(at + piece, |e| e.offset + e.len);
+            yield_now().await;
         }
         Ok(())
     }
@@ -206,13 +195,84 @@ impl Export for VersionExport {
         let Context::Allocation = query.context else { return Err(Errno::Inval) };
         let size = self.size();
         let len = query.len.min(size.saturating_sub(query.offset));
-        let extents =
-            self.answer(self.pool.extents(self.id(), query.offset, len, query.max_extents).await)?;
-        let flags = |kind| match kind {
-            ExtentKind::Data => 0,
-            ExtentKind::Zero => proto::allocation::ZERO,
-            ExtentKind::Hole => proto::allocation::HOLE | proto::allocation::ZERO,
-        };
-        Ok(extents.into_iter().map(|e| StatusExtent { len: e.len, flags: flags(e.kind) }).collect())
+        let extents = status(&self.pool, self.id(), query.offset, len, query.max_extents).await;
+        self.answer(extents)
+    }
+}
+
+/// What lies where in a range, in NBD's words: at most `max` extents from its start. Looked up in pieces, with a turn for
+/// everybody else in between; the pieces do not show.
+async fn status<D: Disk>(
+    pool: &Pool<D>,
+    id: VersionId,
+    offset: u64,
+    len: u64,
+    max: usize,
+) -> Result<Vec<StatusExtent>, Error> {
+    let mut found: Vec<StatusExtent> = Vec::new();
+    let (mut at, end) = (offset, offset + len);
+    while at < end {
+        let piece = PIECE.min(end - at);
+        // One more than there is room for: the last one may go on in the next piece until something else follows.
+        let extents = pool.extents(id, at, piece, max - found.len() + 1).await?;
+        let Some(last) = extents.last() else { break };
+        at = last.offset + last.len;
+        for extent in extents {
+            let flags = match extent.kind {
+                ExtentKind::Data => 0,
+                ExtentKind::Zero => proto::allocation::ZERO,
+                ExtentKind::Hole => proto::allocation::HOLE | proto::allocation::ZERO,
+            };
+            let full = found.len() == max;
+            match found.last_mut() {
+                Some(previous) if previous.flags == flags => previous.len += extent.len,
+                _ if full => return Ok(found),
+                _ => found.push(StatusExtent { len: extent.len, flags }),
+            }
+        }
+        yield_now().await;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_cow::sim::SimDisk;
+    use cairn_cow::{CreateOptions, Options};
+    use cairn_uring::{Config, Reactor};
+
+    use super::*;
+
+    const BLOCK: u64 = 4096;
+
+    #[test]
+    fn the_status_of_a_large_disk_does_not_show_its_pieces() {
+        let mut reactor = Reactor::new(Config::default()).expect("a reactor");
+        reactor.block_on(async {
+            let disk = SimDisk::file(1 << 30);
+            let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
+            let options = Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20 };
+            let pool = Pool::create(disk.clone(), [7; 16], create, options).await.expect("a pool");
+            let size = 10 * PIECE;
+            pool.create_volume("v", size, "").await.expect("a volume");
+            let id = pool.resolve("v").expect("is there").id;
+            let hole = proto::allocation::HOLE | proto::allocation::ZERO;
+            let extent = |len, flags| StatusExtent { len, flags };
+            let ask = async |offset, len, max| status(&pool, id, offset, len, max).await.expect("is told");
+            assert_eq!(ask(0, size, 1).await, [extent(size, hole)]);
+            assert_eq!(ask(BLOCK, 0, 1).await, []);
+
+            // Data on both sides of a boundary between pieces.
+            let mut buf = disk.alloc(2 * BLOCK as usize);
+            buf.fill(1);
+            pool.write(0, id, PIECE - BLOCK, 2 * BLOCK as usize, buf).await.expect("is written");
+            let [before, data, after] =
+                [extent(PIECE - BLOCK, hole), extent(2 * BLOCK, 0), extent(9 * PIECE - BLOCK, hole)];
+            assert_eq!(ask(0, size, 9).await, [before, data, after]);
+            assert_eq!(ask(0, size, 3).await, [before, data, after]);
+            assert_eq!(ask(0, size, 2).await, [before, data]);
+            assert_eq!(ask(0, size, 1).await, [before]);
+            assert_eq!(ask(PIECE - BLOCK, size - PIECE + BLOCK, 1).await, [data]);
+        });
     }
 }

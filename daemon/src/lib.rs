@@ -6,12 +6,18 @@
 //! | [`control`] | the control socket: HTTP, its routes, and the engine behind them |
 //! | [`disk`] | the pool's file or device, locked, through io_uring |
 //! | [`exports`] | volumes and snapshots as NBD exports |
+//! | `listeners` | the sockets, bound before the pool is touched |
+//! | `descriptors` | the limit on file descriptors, and the connections it allows |
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
 //! | [`run`] | starting, announcing, stopping |
+//! | `seldom` | log lines said once in a while |
 
 pub mod config;
 pub mod control;
+mod descriptors;
 pub mod disk;
 pub mod exports;
+mod listeners;
 pub mod run;
+mod seldom;
 pub mod serve;

@@ -1,33 +1,38 @@
 //! The daemon's life: start everything in order, wait for the signal to stop, stop everything in reverse.
 //!
 //! ```text
-//! lock and open the pool ─► reactors ─► recover ─► volumes of --create ─► sockets ─► maintenance, control ─► ready
+//! lock the pool ─► sockets ─► reactors ─► recover ─► volumes of --create ─► accept, maintenance, control ─► ready
 //! SIGTERM ─► no new clients, requests in flight finish ─► control stops ─► checkpoint ─► reactors end
 //! ```
 //!
 //! Threads: `reactor-N` move data, `control` answers HTTP, and the main thread waits for signals.
 
 use std::io;
-use std::net::TcpListener;
-use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_cow::{CreateOptions, ErrorKind, Options, Pool};
-use cairn_uring::net::Listener;
 use cairn_uring::{Handle, Reactor, ReactorThread, time};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::config::Config;
 use crate::control::{self, ControlThread, PoolEngine, Sessions};
+use crate::descriptors::connections_allowed;
 use crate::disk::{Found, PoolDisk, discard_unfinished};
+use crate::listeners::{Listeners, SocketFile};
+use crate::seldom::Seldom;
 use crate::serve::{NbdServer, unless};
 
 /// How often the pool is asked to see to its background duties.
 const MAINTENANCE_PERIOD: Duration = Duration::from_millis(100);
 /// How long sessions may take to finish what is in flight when the daemon stops: longer than they take themselves.
 const SESSION_PATIENCE: Duration = Duration::from_secs(15);
+/// How long the reactors may take to end once the pool is closed. Nothing that matters is left to them by then.
+const REACTOR_PATIENCE: Duration = Duration::from_secs(2);
+/// How often failing background work is reported.
+static BACKGROUND_FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
 /// Reactors when the configuration does not say: more than this and the pool's one lock is what they wait for.
 const MOST_DEFAULT_REACTORS: usize = 8;
 
@@ -40,6 +45,11 @@ pub fn run(config: &Config) -> Result<(), String> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
+    // There is nothing to reload, and a closed terminal is no reason to leave the pool as a crash would. Under nohup
+    // it is no reason to stop either; a signal that is blocked would arrive even so.
+    if !is_ignored(Signal::SIGHUP) {
+        signals.add(Signal::SIGHUP);
+    }
     signals.thread_block().map_err(|e| format!("cannot block signals: {e}"))?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
@@ -48,14 +58,26 @@ pub fn run(config: &Config) -> Result<(), String> {
         std::fs::create_dir_all(folder)
             .map_err(|e| format!("cannot make the folder {}: {e}", folder.display()))?;
     }
-    // The pool's lock comes before all sockets: it is what keeps a second daemon away.
+    let connections = connections_allowed(config.nbd.max_connections);
+    // The pool's lock comes before all sockets: it is what keeps a second daemon away. The sockets come before anything
+    // is done to the pool, so that a start which cannot succeed changes nothing.
     let (disk, found) = PoolDisk::open(&config.pool.path, config.pool.create)?;
+    let listeners = Listeners::bind(config)?;
     let reactors = start_reactors(config)?;
-    let daemon = Daemon::start(config, disk, found, reactors)?;
+    let daemon = Daemon::start(config, disk, found, listeners, reactors, connections)?;
     daemon.announce(config);
     let signal = signals.wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
     tracing::info!(%signal, "stopping");
     daemon.stop()
+}
+
+/// Whether whoever started this process had it ignore `signal`.
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // A mask in hexadecimal, bit 0 for signal 1: see proc_pid_status(5).
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal as u32 - 1) & 1 == 1
 }
 
 fn start_reactors(config: &Config) -> Result<Vec<ReactorThread>, String> {
@@ -64,7 +86,13 @@ fn start_reactors(config: &Config) -> Result<Vec<ReactorThread>, String> {
     (0..count)
         .map(|i| {
             let defaults = cairn_uring::Config::default();
-            let settings = cairn_uring::Config { poll: config.runtime.poll, name: format!("reactor-{i}"), ..defaults };
+            let settings = cairn_uring::Config {
+                poll: config.runtime.poll,
+                name: format!("reactor-{i}"),
+                // Its volumes would hang and its signals go unanswered: better dead, and restarted.
+                abort_on_panic: true,
+                ..defaults
+            };
             Reactor::start(settings).map_err(|e| match e.raw_os_error() {
                 Some(code) if code == nix::errno::Errno::ENOSYS as i32 || code == nix::errno::Errno::EPERM as i32 => {
                     format!("cannot set up io_uring: {e}; cairn needs Linux 6.1 or newer with io_uring allowed (sysctl kernel.io_uring_disabled=0)")
@@ -99,6 +127,7 @@ struct Daemon {
     server: Arc<NbdServer>,
     control: ControlThread,
     endpoints: Vec<NbdEndpoint>,
+    nbd_files: Vec<SocketFile>,
 }
 
 impl Daemon {
@@ -106,19 +135,19 @@ impl Daemon {
         config: &Config,
         disk: PoolDisk,
         found: Found,
+        listeners: Listeners,
         reactors: Vec<ReactorThread>,
+        connections: usize,
     ) -> Result<Daemon, String> {
+        let Listeners { nbd, endpoints, nbd_files, control, control_file } = listeners;
         let first = reactors[0].handle().clone();
         let pool = open_pool(config, disk, found, &first, reactors.len())?;
         create_volumes(config, &pool, &first)?;
-        let (listeners, endpoints) = bind(config)?;
         let socket = &config.control.socket;
-        let control = control::bind_unix(socket).map_err(|e| e.to_string())?;
         let sessions = Sessions::new();
         let handles = reactors.iter().map(|r| r.handle().clone()).collect();
-        let server =
-            NbdServer::new(Arc::clone(&pool), Arc::clone(&sessions), handles, config.nbd.max_connections);
-        for listener in listeners {
+        let server = NbdServer::new(Arc::clone(&pool), Arc::clone(&sessions), handles, connections);
+        for listener in nbd {
             let server = Arc::clone(&server);
             let accepting = first.spawn_with(move || async move {
                 match listener.into_listener() {
@@ -142,7 +171,9 @@ impl Daemon {
         let engine = PoolEngine::new(Arc::clone(&pool), first, sessions, info);
         let control = control::start(control, socket, Arc::new(engine))
             .map_err(|e| format!("cannot start the control thread: {e}"))?;
-        Ok(Daemon { pool, reactors, server, control, endpoints })
+        // The control thread removes its socket itself.
+        control_file.leave();
+        Ok(Daemon { pool, reactors, server, control, endpoints, nbd_files })
     }
 
     /// Says that everything serves, and what to type next. The first words are for scripts that wait for them.
@@ -175,11 +206,7 @@ impl Daemon {
             tracing::warn!(left, "NBD sessions did not end in time and are cut off");
         }
         self.control.stop();
-        for endpoint in &self.endpoints {
-            if let NbdEndpoint::Unix(path) = endpoint {
-                let _ = std::fs::remove_file(path);
-            }
-        }
+        drop(self.nbd_files);
         let pool = Arc::clone(&self.pool);
         let closed = on(self.reactors[0].handle(), move || async move { pool.close().await })?;
         let closed = closed.map_err(|e| format!("the pool was not closed cleanly: {}", sentence(&e)));
@@ -187,12 +214,31 @@ impl Daemon {
             tracing::info!("the pool is closed");
         }
         if left == 0 {
-            for reactor in self.reactors {
-                reactor.join().map_err(|e| format!("a reactor failed: {e}"))?;
-            }
+            end_reactors(self.reactors)?;
         }
         closed
     }
+}
+
+/// Ends the reactors in good order if they can be in time; else the end of the process ends them.
+fn end_reactors(reactors: Vec<ReactorThread>) -> Result<(), String> {
+    for reactor in &reactors {
+        reactor.handle().shutdown();
+    }
+    let deadline = Instant::now() + REACTOR_PATIENCE;
+    for reactor in reactors {
+        while !reactor.is_finished() {
+            if Instant::now() >= deadline {
+                tracing::warn!(
+                    "tasks of a reactor did not end in time and are left to the end of the process"
+                );
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        reactor.join().map_err(|e| format!("a reactor failed: {e}"))?;
+    }
+    Ok(())
 }
 
 /// How this user would start the command line, as far as can be told.
@@ -224,7 +270,11 @@ fn open_pool(
 ) -> Result<Arc<Pool<PoolDisk>>, String> {
     let path = config.pool.path.clone();
     let shown = path.display();
-    let options = Options { lanes, map_cache_bytes: config.runtime.map_cache };
+    let options = Options {
+        lanes,
+        map_cache_bytes: config.runtime.map_cache,
+        read_cache_bytes: config.runtime.read_cache,
+    };
     let Found::Blank { created } = found else {
         let opened = on(reactor, move || async move { Pool::open(disk, options).await })?;
         return opened.map_err(|e| {
@@ -239,6 +289,7 @@ fn open_pool(
     if !config.pool.create {
         return Err(format!("{shown} is empty: set create = true under [pool] to make a pool of it"));
     }
+    disk.clear().map_err(|e| format!("cannot make a pool at {shown}: {e}"))?;
     let limit = disk.device_size().map_or(config.pool.limit, |size| size.min(config.pool.limit));
     let id = random_id().map_err(|e| format!("cannot get random bytes for the pool's id: {e}"))?;
     let create = CreateOptions { limit, journal_bytes: None, segment_blocks: None };
@@ -267,41 +318,6 @@ fn create_volumes(config: &Config, pool: &Arc<Pool<PoolDisk>>, reactor: &Handle)
     Ok(())
 }
 
-/// A socket that listens already; a reactor makes its own kind of it.
-enum Bound {
-    Unix(std::os::unix::net::UnixListener),
-    Tcp(TcpListener),
-}
-
-impl Bound {
-    fn into_listener(self) -> io::Result<Listener> {
-        match self {
-            Bound::Unix(listener) => Listener::unix(listener),
-            Bound::Tcp(listener) => Listener::tcp(listener),
-        }
-    }
-}
-
-fn bind(config: &Config) -> Result<(Vec<Bound>, Vec<NbdEndpoint>), String> {
-    let mut listeners = Vec::new();
-    let mut endpoints = Vec::new();
-    for path in &config.nbd.unix {
-        listeners.push(Bound::Unix(control::bind_unix(path).map_err(|e| e.to_string())?));
-        endpoints.push(NbdEndpoint::Unix(displayed(path)));
-    }
-    for address in &config.nbd.tcp {
-        let listener = TcpListener::bind(address).map_err(|e| format!("cannot listen on {address}: {e}"))?;
-        let bound = listener.local_addr().map_err(|e| format!("cannot listen on {address}: {e}"))?;
-        listeners.push(Bound::Tcp(listener));
-        endpoints.push(NbdEndpoint::Tcp(bound.to_string()));
-    }
-    Ok((listeners, endpoints))
-}
-
-fn displayed(path: &Path) -> String {
-    path.display().to_string()
-}
-
 /// Sees to the pool's background duties until the server stops.
 async fn maintain(pool: Arc<Pool<PoolDisk>>, server: Arc<NbdServer>) {
     let shutdown = server.shutdown();
@@ -311,11 +327,27 @@ async fn maintain(pool: Arc<Pool<PoolDisk>>, server: Arc<NbdServer>) {
         match pool.maintain(now - std::mem::replace(&mut last, now)).await {
             Ok(true) if !shutdown.is_triggered() => continue,
             Ok(_) => {}
-            Err(error) => tracing::error!("background work on the pool failed: {}", sentence(&error)),
+            Err(error) => {
+                if let Some(held_back) = BACKGROUND_FAILURES.due(error.kind()) {
+                    tracing::error!("background work on the pool failed: {}{held_back}", sentence(&error));
+                }
+            }
         }
         let pause = time::timeout(MAINTENANCE_PERIOD, pool.wait_for_work());
         if unless(shutdown, pause).await.is_none() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_ignored_from_the_start_are_known() {
+        // What Rust's own start-up code ignores, and what nobody does.
+        assert!(is_ignored(Signal::SIGPIPE));
+        assert!(!is_ignored(Signal::SIGSEGV));
     }
 }

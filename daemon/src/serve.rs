@@ -1,6 +1,7 @@
 //! NBD clients: accepting them on reactor 0 and spreading them over all reactors.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,9 +17,15 @@ use parking_lot::{Condvar, Mutex};
 use crate::control::Sessions;
 use crate::disk::PoolDisk;
 use crate::exports::PoolExports;
+use crate::seldom::Seldom;
 
 /// Pause after a failed accept: out of descriptors, most likely, which passes as connections close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a connection that cannot be had is reported: whoever tries on and on must not fill the log.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+static ACCEPT_FAILURES: Seldom<io::ErrorKind> = Seldom::new(COMPLAINT_PERIOD);
+static REFUSALS: Seldom<()> = Seldom::new(COMPLAINT_PERIOD);
 
 /// The NBD side of the daemon.
 pub struct NbdServer {
@@ -60,7 +67,9 @@ impl NbdServer {
             match accepted {
                 Ok(stream) => self.place(stream),
                 Err(error) => {
-                    tracing::warn!(%error, "accepting an NBD connection failed");
+                    if let Some(held_back) = ACCEPT_FAILURES.due(error.kind()) {
+                        tracing::warn!(%error, "accepting an NBD connection failed{held_back}");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -72,7 +81,12 @@ impl NbdServer {
         {
             let mut open = self.open.lock();
             if *open >= self.most {
-                tracing::warn!(limit = self.most, "an NBD connection was refused: there are too many");
+                if let Some(held_back) = REFUSALS.due(()) {
+                    tracing::warn!(
+                        limit = self.most,
+                        "an NBD connection was refused: there are too many{held_back}"
+                    );
+                }
                 return;
             }
             *open += 1;

@@ -29,8 +29,13 @@ impl World {
         let reactor = Reactor::start(Config::default()).expect("a reactor");
         let pool = reactor.handle().spawn_with(|| async {
             let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
-            Pool::create(SimDisk::file(1 << 30), [7; 16], create, Options { lanes: 1, map_cache_bytes: MIB })
-                .await
+            Pool::create(
+                SimDisk::file(1 << 30),
+                [7; 16],
+                create,
+                Options { lanes: 1, map_cache_bytes: MIB, read_cache_bytes: MIB },
+            )
+            .await
         });
         let pool = pool.expect("the reactor runs").wait().expect("the task ends").expect("a pool");
         let sessions = Sessions::new();

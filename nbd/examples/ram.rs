@@ -102,10 +102,12 @@ fn main() -> io::Result<()> {
     let mut reactor = Reactor::new(Config::default())?;
     reactor.block_on(async move {
         let ram = Ram(Rc::new(RefCell::new(vec![0; size << 20])));
+        // One for all connections, since they share a budget of memory.
+        let limits = Limits::default();
         loop {
-            let (stream, ram) = (listener.accept().await?, ram.clone());
+            let (stream, ram, limits) = (listener.accept().await?, ram.clone(), limits.clone());
             spawn(async move {
-                match serve(stream, &ram, &Limits::default(), &Shutdown::new()).await {
+                match serve(stream, &ram, &limits, &Shutdown::new()).await {
                     Ok(summary) => println!("{summary:?}"),
                     Err(error) => println!("{error}"),
                 }

@@ -174,6 +174,11 @@ impl Span {
         Self { phase, total: (phase + len as usize).next_multiple_of(block) }
     }
 
+    /// Bytes of memory that [`buffer`](Self::buffer) can come to take, for bounding the sum of them.
+    pub fn footprint(self) -> u64 {
+        AlignedBuf::footprint(self.total) as u64
+    }
+
     /// A buffer of this span. Its bytes are those of whoever had the memory before: whatever is not then
     /// overwritten must not reach a client or a disk.
     pub fn buffer(self) -> AlignedBuf {

@@ -10,13 +10,15 @@
 //! # use cairn_uring::{Config, Reactor, net::Listener, spawn};
 //! # fn run<X: Exports + 'static>(my_exports: X) -> std::io::Result<()> {
 //! let exports = std::rc::Rc::new(my_exports);
+//! // One for all, since they share a budget of memory.
+//! let limits = Limits::default();
 //! let listener = Listener::unix(UnixListener::bind("nbd.sock")?)?;
 //! let mut reactor = Reactor::new(Config::default())?;
 //! reactor.block_on(async move {
 //!     loop {
-//!         let (stream, exports) = (listener.accept().await?, exports.clone());
+//!         let (stream, exports, limits) = (listener.accept().await?, exports.clone(), limits.clone());
 //!         spawn(async move {
-//!             match serve(stream, &*exports, &Limits::default(), &Shutdown::new()).await {
+//!             match serve(stream, &*exports, &limits, &Shutdown::new()).await {
 //!                 Ok(summary) => println!("{summary:?}"),
 //!                 Err(error) => println!("{error}"),
 //!             }
@@ -43,12 +45,14 @@
 //! * [`proto`]: the wire format alone, for clients and tests too.
 //! * `export`: the traits a backend implements and what they exchange.
 //! * `transport`: what is asked of a socket ([`Transport`]).
+//! * `budget`: the memory all connections share ([`MemoryBudget`]).
 //! * `shutdown`: the switch that ends sessions in good order ([`Shutdown`]).
 //! * `error`: what clients see ([`Errno`]) and what a session ends with ([`SessionError`]).
 //!
 //! # Invariants
 //!
-//! * A client controls no amount of memory: see [`Limits`]. A client that never reads stops being read from.
+//! * A client controls no amount of memory: see [`Limits`] for one connection and [`MemoryBudget`] for all. A client
+//!   that never reads stops being read from.
 //! * Requests are not ordered among each other; a FLUSH covers what was *answered* before it was received.
 //! * The stream stays in step whatever a request says; where it cannot, the connection is closed.
 //! * No bytes leave that the export did not provide: memory is recycled, so the parts of a buffer an export calls
@@ -57,6 +61,7 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 mod error;
 mod export;
 mod handshake;
@@ -66,6 +71,7 @@ mod shutdown;
 mod transmission;
 mod transport;
 
+pub use budget::MemoryBudget;
 pub use error::{Errno, SessionError, SessionErrorKind};
 pub use export::{
     ClientInfo, Context, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent, ReadReply,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cairn_uring::net::Stream;
 use cairn_uring::{AlignedBuf, Slice, timeout};
 
+use crate::budget::MemoryBudget;
 use crate::error::{SessionError, SessionErrorKind};
 use crate::export::{ClientInfo, Exports};
 use crate::handshake::{self, Outcome};
@@ -18,6 +19,9 @@ use crate::transport::Transport;
 /// requests unread in the socket, could make the kernel throw away replies the client has yet to read.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Bytes that the requests of all connections may hold together, unless told otherwise.
+const DEFAULT_BUDGET: u64 = 1 << 30;
+
 /// The bounds of one session. The default suits a daemon; tests and small machines may want less.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -27,13 +31,17 @@ pub struct Limits {
     pub max_options: usize,
     /// Requests in flight, counted from parsing to the last byte of the reply being sent.
     pub max_requests: usize,
-    /// Bytes of payload in flight, counted likewise. One request is admitted even if it exceeds this alone.
+    /// Bytes of memory for payload in flight, counted likewise. One request is admitted even if it exceeds this alone.
     pub max_bytes: u64,
+    /// What the requests of all sessions may hold together. Clones of the limits share it, so a server makes its
+    /// limits once.
+    pub budget: MemoryBudget,
     /// Extents in one block status chunk; at most [`crate::proto::MAX_STATUS_EXTENTS`] are sent whatever this is.
     pub max_extents: usize,
     /// Bytes of the receive buffer each connection has, at least 4096.
     pub receive_buffer: usize,
-    /// At a shutdown, how long the client gets to take the replies to what is in flight.
+    /// At a shutdown, how long the client gets to take the replies to what is in flight. A payload that has begun to
+    /// arrive has a quarter of it to arrive whole.
     pub drain: Duration,
 }
 
@@ -44,6 +52,7 @@ impl Default for Limits {
             max_options: 32,
             max_requests: 256,
             max_bytes: 64 << 20,
+            budget: MemoryBudget::new(DEFAULT_BUDGET),
             max_extents: 1 << 16,
             receive_buffer: 256 << 10,
             drain: Duration::from_secs(10),
@@ -103,8 +112,9 @@ pub async fn serve<X: Exports>(
 /// Serves one connection over any [`Transport`].
 ///
 /// Returns once every request in flight has ended, however the session ended: a client that vanishes costs it
-/// no more than the time its last requests take. When `shutdown` is triggered, new requests are answered with
-/// ESHUTDOWN, those in flight are finished, and the connection is closed.
+/// no more than the time its last requests take. When `shutdown` is triggered, no further requests are taken, those
+/// in flight are finished and answered, and the connection is closed. A request never answered is one that never
+/// happened, so a client that reconnects sends it again; an ESHUTDOWN would reach the programs behind it as an error.
 ///
 /// Dropping the future closes the connection; requests in flight still run to their end on the reactor.
 pub async fn serve_on<X: Exports, T: Transport>(
@@ -139,7 +149,7 @@ pub async fn serve_on<X: Exports, T: Transport>(
 }
 
 /// Reads until the other end closes.
-async fn discard<T: Transport>(io: &T) {
+pub(crate) async fn discard<T: Transport>(io: &T) {
     let mut buf = AlignedBuf::new(4096);
     loop {
         let (result, slice) = io.read(Slice::new(buf, 0..4096)).await;

@@ -29,6 +29,7 @@ mod reader;
 mod reply;
 mod worker;
 
+use std::future::pending;
 use std::rc::Rc;
 
 use cairn_uring::{sleep, spawn};
@@ -36,7 +37,7 @@ use cairn_uring::{sleep, spawn};
 use crate::error::{SessionError, SessionErrorKind};
 use crate::export::Export;
 use crate::handshake::Agreement;
-use crate::session::{Limits, SessionEnd, SessionSummary};
+use crate::session::{Limits, SessionEnd, SessionSummary, discard};
 use crate::shutdown::{Either, Shutdown, race};
 use crate::transport::Transport;
 use connection::Connection;
@@ -60,7 +61,16 @@ pub(crate) async fn run<E: Export, T: Transport>(
 
     let result = reader::run(&conn, recv).await;
     conn.close();
-    conn.tasks_ended().await;
+    if matches!(result, Ok(SessionEnd::Shutdown)) {
+        // A client that cannot get rid of its requests may not get round to taking its replies.
+        let never = async {
+            discard(conn.io()).await;
+            pending::<()>().await;
+        };
+        race(conn.tasks_ended(), never).await;
+    } else {
+        conn.tasks_ended().await;
+    }
 
     if conn.drain_expired() {
         return Err(SessionError::new(
@@ -97,7 +107,7 @@ async fn send_replies<E: Export, T: Transport>(conn: Rc<Connection<E, T>>) {
     }
 }
 
-/// The warden: turns new requests away once a shutdown is triggered, and the connection off when its time is up.
+/// The warden: ends the taking of requests once a shutdown is triggered, and the connection when its time is up.
 async fn watch_for_shutdown<E: Export, T: Transport>(conn: Rc<Connection<E, T>>, shutdown: Shutdown) {
     let _ended = conn.task_guard();
     if let Either::Second(()) = race(shutdown.wait(), conn.finished()).await {

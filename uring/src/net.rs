@@ -53,6 +53,9 @@ impl Listener {
     /// Waits for a connection. Connections that were broken before they were accepted are passed over. Dropping the
     /// wait at the very moment a connection is accepted closes that connection.
     ///
+    /// An accepted TCP connection is probed by the kernel when it has been idle for a minute, and fails a minute later
+    /// if nobody answers: a peer that lost power or its network does not stay for ever.
+    ///
     /// # Errors
     ///
     /// What `accept(2)` says. Errors like `EMFILE` pass: the caller waits a little and goes on.
@@ -61,7 +64,7 @@ impl Listener {
             let accepted = Op::new(Accept { socket: Arc::clone(&self.socket) }).await;
             let stream = match (accepted, self.family) {
                 (Ok(fd), Family::Unix) => Stream::from_unix(fd.into()),
-                (Ok(fd), Family::Tcp) => Stream::from_tcp(fd.into()),
+                (Ok(fd), Family::Tcp) => keep_alive(&fd).and_then(|()| Stream::from_tcp(fd.into())),
                 (Err(error), _) => Err(error),
             };
             match stream {
@@ -70,6 +73,38 @@ impl Listener {
             }
         }
     }
+}
+
+/// Seconds a TCP connection is idle before it is probed.
+const KEEPALIVE_IDLE_SECS: i32 = 60;
+/// Seconds between probes.
+const KEEPALIVE_INTERVAL_SECS: i32 = 10;
+/// Probes without an answer after which the connection fails.
+const KEEPALIVE_PROBES: i32 = 6;
+
+/// Has the kernel find out when the other end of a TCP connection is gone.
+fn keep_alive(socket: &OwnedFd) -> io::Result<()> {
+    for (level, option, value) in [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_SECS),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECS),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES),
+    ] {
+        // SAFETY: reads the one number that the pointer refers to, as its length says.
+        let outcome = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        if outcome < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Whether an error is about one connection that is gone already, or nothing at all.
@@ -366,5 +401,34 @@ unsafe impl<B: IoBuf> OpData for SendMsg<B> {
 
     fn complete(self, result: i32) -> Self::Output {
         (to_result(result), self.bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn option(socket: BorrowedFd<'_>, level: i32, option: i32) -> i32 {
+        let (mut value, mut len) = (0_i32, size_of::<i32>() as libc::socklen_t);
+        // SAFETY: writes at most `len` bytes, the size of the number, to it, and one number to `len`.
+        let outcome = unsafe {
+            libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len)
+        };
+        assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
+        value
+    }
+
+    #[test]
+    fn accepted_tcp_connections_notice_a_peer_that_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let listener = Listener::tcp(listener).unwrap();
+        let mut reactor = crate::Reactor::new(crate::Config::default()).unwrap();
+        let stream = reactor.block_on(listener.accept()).unwrap();
+        let socket = stream.as_fd();
+        assert_ne!(option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 0);
+        assert_eq!(option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE), 60);
+        assert_eq!(option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL), 10);
+        assert_eq!(option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT), 6);
     }
 }

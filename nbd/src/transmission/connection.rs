@@ -14,6 +14,7 @@ use cairn_uring::{AlignedBuf, spawn};
 
 use super::outbox::{Batch, Outbox, Settled};
 use super::worker::{self, Job};
+use crate::budget::MemoryBudget;
 use crate::export::Export;
 use crate::handshake::SelectedContext;
 use crate::proto::{HeaderStyle, TransmissionFlags};
@@ -50,7 +51,7 @@ struct State<E: Export, T: Transport> {
     counts: Counts,
     /// No more requests will come.
     closing: bool,
-    /// The server is shutting down; new requests are refused.
+    /// The server is shutting down; no further requests are taken.
     draining: bool,
     drain_expired: bool,
     /// The socket is of no more use; replies are thrown away.
@@ -58,7 +59,10 @@ struct State<E: Export, T: Transport> {
     send_error: Option<io::ErrorKind>,
     /// Tasks of this connection that have not ended, the reader not among them.
     tasks: usize,
+    /// The reader, while it receives: woken only by what ends that.
     reader: Option<Waker>,
+    /// The reader, while it waits to admit a request.
+    admitting: Option<Waker>,
     writer: Option<Waker>,
     warden: Option<Waker>,
     joiner: Option<Waker>,
@@ -99,6 +103,7 @@ impl<E: Export, T: Transport> Connection<E, T> {
             send_error: None,
             tasks: 0,
             reader: None,
+            admitting: None,
             writer: None,
             warden: None,
             joiner: None,
@@ -112,6 +117,10 @@ impl<E: Export, T: Transport> Connection<E, T> {
 
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    fn budget(&self) -> &MemoryBudget {
+        &self.limits.budget
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -140,17 +149,29 @@ impl<E: Export, T: Transport> Connection<E, T> {
 
     // ---- reader ---------------------------------------------------------------------------------
 
-    /// Waits until a request with `bytes` of payload may be in flight. `None` once the socket is cut off.
+    /// Waits until a request with `bytes` of memory may be in flight. `None` once the socket is cut off, or where it
+    /// would have to wait while the server shuts down.
     pub(super) async fn admit(self: &Rc<Self>, bytes: u64) -> Option<Permit<E, T>> {
+        let mut place = self.budget().place();
         poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
             if state.cut_off {
                 return Poll::Ready(None);
             }
             let Settled { requests, bytes: held } = state.in_flight;
-            let room = held == 0 || held.saturating_add(bytes) <= self.limits.max_bytes;
-            if requests > 0 && (requests >= self.limits.max_requests || !room) {
-                remember(&mut state.reader, cx.waker());
+            let admitted = if requests > 0 && requests >= self.limits.max_requests {
+                false
+            } else if held == 0 {
+                self.budget().overdraw(bytes);
+                true
+            } else {
+                held.saturating_add(bytes) <= self.limits.max_bytes && place.take(bytes, cx.waker())
+            };
+            if !admitted {
+                if state.draining {
+                    return Poll::Ready(None);
+                }
+                remember(&mut state.admitting, cx.waker());
                 return Poll::Pending;
             }
             let cost = Settled { requests: 1, bytes };
@@ -160,11 +181,20 @@ impl<E: Export, T: Transport> Connection<E, T> {
         .await
     }
 
-    /// Ready when reading on is pointless: the socket is cut off, or a shutdown finds nothing in flight.
+    /// Ready when no further request is to be taken: the socket is cut off, or the server shuts down.
     pub(super) async fn interrupted(&self) {
+        self.receiving_ends(|state| state.cut_off || state.draining).await;
+    }
+
+    /// Ready when nothing can be received any more.
+    pub(super) async fn was_cut_off(&self) {
+        self.receiving_ends(|state| state.cut_off).await;
+    }
+
+    async fn receiving_ends(&self, has_ended: impl Fn(&State<E, T>) -> bool) {
         poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
-            if state.cut_off || (state.draining && state.in_flight.requests == 0) {
+            if has_ended(&state) {
                 return Poll::Ready(());
             }
             remember(&mut state.reader, cx.waker());
@@ -264,13 +294,13 @@ impl<E: Export, T: Transport> Connection<E, T> {
         self.wake_the_finished();
     }
 
-    /// Refuses requests from now on.
+    /// Takes no requests from now on.
     pub(super) fn start_draining(&self) {
         let mut state = self.state.borrow_mut();
         state.draining = true;
-        let waker = state.reader.take();
+        let wakers = [state.reader.take(), state.admitting.take()];
         drop(state);
-        wake(waker);
+        wakers.into_iter().for_each(wake);
     }
 
     /// The client had its time.
@@ -292,10 +322,10 @@ impl<E: Export, T: Transport> Connection<E, T> {
         let mut state = self.state.borrow_mut();
         state.cut_off = true;
         let unsent = state.outbox.take().map(Batch::into_parts);
-        let waker = state.reader.take();
+        let wakers = [state.reader.take(), state.admitting.take()];
         drop(state);
         self.io.shutdown(How::Both);
-        wake(waker);
+        wakers.into_iter().for_each(wake);
         if let Some((_, settled)) = unsent {
             self.release(settled);
         }
@@ -340,8 +370,9 @@ impl<E: Export, T: Transport> Connection<E, T> {
         let mut state = self.state.borrow_mut();
         state.in_flight.requests -= settled.requests;
         state.in_flight.bytes -= settled.bytes;
-        let waker = state.reader.take();
+        let waker = state.admitting.take();
         drop(state);
+        self.budget().give_back(settled.bytes);
         wake(waker);
         self.wake_the_finished();
     }
@@ -362,6 +393,13 @@ impl<E: Export, T: Transport> Connection<E, T> {
         }
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<E: Export, T: Transport> Drop for Connection<E, T> {
+    fn drop(&mut self) {
+        // Nothing, unless the reactor went away under the tasks: others may go on with the budget.
+        self.limits.budget.give_back(self.state.get_mut().in_flight.bytes);
     }
 }
 

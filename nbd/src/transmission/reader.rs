@@ -1,7 +1,10 @@
 //! Requests on their way in.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+
+use cairn_uring::{AlignedBuf, timeout};
 
 use super::check::{self, Action, Refusal, Rules};
 use super::connection::{Connection, Permit};
@@ -21,6 +24,10 @@ const LARGE_PAYLOAD: u64 = 32 << 10;
 const WINDOW_AFTER_LARGE: usize = 4 << 10;
 /// The largest payload of a refused request that is read and thrown away to keep the connection, in bytes.
 const MAX_DISCARD: u64 = 2 * MAX_PAYLOAD as u64;
+
+/// At a shutdown, the part of the time for draining that a payload under way may take to arrive whole; the rest is for
+/// carrying the request out and sending its reply.
+const PAYLOAD_SHARE: u32 = 4;
 
 /// Reads requests until the client leaves, breaks the protocol or the server shuts down.
 pub(super) async fn run<E: Export, T: Transport>(
@@ -48,6 +55,10 @@ impl<E: Export, T: Transport> Reader<'_, E, T> {
     /// Takes one request in. `Some` if there will be no other.
     async fn request(&mut self) -> Result<Option<SessionEnd>, SessionError> {
         let style = self.conn.style;
+        if self.conn.is_draining() {
+            // Also what has been received already: its sender hears nothing of it, and asks again elsewhere.
+            return Ok(Some(SessionEnd::Shutdown));
+        }
         while self.recv.unread().len() < style.request_len() {
             match race(self.recv.fill(self.conn.io(), self.window), self.conn.interrupted()).await {
                 Either::First(Ok(0)) if self.recv.unread().is_empty() => {
@@ -80,12 +91,8 @@ impl<E: Export, T: Transport> Reader<'_, E, T> {
         let to = ReplyTo { style, cookie: request.cookie, offset: request.offset };
         let rules =
             Rules { style, flags: conn.flags, size: conn.export.size(), contexts: !conn.contexts.is_empty() };
-        let mut decision = check::check(request, &rules);
-        if conn.is_draining() {
-            decision = Err(Refusal::new(Errno::Shutdown, "the server is shutting down"));
-        }
         let payload = request.payload_len(style);
-        let (permit, work) = match decision {
+        let (permit, work) = match check::check(request, &rules) {
             Err(refusal) => return self.refuse(to, payload, refusal).await,
             Ok(Action::Nothing) => {
                 let permit = self.admit(0).await?;
@@ -94,7 +101,7 @@ impl<E: Export, T: Transport> Reader<'_, E, T> {
                 return Ok(());
             }
             Ok(Action::Write { offset, len, fua }) => {
-                let permit = self.admit(Span::of(offset, len).total as u64).await?;
+                let permit = self.admit(Span::of(offset, len).footprint()).await?;
                 let buf = self.write_payload(offset, len).await?;
                 (permit, Work::Write { len, buf, fua })
             }
@@ -111,7 +118,7 @@ impl<E: Export, T: Transport> Reader<'_, E, T> {
                 (self.admit(cost).await?, Work::BlockStatus { len, one, only: None })
             }
             Ok(Action::Read { offset, len, whole }) => {
-                (self.admit(Span::of(offset, len).total as u64).await?, Work::Read { len, whole })
+                (self.admit(Span::of(offset, len).footprint()).await?, Work::Read { len, whole })
             }
             Ok(Action::Flush) => (self.admit(0).await?, Work::Flush),
             Ok(Action::Trim { len, fua, .. }) => (self.admit(0).await?, Work::Trim { len, fua }),
@@ -149,7 +156,7 @@ impl<E: Export, T: Transport> Reader<'_, E, T> {
     }
 
     /// Receives what a WRITE carries into a buffer of its own.
-    async fn write_payload(&mut self, offset: u64, len: u32) -> Result<cairn_uring::AlignedBuf, Stop> {
+    async fn write_payload(&mut self, offset: u64, len: u32) -> Result<AlignedBuf, Stop> {
         let span = Span::of(offset, len);
         let len = len as usize;
         let io = self.conn.io();
@@ -238,13 +245,18 @@ fn payload_cut_short() -> Stop {
     Stop::Failed(SessionError::cut_short("reading a payload"))
 }
 
-/// Runs `receive` unless or until the connection stops reading.
+/// Runs `receive`, which takes in what belongs to a request that was begun, until the connection is cut off or, once
+/// the server shuts down, for so long as a client that means it needs.
 async fn uninterrupted<E: Export, T: Transport, F: Future>(
     conn: &Connection<E, T>,
     receive: F,
 ) -> Result<F::Output, Interrupted> {
-    match race(receive, conn.interrupted()).await {
-        Either::First(output) => Ok(output),
-        Either::Second(()) => Err(Interrupted),
+    let mut receive = pin!(receive);
+    if let Either::First(output) = race(receive.as_mut(), conn.interrupted()).await {
+        return Ok(output);
+    }
+    match timeout(conn.limits().drain / PAYLOAD_SHARE, race(receive, conn.was_cut_off())).await {
+        Ok(Either::First(output)) => Ok(output),
+        Ok(Either::Second(())) | Err(_) => Err(Interrupted),
     }
 }

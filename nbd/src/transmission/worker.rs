@@ -7,7 +7,7 @@ use cairn_uring::AlignedBuf;
 use super::connection::{Connection, Permit};
 use super::reply::{ReplyTo, fit_status};
 use crate::error::Errno;
-use crate::export::{Export, StatusQuery, ZeroFlags};
+use crate::export::{Export, StatusExtent, StatusQuery, ZeroFlags};
 use crate::handshake::SelectedContext;
 use crate::proto::{ContextId, HeaderStyle, MAX_STATUS_EXTENTS};
 use crate::transport::Transport;
@@ -110,7 +110,7 @@ fn max_extents(len: u64, limit: usize) -> usize {
 pub(super) fn status_cost(len: u64, one: bool, limit: usize, contexts: usize, style: HeaderStyle) -> u64 {
     let extents = if one { 1 } else { max_extents(len, limit) };
     let wire = if style == HeaderStyle::Extended { 16 } else { 8 };
-    (extents * (size_of::<crate::export::StatusExtent>() + wire * contexts)) as u64
+    (extents * size_of::<StatusExtent>() + contexts * AlignedBuf::footprint(extents * wire)) as u64
 }
 
 /// The error values that every command may return; the others have their place elsewhere in the specification and
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(max_extents(100, 1 << 16), 100);
         assert_eq!(max_extents(u64::MAX, usize::MAX), 1 << 20);
         assert_eq!(max_extents(1, 0), 1);
-        assert_eq!(status_cost(u64::MAX, true, 1 << 16, 2, HeaderStyle::Extended), 48);
+        assert_eq!(status_cost(u64::MAX, true, 1 << 16, 2, HeaderStyle::Extended), 16 + 2 * 4096);
         assert_eq!(status_cost(u64::MAX, false, 1 << 16, 1, HeaderStyle::Extended), 2 << 20);
     }
 

@@ -49,7 +49,6 @@ pub const EIO: u32 = 5;
 pub const EINVAL: u32 = 22;
 pub const ENOSPC: u32 = 28;
 pub const EOVERFLOW: u32 = 75;
-pub const ESHUTDOWN: u32 = 108;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Style {

@@ -47,6 +47,16 @@ impl AlignedBuf {
         buf
     }
 
+    /// Bytes of memory that a buffer of `len` bytes can come to take: its size class, that is, up to a quarter more
+    /// than `len` beyond 1 MiB and up to twice as much below.
+    ///
+    /// # Panics
+    ///
+    /// When `len` exceeds the address space.
+    pub fn footprint(len: usize) -> usize {
+        cache::capacity_for(len)
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -124,7 +134,7 @@ impl Deref for AlignedBuf {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: `start + len` stays within the block (`take` gives at least the length asked for, splitting and
-        // joining keep the sum), whose memory was zeroed when allocated, so it is initialised. The pieces of a
+        // joining keep the sum), whose memory was all zero when allocated, so it is initialised. The pieces of a
         // block are disjoint, so no other piece writes here, and `&self` excludes writes through this one. A
         // buffer without a block has length zero and an aligned, non-null pointer.
         unsafe { slice::from_raw_parts(self.ptr(), self.len) }

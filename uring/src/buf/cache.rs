@@ -2,25 +2,36 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use super::ALIGN;
 
 /// log2 of the smallest size class: 4 KiB.
 const MIN_SHIFT: u32 = 12;
+/// log2 of the size from which on classes are a quarter of a power of two apart: 1 MiB. Below, doubling wastes little.
+const FINE_SHIFT: u32 = 20;
 /// log2 of the largest size class: 64 MiB. Larger blocks are allocated and freed each time.
 const MAX_SHIFT: u32 = 26;
-const CLASSES: usize = (MAX_SHIFT - MIN_SHIFT + 1) as usize;
+/// Classes of powers of two, up to and including `FINE_SHIFT`.
+const COARSE_CLASSES: usize = (FINE_SHIFT - MIN_SHIFT + 1) as usize;
+/// Classes in each doubling beyond.
+const STEPS: usize = 4;
+const CLASSES: usize = COARSE_CLASSES + STEPS * (MAX_SHIFT - FINE_SHIFT) as usize;
 /// Bound on the bytes one thread keeps for reuse.
 const MAX_CACHED_BYTES: usize = 64 << 20;
+/// From this capacity on a block is a mapping of its own, whose pages take memory only once they are touched: what a
+/// client announces and never sends costs addresses. Smaller blocks would cost more in system calls, and in mappings,
+/// of which a process may have 65,530 (`vm.max_map_count`), than clearing them does.
+const MIN_MAPPED: usize = 64 << 10;
 
 const _: () = assert!(1 << MIN_SHIFT == ALIGN, "the smallest class is one aligned page");
+const _: () = assert!((1 << FINE_SHIFT) / STEPS >= ALIGN, "every class is a whole number of pages");
 
 /// One allocation, shared by the pieces cut from it.
 pub(super) struct Block {
     base: NonNull<u8>,
-    /// A multiple of [`ALIGN`]; a power of two when it belongs to a size class.
+    /// A multiple of [`ALIGN`]; a class's size when it belongs to one.
     capacity: usize,
     /// Not handed out before, so still all zero.
     fresh: bool,
@@ -35,9 +46,13 @@ unsafe impl Sync for Block {}
 impl Block {
     fn allocate(capacity: usize) -> Self {
         let layout = Self::layout(capacity);
-        // SAFETY: the layout's size is not zero: every capacity is at least one page.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        let base = if capacity >= MIN_MAPPED {
+            map(capacity)
+        } else {
+            // SAFETY: the layout's size is not zero: every capacity is at least one page.
+            NonNull::new(unsafe { alloc_zeroed(layout) })
+        };
+        let Some(base) = base else { handle_alloc_error(layout) };
         Self { base, capacity, fresh: true }
     }
 
@@ -56,15 +71,73 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated in `allocate` with this very layout; the last reference is gone, so nothing uses it.
-        unsafe { dealloc(self.base.as_ptr(), Self::layout(self.capacity)) };
+        if self.capacity >= MIN_MAPPED {
+            // SAFETY: exactly what `map` made for this block; the last reference is gone, so nothing uses it.
+            let outcome = unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity) };
+            // It fails only where unmapping would split a mapping beyond their greatest number: then the range leaks.
+            debug_assert_eq!(outcome, 0, "a block is unmapped once");
+        } else {
+            // SAFETY: allocated in `allocate` with this very layout; the last reference is gone, so nothing uses it.
+            unsafe { dealloc(self.base.as_ptr(), Self::layout(self.capacity)) };
+        }
     }
+}
+
+/// Fresh zeroed memory from the kernel; no page of it is resident yet. `None` when there is no more.
+fn map(capacity: usize) -> Option<NonNull<u8>> {
+    // SAFETY: a new private anonymous mapping, at an address of the kernel's choice, so it overlaps nothing that is in
+    // use. The kernel fills it with zeroes, aligns it to its page size, which is at least 4096 bytes, and keeps it
+    // until `munmap`.
+    let base = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            capacity,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED { None } else { NonNull::new(base.cast()) }
 }
 
 /// The size class of a block that holds `len` bytes, if it is not too large for one.
 fn class_of(len: usize) -> Option<usize> {
-    let shift = len.checked_next_power_of_two()?.trailing_zeros().max(MIN_SHIFT);
-    (shift <= MAX_SHIFT).then(|| (shift - MIN_SHIFT) as usize)
+    if len > 1 << MAX_SHIFT {
+        return None;
+    }
+    if len <= 1 << FINE_SHIFT {
+        let shift = len.next_power_of_two().trailing_zeros().max(MIN_SHIFT);
+        return Some((shift - MIN_SHIFT) as usize);
+    }
+    // `len` lies in (2^shift, 2^(shift + 1)], which is cut into four.
+    let shift = (len - 1).ilog2();
+    let step = (len - (1 << shift)).div_ceil((1 << shift) / STEPS);
+    Some(COARSE_CLASSES + STEPS * (shift - FINE_SHIFT) as usize + step - 1)
+}
+
+/// Bytes of a block of `class`.
+fn size_of_class(class: usize) -> usize {
+    match class.checked_sub(COARSE_CLASSES) {
+        None => 1 << (class as u32 + MIN_SHIFT),
+        Some(fine) => {
+            let floor = 1 << (FINE_SHIFT as usize + fine / STEPS);
+            floor + floor / STEPS * (fine % STEPS + 1)
+        }
+    }
+}
+
+/// Bytes of the block that a buffer of `len` bytes gets.
+///
+/// # Panics
+///
+/// When `len` exceeds the address space.
+pub(super) fn capacity_for(len: usize) -> usize {
+    match class_of(len) {
+        _ if len == 0 => 0,
+        Some(class) => size_of_class(class),
+        None => len.checked_next_multiple_of(ALIGN).expect("a buffer's size fits the address space"),
+    }
 }
 
 /// A thread's free blocks by size class.
@@ -83,10 +156,8 @@ thread_local! {
 ///
 /// When `len` exceeds the address space.
 pub(super) fn take(len: usize) -> Arc<Block> {
-    let Some(class) = class_of(len) else {
-        let capacity = len.checked_next_multiple_of(ALIGN).expect("a buffer's size fits the address space");
-        return Arc::new(Block::allocate(capacity));
-    };
+    let capacity = capacity_for(len);
+    let Some(class) = class_of(len) else { return Arc::new(Block::allocate(capacity)) };
     let recycled = CACHE.try_with(|cache| {
         let mut cache = cache.borrow_mut();
         let block = cache.free[class].pop()?;
@@ -94,7 +165,7 @@ pub(super) fn take(len: usize) -> Arc<Block> {
         Some(block)
     });
     // An error means that the thread is being torn down: its cache is gone.
-    recycled.ok().flatten().unwrap_or_else(|| Arc::new(Block::allocate(1 << (class as u32 + MIN_SHIFT))))
+    recycled.ok().flatten().unwrap_or_else(|| Arc::new(Block::allocate(capacity)))
 }
 
 /// Takes one reference to a block back; the last one returns the block to this thread's free list.
@@ -128,6 +199,44 @@ mod tests {
         assert_eq!(class_of(64 << 20), Some(CLASSES - 1));
         assert_eq!(class_of((64 << 20) + 1), None);
         assert_eq!(class_of(usize::MAX), None);
+    }
+
+    #[test]
+    fn every_class_holds_what_falls_into_it_and_no_smaller_one_would() {
+        for class in 0..CLASSES {
+            let size = size_of_class(class);
+            assert_eq!(size % ALIGN, 0);
+            assert_eq!(class_of(size), Some(class));
+            let next = class_of(size + 1);
+            assert_eq!(next, (class + 1 < CLASSES).then_some(class + 1), "after {size} bytes");
+        }
+    }
+
+    #[test]
+    fn a_large_payload_at_an_odd_offset_does_not_double() {
+        assert_eq!(capacity_for((32 << 20) + 4096), 40 << 20);
+        assert_eq!(capacity_for((1 << 20) + 1), 1280 << 10);
+        assert_eq!(capacity_for((64 << 20) + 1), (64 << 20) + 4096);
+        assert_eq!(capacity_for(0), 0);
+    }
+
+    /// Pages of a range that take memory now.
+    fn resident(base: NonNull<u8>, len: usize) -> usize {
+        let mut pages = vec![0_u8; len / ALIGN];
+        // SAFETY: asks about a range that the caller's block maps; writes one byte for each page of it.
+        let outcome = unsafe { libc::mincore(base.as_ptr().cast(), len, pages.as_mut_ptr()) };
+        assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+        pages.iter().filter(|page| **page & 1 == 1).count()
+    }
+
+    #[test]
+    fn fresh_large_blocks_take_no_memory_until_touched() {
+        let block = take(48 << 20);
+        assert!(block.is_fresh());
+        assert_eq!(resident(block.base(), block.capacity), 0);
+        // SAFETY: the first byte of a block that nobody else uses.
+        unsafe { block.base().write(1) };
+        assert!(resident(block.base(), block.capacity) > 0);
     }
 
     #[test]

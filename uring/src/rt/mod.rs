@@ -41,11 +41,19 @@ pub struct Config {
     pub poll: Duration,
     /// Name of the thread [`Reactor::start`] makes.
     pub name: String,
+    /// Whether the process aborts when that thread panics. Tasks catch their own panics, so it is the loop that failed
+    /// then; a process that needs its reactors would only go on without answering.
+    pub abort_on_panic: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { entries: 1024, poll: Duration::from_micros(50), name: "reactor".to_owned() }
+        Self {
+            entries: 1024,
+            poll: Duration::from_micros(50),
+            name: "reactor".to_owned(),
+            abort_on_panic: false,
+        }
     }
 }
 
@@ -98,6 +106,7 @@ impl Reactor {
     pub fn start(config: Config) -> io::Result<ReactorThread> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(config.name.clone()).spawn(move || {
+            let abort_on_panic = config.abort_on_panic;
             let mut reactor = match Self::new(config) {
                 Ok(reactor) => reactor,
                 // The receiver is there until it hears from us.
@@ -105,12 +114,26 @@ impl Reactor {
             };
             drop(sender.send(Ok(reactor.handle())));
             let core = Rc::clone(&reactor.core);
+            // Made last, so dropped first: no task of a broken reactor runs again, not even to be dropped. The panic's
+            // message has been printed by then.
+            let _abort = abort_on_panic.then_some(AbortOnPanic);
             reactor.block_on(core.ended());
         })?;
         match receiver.recv() {
             Ok(Ok(handle)) => Ok(ReactorThread { handle, thread: Some(thread) }),
             Ok(Err(error)) => Err(error),
             Err(mpsc::RecvError) => Err(io::Error::other("the reactor's thread panicked at its start")),
+        }
+    }
+}
+
+/// Ends the process when it is dropped by a panic.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
         }
     }
 }
@@ -138,6 +161,11 @@ impl ReactorThread {
     /// The reactor's handle.
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Whether the thread has ended, so that [`join`](ReactorThread::join) would not wait.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(thread::JoinHandle::is_finished)
     }
 
     /// Ordered shutdown: takes no new work from outside, waits for all tasks to end, drains the ring, ends the thread.

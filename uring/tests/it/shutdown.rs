@@ -4,8 +4,11 @@ use std::future::pending;
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use cairn_uring::net::{Listener, Stream};
@@ -170,4 +173,42 @@ fn a_stream_dropped_with_its_reactor_is_closed() {
     });
     drop(reactor);
     assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
+}
+
+/// Panics when it is woken, and so in the reactor's loop rather than in a task.
+struct Trap;
+
+impl Wake for Trap {
+    fn wake(self: Arc<Self>) {
+        panic!("the loop is broken");
+    }
+}
+
+fn break_the_loop(abort_on_panic: bool) -> std::io::Result<()> {
+    let reactor = Reactor::start(Config { abort_on_panic, ..Config::default() }).unwrap();
+    let broken = reactor.handle().spawn_with(|| async {
+        let mut nap = Box::pin(sleep(Duration::from_millis(1)));
+        let trap = Waker::from(Arc::new(Trap));
+        assert!(nap.as_mut().poll(&mut Context::from_waker(&trap)).is_pending());
+        pending::<()>().await;
+    });
+    assert_eq!(broken.unwrap().wait(), Err(Closed));
+    reactor.join()
+}
+
+#[test]
+fn a_broken_loop_is_reported_or_ends_the_process() {
+    const CHILD: &str = "CAIRN_TEST_ABORT_ON_PANIC";
+    if std::env::var_os(CHILD).is_some() {
+        let outcome = break_the_loop(true);
+        unreachable!("the process lives: {outcome:?}");
+    }
+    let error = break_the_loop(false).unwrap_err();
+    assert!(error.to_string().contains("the loop is broken"), "{error}");
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "shutdown::a_broken_loop_is_reported_or_ends_the_process"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{child:?}");
 }

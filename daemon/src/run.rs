@@ -179,7 +179,11 @@ impl Daemon {
     /// Says that everything serves, and what to type next. The first words are for scripts that wait for them.
     fn announce(&self, config: &Config) {
         let volumes = self.pool.volumes();
-        let mut text = format!("cairnd ready: {} volumes in {}\n", volumes.len(), config.pool.path.display());
+        let count = match volumes.len() {
+            1 => "1 volume".to_owned(),
+            n => format!("{n} volumes"),
+        };
+        let mut text = format!("cairnd ready: {count} in {}\n", config.pool.path.display());
         if let (Some(folder), Some(endpoint)) = (&config.dev, self.endpoints.first()) {
             let asked_for = config.create.first().map(|wanted| wanted.name.as_str());
             let name = asked_for.or(volumes.first().map(|v| v.name.as_str())).unwrap_or("demo");

@@ -15,7 +15,6 @@ use crate::pool::Pool;
 use crate::space::is_set;
 use crate::sync::join_all;
 use crate::types::{BLOCK_BYTES, BlockAddr, CheckReport, VersionId};
-use crate::version::Reaping;
 
 /// Nodes or data blocks read at once.
 const WIDTH: usize = 64;
@@ -27,6 +26,16 @@ struct Visit {
     ptr: Ptr,
     level: u8,
     base: u64,
+}
+
+/// How one version is walked.
+struct Walk {
+    id: VersionId,
+    /// What a deleted version held before this block was given back already.
+    done: u64,
+    /// Free blocks when the check began.
+    free_before: u64,
+    verify_data: bool,
 }
 
 struct Checker {
@@ -51,6 +60,7 @@ impl<D: Disk> Pool<D> {
         // The guard keeps what the checkpoint holds in place, so others may follow it while this walk goes on.
         let guard = self.state.lock().space.reader();
         let written = self.checkpoint_from_now().await?;
+        let free_before = self.state.lock().space.free();
         let mut checker = Checker {
             report: CheckReport { versions: written.versions.len(), ..CheckReport::default() },
             referenced: written.segments.iter().map(|bits| vec![0; bits.len()]).collect(),
@@ -63,7 +73,8 @@ impl<D: Disk> Pool<D> {
         }
         for (id, version) in written.versions.iter() {
             let done = written.versions.reaping.filter(|r| r.version == id);
-            self.check_version(&mut checker, id, &version.root, done, verify_data).await?;
+            let walk = Walk { id, done: done.map_or(0, |r| r.cursor), free_before, verify_data };
+            self.check_version(&mut checker, &version.root, walk).await?;
         }
         for (segment, (used, referenced)) in
             written.segments.iter().zip(checker.referenced.clone()).enumerate()
@@ -90,20 +101,12 @@ impl<D: Disk> Pool<D> {
         first
     }
 
-    async fn check_version(
-        &self,
-        checker: &mut Checker,
-        id: VersionId,
-        root: &Slot,
-        reaping: Option<Reaping>,
-        verify_data: bool,
-    ) -> Result<()> {
-        // What a deleted version held before the cursor was given back already.
-        let done = reaping.map_or(0, |r| r.cursor);
+    async fn check_version(&self, checker: &mut Checker, root: &Slot, walk: Walk) -> Result<()> {
+        let Walk { id, done, free_before, verify_data } = walk;
         let mut todo: Vec<Visit> = Vec::new();
         todo.extend(root.home().map(|ptr| Visit { ptr, level: ROOT_LEVEL, base: 0 }));
         while !todo.is_empty() {
-            self.room_to_go_on()?;
+            self.room_to_go_on(free_before)?;
             let batch: Vec<Visit> = todo.split_off(todo.len().saturating_sub(WIDTH));
             let live = |v: &Visit| v.base + entry_span(v.level + 1) > done && done < MAP_END;
             let batch: Vec<Visit> =
@@ -140,9 +143,10 @@ impl<D: Disk> Pool<D> {
 
     /// The check holds back the reuse of blocks. In a pool that is full and busy that must not go on until even
     /// metadata finds no room.
-    fn room_to_go_on(&self) -> Result<()> {
+    fn room_to_go_on(&self, free_before: u64) -> Result<()> {
         let state = self.state.lock();
-        if state.space.free() >= state.reserve() / 4 * 3 {
+        let reserve = state.reserve();
+        if state.space.free() + reserve / 8 >= free_before.min(reserve) {
             return Ok(());
         }
         Err(Error::new(

@@ -93,7 +93,7 @@ impl<D: Disk> Pool<D> {
             if !state.has_room_for_checkpoint() {
                 return Err(Error::new(
                     ErrorKind::NoSpace,
-                    "the pool is full, and what could be freed is still being read: try again",
+                    "the pool is full and has no room for a checkpoint while reads hold back what was freed: try again",
                 ));
             }
         }

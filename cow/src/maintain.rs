@@ -172,7 +172,7 @@ impl<D: Disk> Pool<D> {
     fn full(&self) -> Error {
         let PoolStatus { size, limit, .. } = self.status();
         let why = if size + BLOCK_SIZE * u64::from(self.geometry.segment_blocks) > limit {
-            "the pool is full: delete snapshots or volumes, trim, or give it a larger limit"
+            "the pool is full: delete snapshots or volumes, or trim"
         } else {
             "the file system below the pool is full: make room there, or delete snapshots or volumes"
         };

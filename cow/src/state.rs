@@ -172,6 +172,23 @@ impl State {
         Ok(())
     }
 
+    /// As [`State::admit`], for everything but deleting: what may make metadata grow. After a fork even a trim does,
+    /// for the nodes it changes are the snapshot's, too. The other half of the reserve is left for deletions, so that
+    /// a full pool can always be emptied.
+    pub(crate) fn admit_growth(&self, bytes: usize) -> Result<(), Blocked> {
+        self.admit(bytes)?;
+        let metadata = 2 * (self.dirty + self.catalog_blocks()) + self.dirty_frozen;
+        if self.space.free() >= self.reserve() / 2 + metadata {
+            return Ok(());
+        }
+        if self.dirty > 0 || !self.superseded.is_empty() {
+            // Nodes replaced since the last checkpoint come back with the next.
+            return Err(Blocked::Checkpoint);
+        }
+        Err(Error::new(ErrorKind::NoSpace, "the pool is full, its reserve too: delete snapshots or volumes")
+            .into())
+    }
+
     /// Appends a record whose effects are in place.
     pub(crate) fn append(&mut self, record: &Record) -> Lsn {
         record.encode(&mut self.log);

@@ -168,9 +168,24 @@ impl State {
 impl<D: Disk> Pool<D> {
     /// Makes a decision under the lock and waits until it is durable.
     async fn decide<R>(&self, mut f: impl FnMut(&mut State) -> Result<(Record, R)>) -> Result<R> {
+        self.decide_if(|state| state.admit_growth(RECORD_BYTES), &mut f).await
+    }
+
+    /// Decides on a deletion, which works in the fullest pool.
+    async fn decide_deletion(&self, mut f: impl FnMut(&mut State) -> Result<(Record, ())>) -> Result<()> {
+        self.decide_if(|state| state.admit(RECORD_BYTES), &mut f).await?;
+        self.work.notify_all();
+        Ok(())
+    }
+
+    async fn decide_if<R>(
+        &self,
+        admit: impl Fn(&State) -> Result<(), Blocked>,
+        f: &mut impl FnMut(&mut State) -> Result<(Record, R)>,
+    ) -> Result<R> {
         let (answer, lsn): (R, Lsn) = self
             .step(|state| {
-                state.admit(RECORD_BYTES)?;
+                admit(state)?;
                 let (record, answer) = f(state)?;
                 let lsn = state.decide(&record)?;
                 Ok::<_, Blocked>((answer, lsn))
@@ -246,7 +261,7 @@ impl<D: Disk> Pool<D> {
     /// Deletes a volume and, when asked to, its snapshots with it; clones of them live on. Space is given back in
     /// the background.
     pub async fn delete_volume(&self, name: &str, with_snapshots: bool) -> Result<()> {
-        self.decide(|state| {
+        self.decide_deletion(|state| {
             let head = state.head_named(name)?;
             let mut versions = state.versions.snapshots_of(head);
             if !versions.is_empty() && !with_snapshots {
@@ -261,9 +276,7 @@ impl<D: Disk> Pool<D> {
             versions.push(head);
             Ok((Record::Delete { versions }, ()))
         })
-        .await?;
-        self.work.notify_all();
-        Ok(())
+        .await
     }
 
     /// Makes a volume larger.
@@ -336,13 +349,11 @@ impl<D: Disk> Pool<D> {
 
     /// Deletes a snapshot; what descends from it is untouched. Space is given back in the background.
     pub async fn delete_snapshot(&self, volume: &str, name: &str) -> Result<()> {
-        self.decide(|state| {
+        self.decide_deletion(|state| {
             let id = state.snapshot_named(volume, name)?;
             Ok((Record::Delete { versions: vec![id] }, ()))
         })
-        .await?;
-        self.work.notify_all();
-        Ok(())
+        .await
     }
 
     /// Makes a volume go on from one of its snapshots. What it held is kept as an automatic snapshot, which is

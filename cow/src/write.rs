@@ -517,7 +517,7 @@ fn abandon(state: &mut State, runs: &[Run]) -> Result<()> {
 /// Makes a part visible: map, space and log change together.
 fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Result<Lsn, Blocked> {
     // Per block at most its checksum, a run of its own, and a run that it frees, besides a record's fixed fields.
-    state.admit(part.crcs.len() * 56 + 64)?;
+    state.admit_growth(part.crcs.len() * 56 + 64)?;
     let version = state.version(part.head)?;
     check_range(
         version.size.next_multiple_of(BLOCK_SIZE),
@@ -603,7 +603,7 @@ fn fill_some(
     end: u64,
     zero: bool,
 ) -> Result<(u64, Lsn), Blocked> {
-    state.admit(FILL_FREES * 7 + FANOUT * 7 + 64)?;
+    state.admit_growth(FILL_FREES * 7 + FANOUT * 7 + 64)?;
     let size = state.version(head)?.size;
     check_range(size.next_multiple_of(BLOCK_SIZE), at * BLOCK_SIZE, (end - at) * BLOCK_SIZE)?;
     let mut freed: Vec<Run> = Vec::new();

@@ -170,3 +170,51 @@ fn a_check_of_a_full_and_busy_pool_does_no_harm() {
     }
     assert_eq!(pool.status().fenced, None);
 }
+
+/// Trims after snapshots change nodes that the snapshots hold, too: in a full pool they ate the reserve until nothing
+/// could be deleted any more.
+#[test]
+fn a_full_pool_can_be_emptied_whatever_filled_its_reserve() {
+    let disk = SimDisk::file(256 * MIB);
+    let sim = engine::world(1, &disk);
+    let made = Pool::create(disk.clone(), *b"a pool in a test", layout(24 * MIB), engine::options());
+    let pool = sim.run(made).expect("creating the pool");
+    let theirs = Arc::clone(&pool);
+    sim.run(async move {
+        let pool = theirs;
+        let v = pool.create_volume("v", 1 << 40, "").await.expect("the volume").id;
+        for n in 1.. {
+            if let Err(error) = engine::write(&pool, 0, v, n * 2048, 32 * BLOCK, n).await {
+                assert_eq!(error.kind(), ErrorKind::NoSpace);
+                break;
+            }
+        }
+        // Until neither a snapshot nor a trim is taken any more.
+        let mut refused = 0;
+        for i in 0.. {
+            let snapshot = pool.create_snapshots(&[("v", &format!("s{i}"))], "").await.map(|_| ());
+            let trim =
+                engine::zero(&pool, 0, v, 2048 * (1 + i % 60), BLOCK, ExtentKind::Hole).await.map(|_| ());
+            for error in [snapshot, trim].into_iter().filter_map(Result::err) {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+                refused += 1;
+            }
+            engine::settle(&pool).await;
+            if refused >= 6 {
+                break;
+            }
+            assert!(i < 3000, "the reserve does not end");
+        }
+        assert!(pool.check(true).await.expect("a check of an idle pool").is_clean());
+        let snapshots = pool.snapshots(Some("v")).expect("the list");
+        for snapshot in &snapshots[..snapshots.len() / 2] {
+            pool.delete_snapshot("v", &snapshot.name).await.expect("deleting a snapshot");
+        }
+        pool.delete_volume("v", true).await.expect("deleting the volume with the others");
+        engine::settle(&pool).await;
+        pool.close().await.expect("closing");
+        let report = pool.check(true).await.expect("a check");
+        assert!(report.is_clean() && report.data_blocks == 0, "{report:?}");
+    });
+    assert_eq!(pool.status().fenced, None);
+}

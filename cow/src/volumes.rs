@@ -71,13 +71,15 @@ fn check_size(size: u64) -> Result<()> {
 }
 
 fn check_description(description: &str) -> Result<()> {
-    if description.len() <= MAX_DESCRIPTION_BYTES {
-        return Ok(());
+    let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
+    if description.len() > MAX_DESCRIPTION_BYTES {
+        return bad(format!("a description can have at most {MAX_DESCRIPTION_BYTES} bytes"));
     }
-    Err(Error::new(
-        ErrorKind::InvalidArgument,
-        format!("a description can have at most {MAX_DESCRIPTION_BYTES} bytes"),
-    ))
+    // It is shown on terminals and in NBD lists.
+    if let Some(wrong) = description.chars().find(|c| c.is_control()) {
+        return bad(format!("a description is one line of text and cannot hold {wrong:?}"));
+    }
+    Ok(())
 }
 
 impl State {
@@ -473,5 +475,7 @@ mod tests {
             assert_eq!(check_name(bad).unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad:?}");
         }
         assert!(check_name("vm-01.root_disk").is_ok());
+        assert!(check_description("größer, 10 €").is_ok());
+        assert!(check_description("two\nlines").is_err() && check_description("\x1b[31m").is_err());
     }
 }

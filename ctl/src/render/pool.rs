@@ -49,6 +49,7 @@ pub(crate) fn status(status: &PoolStatus, look: &Look) -> String {
 /// What a check found.
 pub(crate) fn check(report: &CheckReport, look: &Look) -> String {
     let data = match report.data_verified {
+        0 if report.data_blocks == 0 => "no data blocks".to_owned(),
         0 => format!("{} not read (--data reads them)", count(report.data_blocks, "data block")),
         n => format!("{} verified", count(n, "data block")),
     };

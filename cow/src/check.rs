@@ -76,13 +76,10 @@ impl<D: Disk> Pool<D> {
             let walk = Walk { id, done: done.map_or(0, |r| r.cursor), free_before, verify_data };
             self.check_version(&mut checker, &version.root, walk).await?;
         }
-        for (segment, (used, referenced)) in
-            written.segments.iter().zip(checker.referenced.clone()).enumerate()
-        {
-            self.compare_space(&mut checker, segment, used, &referenced);
+        let referenced = std::mem::take(&mut checker.referenced);
+        for (segment, (used, referenced)) in written.segments.iter().zip(&referenced).enumerate() {
+            self.compare_space(&mut checker, segment, used, referenced);
         }
-        checker.report.data_blocks -=
-            checker.report.nodes + written.catalog.iter().map(|r| u64::from(r.len)).sum::<u64>();
         drop(guard);
         Ok(checker.report)
     }
@@ -95,9 +92,6 @@ impl<D: Disk> Pool<D> {
         };
         let first = !is_set(&checker.referenced[segment], index);
         checker.referenced[segment][index as usize / 64] |= 1 << (index % 64);
-        if first {
-            checker.report.data_blocks += 1;
-        }
         first
     }
 
@@ -125,11 +119,11 @@ impl<D: Disk> Pool<D> {
                         todo.extend(children);
                     }
                     Ok(Node::Leaf(entries)) => {
-                        let data: Vec<Entry> = entries.iter().copied().filter(|e| e.is_data()).collect();
-                        let fresh: Vec<Entry> = data
-                            .into_iter()
-                            .filter(|e| self.refer(checker, e.block(), &format!("version {id}")))
-                            .collect();
+                        let who = format!("version {id}");
+                        let data = entries.iter().copied().filter(|e| e.is_data());
+                        let fresh: Vec<Entry> =
+                            data.filter(|e| self.refer(checker, e.block(), &who)).collect();
+                        checker.report.data_blocks += fresh.len() as u64;
                         if verify_data {
                             self.verify(checker, id, visit.base, &fresh).await;
                         }

@@ -131,8 +131,7 @@ impl<D: Disk> Pool<D> {
             state.ring.tail = frozen.journal_pos;
             let covered = BatchSeq(frozen.journal_seq.0 - 1);
             state.ring.confirmed_seq = state.ring.confirmed_seq.max(covered);
-            let confirmed = state.ring.confirmed_seq;
-            state.space.reclaim(confirmed)?;
+            state.reclaim()?;
             state.checkpoints += 1;
             state.checkpoint_running = false;
         }
@@ -160,12 +159,7 @@ impl<D: Disk> Pool<D> {
     }
 
     async fn store_nodes(&self, frozen: &Frozen, fresh: &mut Vec<Run>) -> Result<()> {
-        let mut levels: [Vec<Arc<Cell>>; ROOT_LEVEL as usize + 1] = Default::default();
-        let mut seen = HashSet::new();
-        for (_, version) in frozen.versions.iter() {
-            collect_dirty(&version.root, ROOT_LEVEL, &mut levels, &mut seen);
-        }
-        for (level, cells) in levels.iter().enumerate() {
+        for (level, cells) in dirty_nodes(&frozen.versions).iter().enumerate() {
             let (places, _) = self.allocate_metadata(|_| cells.len(), fresh)?;
             let chunks = cells.chunks(NODES_PER_WRITE).zip(places.chunks(NODES_PER_WRITE));
             let writes = chunks.map(|(cells, places)| self.store_chunk(level as u8, cells, places)).collect();
@@ -179,17 +173,13 @@ impl<D: Disk> Pool<D> {
     /// journal says is left; everything else in it is marked as lost, so that it stays an error and never reads as
     /// something else.
     async fn read_patched(&self) -> Result<()> {
-        let mut levels: [Vec<Arc<Cell>>; ROOT_LEVEL as usize + 1] = Default::default();
-        {
+        let levels = {
             let state = self.state.lock();
             if !state.has_patches {
                 return Ok(());
             }
-            let mut seen = HashSet::new();
-            for (_, version) in state.versions.iter() {
-                collect_dirty(&version.root, ROOT_LEVEL, &mut levels, &mut seen);
-            }
-        }
+            dirty_nodes(&state.versions)
+        };
         let patched = |cell: &Arc<Cell>| match &*cell.lock() {
             CellState::Patched { base, .. } => Some(*base),
             _ => None,
@@ -371,7 +361,19 @@ fn superseded_addr(superseded: &Superseded) -> Option<BlockAddr> {
     }
 }
 
-/// Lists a frozen tree's dirty nodes by level, each once however many trees share it.
+/// Dirty nodes by level, leaves first.
+type Levels = [Vec<Arc<Cell>>; ROOT_LEVEL as usize + 1];
+
+/// Lists all versions' dirty nodes, each once however many trees share it.
+fn dirty_nodes(versions: &Versions) -> Levels {
+    let mut levels = Levels::default();
+    let mut seen = HashSet::new();
+    for (_, version) in versions.iter() {
+        collect_dirty(&version.root, ROOT_LEVEL, &mut levels, &mut seen);
+    }
+    levels
+}
+
 fn collect_dirty(slot: &Slot, level: u8, levels: &mut [Vec<Arc<Cell>>], seen: &mut HashSet<usize>) {
     let Child::Cell(cell) = &slot.child else { return };
     let state = cell.lock();

@@ -179,8 +179,7 @@ impl<D: Disk> Pool<D> {
             let confirmed = confirmed_by(seq, confirmed, empty);
             state.ring.confirmed_seq = state.ring.confirmed_seq.max(confirmed);
             state.durable_lsn = state.durable_lsn.max(end_lsn);
-            let confirmed = state.ring.confirmed_seq;
-            state.space.reclaim(confirmed)
+            state.reclaim()
         };
         self.end_commit();
         reclaimed

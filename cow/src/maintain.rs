@@ -60,16 +60,15 @@ impl State {
 
 impl<D: Disk> Pool<D> {
     /// Background duties. Call it about every 100 ms, and whenever [`Pool::wait_for_work`] resolves, with the time
-    /// since the last call; `true` means that more is waiting and it should be called again at once. An error has been dealt with as far as it can be
-    /// (a failed barrier has fenced the pool) and is for the log.
+    /// since the last call; `true` means that more is waiting and it should be called again at once. An error has been
+    /// dealt with as far as it can be (a failed barrier has fenced the pool) and is for the log.
     pub async fn maintain(&self, elapsed: Duration) -> Result<bool> {
         let duties = {
             let mut state = self.state.lock();
             if state.fenced.is_some() {
                 return Ok(false);
             }
-            let confirmed = state.ring.confirmed_seq;
-            state.space.reclaim(confirmed)?;
+            state.reclaim()?;
             state.duties(self.geometry.segments_in(self.limit), elapsed)
         };
         if duties.flush {
@@ -153,8 +152,7 @@ impl<D: Disk> Pool<D> {
             }
             let waiting = {
                 let mut state = self.state.lock();
-                let confirmed = state.ring.confirmed_seq;
-                state.space.reclaim(confirmed)?;
+                state.reclaim()?;
                 reaping || state.space.limbo_blocks() > 0 || !state.superseded.is_empty()
             };
             if self.state.lock().data_blocks_free() >= blocks {

@@ -97,7 +97,22 @@ fn skip(state: &mut State, level: u8) -> Result<()> {
     let Next::Reap(version) = state.next_ghost() else { return Ok(()) };
     let cursor = state.versions.reaping.map_or(0, |r| r.cursor);
     let cursor = span_end(level, cursor);
-    state.decide(&Record::Reap { version, cursor, freed: Vec::new(), nodes: Vec::new() })?;
+    advance(state, version, cursor, Vec::new(), Vec::new())
+}
+
+/// Puts down how far giving back a version got, what that freed, and, at the end of its map, that it is gone.
+fn advance(
+    state: &mut State,
+    version: VersionId,
+    cursor: u64,
+    freed: Vec<Run>,
+    nodes: Vec<BlockAddr>,
+) -> Result<()> {
+    for run in &freed {
+        state.space.free_later(*run);
+    }
+    state.superseded.extend(nodes.iter().map(|addr| Superseded::Addr(*addr)));
+    state.decide(&Record::Reap { version, cursor, freed, nodes })?;
     if cursor >= MAP_END {
         state.decide(&Record::Reaped { version })?;
     }
@@ -131,15 +146,7 @@ fn reap_step(state: &mut State, id: VersionId) -> Result<(), Blocked> {
             break;
         }
     }
-    for run in &freed {
-        state.space.free_later(*run);
-    }
-    state.superseded.extend(nodes.iter().map(|addr| Superseded::Addr(*addr)));
-    state.decide(&Record::Reap { version: id, cursor, freed, nodes })?;
-    if cursor >= MAP_END {
-        state.decide(&Record::Reaped { version: id })?;
-    }
-    Ok(())
+    Ok(advance(state, id, cursor, freed, nodes)?)
 }
 
 fn floor_of_ghost(state: &mut State, id: VersionId) -> Result<Epoch> {

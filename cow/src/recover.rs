@@ -401,7 +401,7 @@ fn replay(state: &mut State, record: &Record) -> Result<(), Blocked> {
             for run in runs {
                 state.space.claim(*run)?;
             }
-            settle(state, *head, *mapped, freed)?;
+            state.settle(*head, *mapped, freed)?;
         }
         Record::Fill { head, lba, blocks, zero, mapped, freed } => {
             let end =
@@ -420,7 +420,7 @@ fn replay(state: &mut State, record: &Record) -> Result<(), Blocked> {
                     Err(missing) => return Err(state.missing(missing)),
                 };
             }
-            settle(state, *head, *mapped, freed)?;
+            state.settle(*head, *mapped, freed)?;
         }
         Record::Reap { freed, nodes, .. } => {
             state.versions.apply(record)?;
@@ -442,14 +442,5 @@ fn replay(state: &mut State, record: &Record) -> Result<(), Blocked> {
         other => state.versions.apply(other)?,
     }
     state.lsn = Lsn(state.lsn.0 + 1);
-    Ok(())
-}
-
-fn settle(state: &mut State, head: crate::types::VersionId, mapped: i64, freed: &[Run]) -> Result<()> {
-    for run in freed {
-        state.space.free_later(*run);
-    }
-    let version = state.version(head)?;
-    version.mapped = version.mapped.saturating_add_signed(mapped);
     Ok(())
 }

@@ -125,11 +125,30 @@ impl State {
         (bytes / CATALOG_PAYLOAD + 1) as u64
     }
 
-    /// Blocks that data may take now: a checkpoint must be able to write every dirty node anew, twice over because
-    /// nodes get dirty again while one runs, and the catalog beside the old one.
+    /// Blocks to keep for checkpoints: each must be able to write every dirty node anew, twice over because nodes get
+    /// dirty again while one runs, and the catalog beside the old one.
+    fn metadata_blocks(&self) -> u64 {
+        2 * (self.dirty + self.catalog_blocks()) + self.dirty_frozen
+    }
+
+    /// Blocks that data may take now.
     pub(crate) fn data_blocks_free(&self) -> u64 {
-        let metadata = 2 * self.dirty + self.dirty_frozen + 2 * self.catalog_blocks();
-        self.space.free().saturating_sub(self.reserve() + metadata)
+        self.space.free().saturating_sub(self.reserve() + self.metadata_blocks())
+    }
+
+    /// Makes reusable what the disk has confirmed to be freed and nobody reads any more.
+    pub(crate) fn reclaim(&mut self) -> Result<()> {
+        self.space.reclaim(self.ring.confirmed_seq)
+    }
+
+    /// Books what a change of a head's map did to space.
+    pub(crate) fn settle(&mut self, head: VersionId, mapped: i64, freed: &[Run]) -> Result<()> {
+        for run in freed {
+            self.space.free_later(*run);
+        }
+        let version = self.version(head)?;
+        version.mapped = version.mapped.saturating_add_signed(mapped);
+        Ok(())
     }
 
     /// How many nodes may be dirty: bounded by memory and by the room that a checkpoint would have.
@@ -177,8 +196,7 @@ impl State {
     /// a full pool can always be emptied.
     pub(crate) fn admit_growth(&self, bytes: usize) -> Result<(), Blocked> {
         self.admit(bytes)?;
-        let metadata = 2 * (self.dirty + self.catalog_blocks()) + self.dirty_frozen;
-        if self.space.free() >= self.reserve() / 2 + metadata {
+        if self.space.free() >= self.reserve() / 2 + self.metadata_blocks() {
             return Ok(());
         }
         if self.dirty > 0 || !self.superseded.is_empty() {

@@ -23,7 +23,7 @@ use crate::record::Record;
 use crate::space::{Run, push_block};
 use crate::state::{Blocked, State};
 use crate::sync::{Event, Handoff, join_all, yield_now};
-use crate::types::{BLOCK_BYTES, BLOCK_SIZE, ExtentKind, Lsn, VersionId};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, Epoch, ExtentKind, Lsn, VersionId};
 
 /// Unflushed data beyond which the background flushes ...
 pub(crate) const UNFLUSHED_SOFT_BYTES: u64 = 64 << 20;
@@ -539,18 +539,10 @@ fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Result<Lsn, Bl
     let mut lba = part.lba;
     let mut lsn = state.lsn;
     for group in part.crcs.chunk_by(|a, b| a.is_some() == b.is_some()) {
-        let mut freed = Vec::new();
-        let mut mapped = 0i64;
+        let mut replaced = Replaced::default();
         let (root, mut change) = state.change(part.head, lba, false)?;
         let floor = change.floor;
-        let old = |entry: Entry| {
-            if entry.is_data() {
-                mapped -= 1;
-                if entry.birth() > floor {
-                    push_block(&mut freed, entry.block());
-                }
-            }
-        };
+        let old = |entry: Entry| replaced.note(entry, floor);
         let count = group.len() as u64;
         let record = if group[0].is_some() {
             let crcs: Vec<u32> = group.iter().copied().flatten().collect();
@@ -566,33 +558,45 @@ fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Result<Lsn, Bl
             if let Err(missing) = set_entries(root, lba, &entries, &mut change, old) {
                 return Err(state.missing(missing));
             }
-            mapped += count as i64;
+            let Replaced { freed, data } = replaced;
+            let mapped = count as i64 - data;
+            state.settle(part.head, mapped, &freed)?;
             state.unflushed_bytes += count * BLOCK_SIZE;
             Record::Write { head: part.head, lba, epoch, runs: stored, crcs, mapped, freed }
         } else {
             if let Err(missing) = fill_step(root, lba, lba + count, true, &mut change, old) {
                 return Err(state.missing(missing));
             }
-            Record::Fill { head: part.head, lba, blocks: count, zero: true, mapped, freed }
+            let Replaced { freed, data } = replaced;
+            state.settle(part.head, -data, &freed)?;
+            Record::Fill { head: part.head, lba, blocks: count, zero: true, mapped: -data, freed }
         };
-        lsn = settle(state, part.head, mapped, &record);
+        lsn = state.append(&record);
         lba += count;
     }
     state.space.end_flight(runs);
     Ok(lsn)
 }
 
-/// Books what a record of a head's change says of space, and appends it.
-fn settle(state: &mut State, head: VersionId, mapped: i64, record: &Record) -> Lsn {
-    if let Record::Write { freed, .. } | Record::Fill { freed, .. } = record {
-        for run in freed {
-            state.space.free_later(*run);
+/// What a change of a head's map replaced.
+#[derive(Default)]
+struct Replaced {
+    /// Blocks that were the head's alone.
+    freed: Vec<Run>,
+    /// Blocks of data, shared ones included.
+    data: i64,
+}
+
+impl Replaced {
+    /// Notes an entry that is gone; what was born after `floor` was the head's alone.
+    fn note(&mut self, entry: Entry, floor: Epoch) {
+        if entry.is_data() {
+            self.data += 1;
+            if entry.birth() > floor {
+                push_block(&mut self.freed, entry.block());
+            }
         }
     }
-    if let Some(version) = state.versions.get_mut(head) {
-        version.mapped = version.mapped.saturating_add_signed(mapped);
-    }
-    state.append(record)
 }
 
 /// Fills from block `at` towards `end` as far as one record should go; returns where it stopped.
@@ -606,31 +610,23 @@ fn fill_some(
     state.admit_growth(FILL_FREES * 7 + FANOUT * 7 + 64)?;
     let size = state.version(head)?.size;
     check_range(size.next_multiple_of(BLOCK_SIZE), at * BLOCK_SIZE, (end - at) * BLOCK_SIZE)?;
-    let mut freed: Vec<Run> = Vec::new();
-    let mut mapped = 0i64;
+    let mut replaced = Replaced::default();
     let mut next = at;
     for _ in 0..FILL_STEPS {
         let (root, mut change) = state.change(head, next, false)?;
         let floor = change.floor;
-        let step = fill_step(root, next, end, zero, &mut change, |entry| {
-            if entry.is_data() {
-                mapped -= 1;
-                if entry.birth() > floor {
-                    push_block(&mut freed, entry.block());
-                }
-            }
-        });
-        match step {
+        match fill_step(root, next, end, zero, &mut change, |entry| replaced.note(entry, floor)) {
             Ok(until) => next = until,
             Err(missing) if next == at => return Err(state.missing(missing)),
             // What was done so far gets its record; the node is read for the next.
             Err(_) => break,
         }
-        if next == end || freed.len() >= FILL_FREES {
+        if next == end || replaced.freed.len() >= FILL_FREES {
             break;
         }
     }
-    let record = Record::Fill { head, lba: at, blocks: next - at, zero, mapped, freed };
-    let lsn = settle(state, head, mapped, &record);
+    let Replaced { freed, data } = replaced;
+    state.settle(head, -data, &freed)?;
+    let lsn = state.append(&Record::Fill { head, lba: at, blocks: next - at, zero, mapped: -data, freed });
     Ok((next, lsn))
 }

@@ -3,7 +3,14 @@
 //! Every operation runs on the reactor of the thread that polls it, so one [`File`] may serve several reactors. With
 //! `O_DIRECT` the caller aligns addresses, offsets and lengths; where a short transfer has to be continued, that
 //! happens at an aligned offset again, repeating the bytes of the block that was cut.
+//!
+//! **Files in memory** (tmpfs, ramfs) are read, written and synchronised right where the future is polled, by plain
+//! system calls: there is no device to wait for, so the call is a copy, while the ring, which cannot know that, hands
+//! each operation to a worker thread and back. Of large and of many small copies in a row the task takes a rest, so that
+//! the others and the sockets have their turn. Pages of a tmpfs that were swapped out are waited for, as every page fault
+//! of the process is. Reserving and punching go to the ring as everywhere: they take time in proportion.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -54,12 +61,101 @@ impl Default for OpenOptions {
 struct Inner {
     file: std::fs::File,
     direct: bool,
+    /// Its bytes are memory: see the module's documentation.
+    in_memory: bool,
 }
 
 impl Inner {
+    fn new(file: std::fs::File, direct: bool) -> Self {
+        let in_memory = is_in_memory(&file);
+        Self { file, direct, in_memory }
+    }
+
     fn fd(&self) -> Fd {
         Fd(self.file.as_raw_fd())
     }
+
+    /// One `pread` into `buf[skip..]`, here and now.
+    fn read_now<B: IoBufMut>(&self, buf: &mut B, skip: usize, offset: u64) -> io::Result<usize> {
+        let start = buf.as_mut_ptr().wrapping_add(skip);
+        let len = part_len(buf.len(), skip) as usize;
+        // SAFETY: writes to a part of the range that by `IoBufMut` nobody else uses while we have the buffer.
+        let count = unsafe { libc::pread(self.file.as_raw_fd(), start.cast(), len, to_off_t(offset)?) };
+        to_count(count)
+    }
+
+    /// One `pwrite` of `buf[skip..]`, here and now.
+    fn write_now<B: IoBuf>(&self, buf: &B, skip: usize, offset: u64) -> io::Result<usize> {
+        let start = buf.as_ptr().wrapping_add(skip);
+        let len = part_len(buf.len(), skip) as usize;
+        // SAFETY: reads a part of the range that by `IoBuf` is initialised and not written to while we have the buffer.
+        let count = unsafe { libc::pwrite(self.file.as_raw_fd(), start.cast(), len, to_off_t(offset)?) };
+        to_count(count)
+    }
+
+    /// One `pwritev` of what `scatter` lists, here and now.
+    ///
+    /// # Safety
+    ///
+    /// The buffers that `scatter` was made of are alive and not written to.
+    unsafe fn writev_now(&self, scatter: &Scatter, offset: u64) -> io::Result<usize> {
+        let (ranges, count) = scatter.ranges();
+        let (fd, offset) = (self.file.as_raw_fd(), to_off_t(offset)?);
+        let count = i32::try_from(count).expect("at most MAX_RANGES");
+        // SAFETY: `count` ranges, each initialised, alive and not written to by the caller's promise.
+        to_count(unsafe { libc::pwritev(fd, ranges, count, offset) })
+    }
+
+    /// `fdatasync` or `fsync`, here and now.
+    fn sync_now(&self, flags: FsyncFlags) -> io::Result<()> {
+        if flags.contains(FsyncFlags::DATASYNC) { self.file.sync_data() } else { self.file.sync_all() }
+    }
+}
+
+/// Whether the file system that has `file` keeps it in memory.
+fn is_in_memory(file: &std::fs::File) -> bool {
+    // SAFETY: all zeroes is a valid `statfs`, made of numbers only.
+    let mut about: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one `statfs`, where the pointer says.
+    let outcome = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut about) };
+    // A block device's node lies in a tmpfs too, and says nothing of the device.
+    outcome == 0
+        && [TMPFS_MAGIC, RAMFS_MAGIC].contains(&(about.f_type as u64))
+        && file.metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC` of linux/magic.h.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+const RAMFS_MAGIC: u64 = 0x8584_58f6;
+
+/// What may be copied on a thread before its loop has a turn, in bytes.
+const COPIED_PER_TURN: usize = 1 << 20;
+/// What a copy counts for at least.
+const LEAST_COPY: usize = 16 << 10;
+
+thread_local! {
+    /// Bytes copied since the loop had a turn.
+    static COPIED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Takes note of a copy. From time to time it waits for the loop's next turn, so that a task that finds nothing to wait
+/// for does not keep the others waiting.
+async fn copied(len: usize) {
+    let copied = COPIED.get() + len.max(LEAST_COPY);
+    if copied < COPIED_PER_TURN {
+        return COPIED.set(copied);
+    }
+    COPIED.set(0);
+    Op::new(Turn).await;
+}
+
+fn to_off_t(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// A system call's count as the crate's.
+fn to_count(count: isize) -> io::Result<usize> {
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
 /// A regular file or block device. Clones are the same open file; so is what [`try_clone`](File::try_clone) gives, with a
@@ -76,7 +172,7 @@ impl File {
         // SAFETY: asks for the flags of a descriptor we own.
         let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
         let direct = flags >= 0 && flags & libc::O_DIRECT != 0;
-        Self { inner: Arc::new(Inner { file, direct }) }
+        Self { inner: Arc::new(Inner::new(file, direct)) }
     }
 
     /// Opens a file. Blocks; for set-up, not for the data path.
@@ -94,7 +190,7 @@ impl File {
             .mode(options.mode)
             .custom_flags(if options.direct { libc::O_DIRECT } else { 0 })
             .open(path)?;
-        Ok(Self { inner: Arc::new(Inner { file, direct: options.direct }) })
+        Ok(Self { inner: Arc::new(Inner::new(file, options.direct)) })
     }
 
     /// The same open file by a new descriptor.
@@ -103,7 +199,8 @@ impl File {
     ///
     /// When the process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<File> {
-        let inner = Inner { file: self.inner.file.try_clone()?, direct: self.inner.direct };
+        let Inner { ref file, direct, in_memory } = *self.inner;
+        let inner = Inner { file: file.try_clone()?, direct, in_memory };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -156,9 +253,7 @@ impl File {
         let mut progress = Progress::new(buf.len(), self.inner.direct);
         while let Some(done) = progress.next() {
             let result;
-            let write =
-                Write { file: Arc::clone(&self.inner), buf, skip: done, offset: offset + done as u64 };
-            (result, buf) = Op::new(write).await;
+            (result, buf) = self.write_part(buf, done, offset).await;
             if let Err(error) = progress.advance(result, io::ErrorKind::WriteZero) {
                 return (Err(error), buf);
             }
@@ -181,8 +276,16 @@ impl File {
         while let Some(done) = progress.next() {
             let result;
             let scatter = Scatter::new(&bufs, done);
-            let write = Writev { file: Arc::clone(&self.inner), bufs, scatter, offset: offset + done as u64 };
-            (result, bufs) = Op::new(write).await;
+            let at = offset + done as u64;
+            if self.inner.in_memory {
+                // SAFETY: made of `bufs`, which stay here and are not written to.
+                result = unsafe { self.inner.writev_now(&scatter, at) };
+                drop(scatter);
+                copied(*result.as_ref().unwrap_or(&0)).await;
+            } else {
+                let write = Writev { file: Arc::clone(&self.inner), bufs, scatter, offset: at };
+                (result, bufs) = Op::new(write).await;
+            }
             if let Err(error) = progress.advance(result, io::ErrorKind::WriteZero) {
                 return (Err(error), bufs);
             }
@@ -197,7 +300,7 @@ impl File {
     /// When that failed. What was written since the last success is then in doubt, and stays so even when a later call
     /// succeeds.
     pub async fn sync_data(&self) -> io::Result<()> {
-        Op::new(Fsync { file: Arc::clone(&self.inner), flags: FsyncFlags::DATASYNC }).await
+        self.sync(FsyncFlags::DATASYNC).await
     }
 
     /// As [`sync_data`](File::sync_data), with all metadata (`fsync`).
@@ -206,7 +309,7 @@ impl File {
     ///
     /// As [`sync_data`](File::sync_data).
     pub async fn sync_all(&self) -> io::Result<()> {
-        Op::new(Fsync { file: Arc::clone(&self.inner), flags: FsyncFlags::empty() }).await
+        self.sync(FsyncFlags::empty()).await
     }
 
     /// Reserves space for a range, growing the file where it reaches past its end (`fallocate` mode 0). What was not
@@ -262,9 +365,33 @@ impl File {
         self.inner.file.set_len(len)
     }
 
-    async fn read_part<B: IoBufMut>(&self, buf: B, skip: usize, offset: u64) -> (io::Result<usize>, B) {
+    async fn read_part<B: IoBufMut>(&self, mut buf: B, skip: usize, offset: u64) -> (io::Result<usize>, B) {
         let offset = offset + skip as u64;
+        if self.inner.in_memory {
+            let result = self.inner.read_now(&mut buf, skip, offset);
+            copied(*result.as_ref().unwrap_or(&0)).await;
+            return (result, buf);
+        }
         Op::new(Read { file: Arc::clone(&self.inner), buf, skip, offset }).await
+    }
+
+    async fn write_part<B: IoBuf>(&self, buf: B, skip: usize, offset: u64) -> (io::Result<usize>, B) {
+        let offset = offset + skip as u64;
+        if self.inner.in_memory {
+            let result = self.inner.write_now(&buf, skip, offset);
+            copied(*result.as_ref().unwrap_or(&0)).await;
+            return (result, buf);
+        }
+        Op::new(Write { file: Arc::clone(&self.inner), buf, skip, offset }).await
+    }
+
+    async fn sync(&self, flags: FsyncFlags) -> io::Result<()> {
+        if self.inner.in_memory {
+            let result = self.inner.sync_now(flags);
+            copied(0).await;
+            return result;
+        }
+        Op::new(Fsync { file: Arc::clone(&self.inner), flags }).await
     }
 
     async fn fallocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
@@ -418,6 +545,20 @@ unsafe impl OpData for Fsync {
     fn complete(self, result: i32) -> Self::Output {
         to_result(result).map(drop)
     }
+}
+
+/// Nothing, which takes until the loop has had a turn.
+struct Turn;
+
+// SAFETY: refers to no memory and no descriptor.
+unsafe impl OpData for Turn {
+    type Output = ();
+
+    fn entry(&mut self) -> squeue::Entry {
+        opcode::Nop::new().build()
+    }
+
+    fn complete(self, _result: i32) -> Self::Output {}
 }
 
 struct Fallocate {

@@ -64,6 +64,15 @@ impl Block {
         self.base
     }
 
+    /// See [`AlignedBuf::prefer_huge_pages`](super::AlignedBuf::prefer_huge_pages).
+    pub(super) fn prefer_huge_pages(&self) {
+        if self.capacity >= MIN_MAPPED {
+            // SAFETY: a mapping of our own, and advice that changes none of its bytes. An error means that this kernel
+            // has no huge pages, which changes nothing either.
+            unsafe { libc::madvise(self.base.as_ptr().cast(), self.capacity, libc::MADV_HUGEPAGE) };
+        }
+    }
+
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh
     }

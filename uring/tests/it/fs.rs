@@ -56,6 +56,41 @@ fn direct_writes_in_more_pieces_than_one_call_takes() {
     });
 }
 
+// On a tmpfs, operations are done where they are polled; what they give, and that others get their turn, is the same.
+#[test]
+fn files_in_memory_behave_like_others_and_let_others_run() {
+    run(async {
+        let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+        let file = create(&folder, false);
+        let bytes = pattern(5 * ALIGN + 100, 2);
+        let (result, _) = file.write_all_at(bytes[..ALIGN].to_vec(), 0).await;
+        result.unwrap();
+        let pieces = bytes[ALIGN..].chunks(1000).map(<[u8]>::to_vec).collect();
+        let (result, _) = file.writev_all_at(pieces, ALIGN as u64).await;
+        result.unwrap();
+        file.sync_data().await.unwrap();
+        file.sync_all().await.unwrap();
+        let (result, buf) = file.read_exact_at(vec![0; bytes.len()], 0).await;
+        result.unwrap();
+        assert!(buf == bytes);
+        let (result, buf) = file.read_at(buf, bytes.len() as u64 - 10).await;
+        assert_eq!(result.unwrap(), 10);
+        let (result, buf) = file.read_exact_at(buf, 1).await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        let (result, _) = file.read_at(buf, u64::MAX).await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidInput);
+
+        // A timer fires although this task never finds anything to wait for.
+        let fired = spawn(cairn_uring::sleep(std::time::Duration::from_millis(1)));
+        let mut buf = vec![0; ALIGN];
+        while !fired.is_finished() {
+            let result;
+            (result, buf) = file.read_exact_at(buf, 0).await;
+            result.unwrap();
+        }
+    });
+}
+
 #[test]
 fn direct_refuses_what_is_not_aligned() {
     run(async {

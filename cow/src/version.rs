@@ -4,6 +4,8 @@
 //! replayed is what happened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,6 +65,8 @@ pub(crate) struct Versions {
     pub(crate) ghosts: usize,
     encoded: usize,
     pub(crate) reaping: Option<Reaping>,
+    /// Counts the times that a version got another size or was deleted, for those who remember sizes.
+    pub(crate) size_changes: Arc<AtomicU64>,
 }
 
 /// Bytes of the version tree in a catalog besides its versions, and of a version besides its texts.
@@ -84,6 +88,7 @@ impl Versions {
             ghosts: 0,
             encoded: 0,
             reaping: None,
+            size_changes: Arc::default(),
         }
     }
 
@@ -304,10 +309,12 @@ impl Versions {
                     }
                     self.ghosts += 1;
                 }
+                self.size_changes.fetch_add(1, Ordering::Release);
                 self.next_epoch()
             }
             Record::Resize { head, size } => {
                 self.known(*head)?.size = *size;
+                self.size_changes.fetch_add(1, Ordering::Release);
                 Ok(())
             }
             Record::Reap { version, cursor, .. } => {

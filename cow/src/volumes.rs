@@ -1,6 +1,8 @@
 //! Volumes and snapshots as users handle them: each verb checks, appends one record, and returns when it is durable.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
@@ -448,6 +450,12 @@ impl<D: Disk> Pool<D> {
     /// A version's present size in bytes.
     pub fn size_of(&self, id: VersionId) -> Result<u64> {
         Ok(self.state.lock().version(id)?.size)
+    }
+
+    /// A number that grows whenever any version is resized or deleted. While it stays, so does what
+    /// [`size_of`](Pool::size_of) said: whoever asks for every request looks here first, which takes no lock.
+    pub fn size_changes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.state.lock().versions.size_changes)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The pool's volumes and snapshots as NBD exports: `VOLUME`, writable, and `VOLUME@SNAPSHOT`, read-only.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_cow::{Disk, Error, ErrorKind, ExtentKind, Pool, Resolved, VersionId};
@@ -67,6 +69,8 @@ impl Exports for PoolExports {
             lane: self.lane,
             name,
             resolved,
+            size_changes: self.pool.size_changes(),
+            known_size: Cell::new(None),
             _attachment: attachment,
         })
     }
@@ -92,6 +96,10 @@ pub struct VersionExport {
     lane: usize,
     name: String,
     resolved: Resolved,
+    /// See [`Pool::size_changes`].
+    size_changes: Arc<AtomicU64>,
+    /// The size, and what the number of changes was before it was asked for.
+    known_size: Cell<Option<(u64, u64)>>,
     _attachment: Attachment,
 }
 
@@ -148,8 +156,16 @@ impl Export for VersionExport {
     }
 
     fn size(&self) -> u64 {
+        let changes = self.size_changes.load(Ordering::Acquire);
+        if let Some((size, known)) = self.known_size.get()
+            && known == changes
+        {
+            return size;
+        }
         // A version that is gone has no bytes: every request is refused.
-        self.pool.size_of(self.id()).unwrap_or(0)
+        let size = self.pool.size_of(self.id()).unwrap_or(0);
+        self.known_size.set(Some((size, changes)));
+        size
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<ReadReply, Errno> {

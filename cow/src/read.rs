@@ -1,7 +1,8 @@
 //! Reads, and what kind of data lies where.
 
-use std::sync::Arc;
+use smallvec::SmallVec;
 
+use crate::cache::{BlockCache, Memory};
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::{View, kind_of, visit};
@@ -10,7 +11,7 @@ use crate::pool::Pool;
 use crate::space::ReadGuard;
 use crate::state::{Blocked, State};
 use crate::sync::{join_all, yield_now};
-use crate::types::{BLOCK_BYTES, BLOCK_SIZE, Extent, ExtentKind, VersionId};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Extent, ExtentKind, VersionId};
 use crate::write::check_range;
 
 /// I/Os of one read in flight: an aged disk's sequential read is many small ones, issued together.
@@ -18,6 +19,9 @@ const WIDTH: usize = 64;
 
 /// Steps of a walk over the map after which other tasks of the reactor get their turn.
 pub(crate) const STEPS_PER_TURN: u32 = 64;
+
+/// What the blocks of a read map to: that of a single block takes no allocation.
+type Entries = SmallVec<[Entry; 2]>;
 
 /// What a read returns.
 pub struct ReadReply<B> {
@@ -39,18 +43,13 @@ pub(crate) fn entry_in(view: &View<'_>, lba: u64) -> Entry {
 }
 
 /// Looks up the blocks that bytes `offset..offset + len` touch; the guard keeps what they point to from being reused.
-fn look_up(
-    state: &mut State,
-    id: VersionId,
-    offset: u64,
-    len: u64,
-) -> Result<(Vec<Entry>, ReadGuard), Blocked> {
+fn look_up(state: &mut State, id: VersionId, offset: u64, len: u64) -> Result<(Entries, ReadGuard), Blocked> {
     let guard = state.space.reader();
     let version = state.version(id)?;
     check_range(version.size, offset, len)?;
     let mut at = offset / BLOCK_SIZE;
     let end = (offset + len).div_ceil(BLOCK_SIZE);
-    let mut entries = Vec::with_capacity((end - at) as usize);
+    let mut entries = Entries::with_capacity((end - at) as usize);
     while at < end {
         let visited = visit(&mut version.root, at, |view| match view {
             View::Uniform { end: until, .. } => {
@@ -73,25 +72,29 @@ fn look_up(
     Ok((entries, guard))
 }
 
-/// Where a block of a read comes from.
-struct Source {
-    entry: Entry,
-    cached: Option<Arc<[u8]>>,
+/// Blocks of a read that one I/O brings: places in its range.
+struct Gap {
+    start: usize,
+    end: usize,
 }
 
-impl Source {
-    /// Whether the block after this one can be brought together with it.
-    fn goes_with(&self, next: &Source) -> bool {
-        let (a, b) = (self.entry, next.entry);
-        if !a.is_data() || !b.is_data() {
-            return a.is_data() == b.is_data();
-        }
-        match (&self.cached, &next.cached) {
-            (Some(_), Some(_)) => true,
-            (None, None) => b.block() == a.block() + 1,
-            _ => false,
+/// Fills what of `buf` needs no disk, and says what is left: blocks that are not cached, in gaps of consecutive ones.
+fn fill_known(cache: Option<&BlockCache>, entries: &[Entry], buf: &mut [u8]) -> Vec<Gap> {
+    let mut gaps: Vec<Gap> = Vec::new();
+    let mut reader = cache.map(BlockCache::reader);
+    for (at, (entry, out)) in entries.iter().zip(buf.chunks_exact_mut(BLOCK_BYTES)).enumerate() {
+        if !entry.is_data() {
+            out.fill(0);
+        } else if !reader.as_mut().is_some_and(|reader| reader.get(entry.block(), out)) {
+            match gaps.last_mut() {
+                Some(gap) if gap.end == at && entry.block() == entries[at - 1].block() + 1 => {
+                    gap.end = at + 1;
+                }
+                _ => gaps.push(Gap { start: at, end: at + 1 }),
+            }
         }
     }
+    gaps
 }
 
 /// What reading blocks by their entries can bring besides an error of the disk.
@@ -130,12 +133,7 @@ impl<D: Disk> Pool<D> {
 
     /// Reads the blocks that a range touches, whole. A block that does not match is looked up again, because it may
     /// have moved; if the map still says the same, nobody gets its bytes.
-    async fn read_blocks(
-        &self,
-        id: VersionId,
-        offset: u64,
-        len: u64,
-    ) -> Result<(Vec<Entry>, Option<D::Buf>)> {
+    async fn read_blocks(&self, id: VersionId, offset: u64, len: u64) -> Result<(Entries, Option<D::Buf>)> {
         let mut bad: Option<Entry> = None;
         loop {
             let (entries, guard) = self.step(|state| look_up(state, id, offset, len)).await?;
@@ -178,58 +176,61 @@ impl<D: Disk> Pool<D> {
     /// Brings what these entries point to into one buffer: from memory where it is there, else from the disk,
     /// verified. The caller holds a read guard.
     async fn fetch(&self, entries: &[Entry]) -> Result<D::Buf, Fault> {
-        let cached = |entry: &Entry| self.cache.as_ref().filter(|_| entry.is_data())?.get(entry.block());
-        if let [entry] = entries {
-            let source = [Source { entry: *entry, cached: cached(entry) }];
-            return self.fetch_group(0, &source, self.disk.alloc(BLOCK_BYTES)).await;
-        }
-        let sources: Vec<Source> = entries.iter().map(|e| Source { entry: *e, cached: cached(e) }).collect();
-        let groups: Vec<&[Source]> = sources.chunk_by(Source::goes_with).collect();
         let mut rest = self.disk.alloc(entries.len() * BLOCK_BYTES);
-        let whole = if let [group] = groups[..] {
-            self.fetch_group(0, group, rest).await?
-        } else {
-            let mut fetches = Vec::with_capacity(groups.len());
-            let mut first = 0;
-            for group in groups {
-                let tail = rest.split_off(group.len() * BLOCK_BYTES);
-                fetches.push(self.fetch_group(first, group, std::mem::replace(&mut rest, tail)));
-                first += group.len();
+        if let [entry] = entries {
+            if self.cache.as_ref().is_some_and(|cache| cache.get(entry.block(), &mut rest)) {
+                return Ok(rest);
             }
-            let mut pieces = join_all(fetches, WIDTH).await.into_iter();
-            let mut whole = pieces.next().expect("there is at least one group")?;
-            for piece in pieces {
-                whole.join(piece?);
-            }
-            whole
-        };
+            return self.fetch_gap(0, entries, rest).await;
+        }
+        let gaps = fill_known(self.cache.as_deref(), entries, &mut rest);
+        match gaps[..] {
+            [] => return Ok(rest),
+            [Gap { start: 0, end }] if end == entries.len() => return self.fetch_gap(0, entries, rest).await,
+            _ => {}
+        }
+        let mut fetches = Vec::with_capacity(gaps.len());
+        // What is there already, before each gap.
+        let mut known = Vec::with_capacity(gaps.len());
+        let mut at = 0;
+        for Gap { start, end } in gaps {
+            let mut gap = rest.split_off((start - at) * BLOCK_BYTES);
+            let tail = gap.split_off((end - start) * BLOCK_BYTES);
+            known.push(std::mem::replace(&mut rest, tail));
+            fetches.push(self.fetch_gap(start, &entries[start..end], gap));
+            at = end;
+        }
+        let fetched = join_all(fetches, WIDTH).await;
+        let mut pieces = known.into_iter().zip(fetched);
+        let (mut whole, first) = pieces.next().expect("there is at least one gap");
+        whole.join(first?);
+        for (known, fetched) in pieces {
+            whole.join(known);
+            whole.join(fetched?);
+        }
+        whole.join(rest);
         Ok(whole)
     }
 
-    /// Fills `buf` with consecutive blocks that come from one place; the first is block `first` of the range.
-    async fn fetch_group(&self, first: usize, group: &[Source], mut buf: D::Buf) -> Result<D::Buf, Fault> {
-        let entry = group[0].entry;
-        if !entry.is_data() {
-            buf.fill(0);
-            return Ok(buf);
-        }
-        if group[0].cached.is_some() {
-            for (source, out) in group.iter().zip(buf.chunks_exact_mut(BLOCK_BYTES)) {
-                out.copy_from_slice(source.cached.as_deref().expect("a group is cached or not"));
-            }
-            return Ok(buf);
-        }
-        let (result, buf) = self.disk.read(entry.block().offset(), buf).await;
-        result.map_err(|e| Fault::Disk(Error::io(format!("reading block {}", entry.block()), e)))?;
-        for (at, (block, source)) in buf.chunks_exact(BLOCK_BYTES).zip(group).enumerate() {
-            if crc32fast::hash(block) != source.entry.crc() {
+    /// Reads consecutive blocks of the pool into `buf` and verifies them; the first is block `first` of the range.
+    async fn fetch_gap(&self, first: usize, entries: &[Entry], buf: D::Buf) -> Result<D::Buf, Fault> {
+        let start = entries[0].block();
+        let (result, buf) = self.disk.read(start.offset(), buf).await;
+        result.map_err(|e| Fault::Disk(Error::io(format!("reading block {start}"), e)))?;
+        for (at, (block, entry)) in buf.chunks_exact(BLOCK_BYTES).zip(entries).enumerate() {
+            if crc32fast::hash(block) != entry.crc() {
                 return Err(Fault::Checksum(first + at));
             }
-            if let Some(cache) = &self.cache {
-                cache.add(source.entry.block(), block);
-            }
         }
+        self.keep(start, &buf);
         Ok(buf)
+    }
+
+    /// Keeps verified blocks in the read cache.
+    fn keep(&self, start: BlockAddr, blocks: &[u8]) {
+        if let Some(cache) = &self.cache {
+            cache.add(start, blocks, |len| -> Memory { Box::new(self.disk.memory(len)) });
+        }
     }
 
     /// What lies where in `offset..offset + len` of a version: at most `max` extents from the start, neighbours of

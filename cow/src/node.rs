@@ -117,6 +117,26 @@ pub(crate) struct Ptr {
     pub(crate) crc: u32,
 }
 
+/// A [`Ptr`] in 12 bytes: all inner nodes that are used stay in memory, and most of what they hold is this.
+#[derive(Clone, Copy)]
+pub(crate) struct PackedPtr {
+    addr: [u32; 2],
+    crc: u32,
+}
+
+impl From<Ptr> for PackedPtr {
+    fn from(ptr: Ptr) -> PackedPtr {
+        PackedPtr { addr: [ptr.addr.0 as u32, (ptr.addr.0 >> 32) as u32], crc: ptr.crc }
+    }
+}
+
+impl From<PackedPtr> for Ptr {
+    fn from(packed: PackedPtr) -> Ptr {
+        let [low, high] = packed.addr.map(u64::from);
+        Ptr { addr: BlockAddr(low | high << 32), crc: packed.crc }
+    }
+}
+
 /// What an inner node's entry (or a version's root) leads to.
 #[derive(Clone)]
 pub(crate) enum Child {
@@ -125,7 +145,7 @@ pub(crate) enum Child {
     /// ... or zeroes.
     Zero,
     /// A node that was not looked at since its parent was read.
-    Stored(Ptr),
+    Stored(PackedPtr),
     /// A node with a place in memory.
     Cell(Arc<Cell>),
 }
@@ -138,6 +158,8 @@ pub(crate) struct Slot {
     pub(crate) child: Child,
 }
 
+const _: () = assert!(size_of::<Slot>() == 24);
+
 impl Slot {
     pub(crate) const HOLE: Slot = Slot { birth: Epoch(0), child: Child::Hole };
 
@@ -147,7 +169,7 @@ impl Slot {
         let child = match entry.kind() {
             KIND_HOLE => Child::Hole,
             KIND_ZERO => Child::Zero,
-            KIND_NODE => Child::Stored(Ptr { addr: entry.block(), crc: entry.crc() }),
+            KIND_NODE => Child::Stored(Ptr { addr: entry.block(), crc: entry.crc() }.into()),
             _ => return Err(Error::new(ErrorKind::Corrupt, "an inner map entry has an unknown kind")),
         };
         Ok(Slot { birth: entry.birth(), child })
@@ -159,7 +181,7 @@ impl Slot {
         let entry = match &self.child {
             Child::Hole => Entry::HOLE,
             Child::Zero => Entry::ZERO,
-            Child::Stored(ptr) => node(*ptr),
+            Child::Stored(ptr) => node((*ptr).into()),
             Child::Cell(cell) => match cell.home() {
                 Some(ptr) => node(ptr),
                 None => return Err(Error::new(ErrorKind::Busy, "a map node has no address yet")),
@@ -172,7 +194,7 @@ impl Slot {
     pub(crate) fn home(&self) -> Option<Ptr> {
         match &self.child {
             Child::Hole | Child::Zero => None,
-            Child::Stored(ptr) => Some(*ptr),
+            Child::Stored(ptr) => Some((*ptr).into()),
             Child::Cell(cell) => cell.home(),
         }
     }
@@ -206,7 +228,7 @@ impl Slot {
     /// The cell behind a node, made for one that was only stored; `None` for a uniform range.
     pub(crate) fn cell(&mut self) -> Option<&mut Arc<Cell>> {
         if let Child::Stored(ptr) = self.child {
-            self.child = Child::Cell(Cell::new(CellState::Evicted(ptr)));
+            self.child = Child::Cell(Cell::new(CellState::Evicted(ptr.into())));
         }
         match &mut self.child {
             Child::Cell(cell) => Some(cell),
@@ -308,6 +330,14 @@ impl Cell {
 
     pub(crate) fn lock(&self) -> parking_lot::MutexGuard<'_, CellState> {
         self.state.lock()
+    }
+
+    /// Where the node stands, when nothing more is known of it.
+    pub(crate) fn evicted(&mut self) -> Option<Ptr> {
+        match self.state.get_mut() {
+            CellState::Evicted(ptr) => Some(*ptr),
+            _ => None,
+        }
     }
 
     /// The node's place on disk, unless it changed since.

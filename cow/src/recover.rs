@@ -5,6 +5,7 @@
 //! ends before the first record whose data did not reach the disk. Leaves are not read: what the journal says of
 //! them waits beside their address until somebody needs them ([`crate::node::CellState::Patched`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::checkpoint::slot_crc;
@@ -16,14 +17,14 @@ use crate::format::{
     Geometry, HEADER_BYTES, HeaderFault, JOURNAL_START, Kind, MAX_POOL_BLOCKS, PoolId, SUPERBLOCKS,
     Superblock, crc_is_right, peek, unseal,
 };
-use crate::map::{Superseded, fill_step, set_entries};
-use crate::node::Entry;
+use crate::map::{Superseded, fill_step, set_entries, visit};
+use crate::node::{Entry, entry_span};
 use crate::pool::{Loaded, Options, Pool};
 use crate::record::Record;
 use crate::space::{Run, Space, StoredSlot};
 use crate::state::{Blocked, Ring, State};
 use crate::sync::join_all;
-use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn, VersionId};
 use crate::version::Versions;
 
 /// Reads in flight while a pool is opened.
@@ -337,6 +338,7 @@ impl<D: Disk> Pool<D> {
             catalog,
         };
         let pool = Pool::assemble(disk, loaded, &options);
+        pool.read_ways(&log).await;
         for batch in &log.batches {
             for record in &batch.records {
                 pool.step(|state| replay(state, record)).await?;
@@ -365,6 +367,38 @@ impl<D: Disk> Pool<D> {
             pool.checkpoint().await?;
         }
         Ok(Arc::new(pool))
+    }
+}
+
+impl<D: Disk> Pool<D> {
+    /// Reads the inner nodes that replay will need, many at once; one by one it would wait for each. What cannot be
+    /// read now replay reads itself, if it needs it: its version may be one that an earlier record makes.
+    async fn read_ways(&self, log: &Log) {
+        let records = log.batches.iter().flat_map(|batch| &batch.records);
+        let ways: BTreeSet<(VersionId, u64)> = records
+            .filter_map(|record| match record {
+                Record::Write { head, lba, .. } | Record::Fill { head, lba, .. } => {
+                    Some((*head, lba - lba % entry_span(2)))
+                }
+                _ => None,
+            })
+            .collect();
+        let reads = ways.into_iter().map(|(head, lba)| async move {
+            loop {
+                let missing = {
+                    let mut state = self.state.lock();
+                    let Ok(version) = state.version(head) else { return };
+                    match visit(&mut version.root, lba, |_| ()) {
+                        Err(missing) if missing.level > 0 => missing,
+                        _ => return,
+                    }
+                };
+                if self.load(missing).await.is_err() {
+                    return;
+                }
+            }
+        });
+        join_all(reads.collect(), WIDTH).await;
     }
 }
 

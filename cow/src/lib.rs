@@ -19,6 +19,9 @@
 //! checkpoint is that state written down. The engine knows no sockets, no NBD and no particular executor.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+pub mod bench;
 mod cache;
 mod check;
 mod checkpoint;
@@ -40,6 +43,8 @@ pub mod sim;
 mod space;
 mod state;
 mod sync;
+#[cfg(feature = "synthetic")]
+mod synthetic;
 mod types;
 mod version;
 mod volumes;

@@ -39,21 +39,21 @@ const FILL_STEPS: usize = 48;
 const FILL_FREES: usize = 2048;
 
 /// What a partial block was merged with: publishing fails if it is not there any more.
-struct Expected {
+pub(crate) struct Expected {
     lba: u64,
     entry: Entry,
 }
 
 /// What of a write falls into one leaf.
 pub(crate) struct Part<B> {
-    head: VersionId,
-    lba: u64,
+    pub(crate) head: VersionId,
+    pub(crate) lba: u64,
     /// For each block its checksum, or `None` for zeroes.
-    crcs: Vec<Option<u32>>,
+    pub(crate) crcs: Vec<Option<u32>>,
     /// The blocks that are not zeroes.
-    data: Vec<B>,
-    data_blocks: u32,
-    expected: Vec<Expected>,
+    pub(crate) data: Vec<B>,
+    pub(crate) data_blocks: u32,
+    pub(crate) expected: Vec<Expected>,
 }
 
 /// Bytes `from..to` of a volume, all in one leaf, for a buffer that begins with block `lba`.
@@ -509,13 +509,13 @@ fn gather<B: Buf, T>(placed: &mut [(Part<B>, Vec<Run>, T)]) -> Vec<Io<B>> {
 }
 
 /// Gives back blocks that were allocated for a part that was not published.
-fn abandon(state: &mut State, runs: &[Run]) -> Result<()> {
+pub(crate) fn abandon(state: &mut State, runs: &[Run]) -> Result<()> {
     state.space.end_flight(runs);
     runs.iter().try_for_each(|run| state.space.release(*run))
 }
 
 /// Makes a part visible: map, space and log change together.
-fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Result<Lsn, Blocked> {
+pub(crate) fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Result<Lsn, Blocked> {
     // Per block at most its checksum, a run of its own, and a run that it frees, besides a record's fixed fields.
     state.admit_growth(part.crcs.len() * 56 + 64)?;
     let version = state.version(part.head)?;

@@ -6,7 +6,7 @@ use crate::codec::{Reader, Writer};
 use crate::commit::{BATCH_HEADER_BYTES, batch_blocks};
 use crate::format::{HEADER_BYTES, Kind, node_crc, seal};
 use crate::map::visit;
-use crate::node::{Child, Entry, FANOUT, Node, Ptr, Slot};
+use crate::node::{Child, Entry, FANOUT, Node, Ptr, Slot, Slots};
 use crate::pool::Pool;
 use crate::read::entry_in;
 use crate::record::{Fork, Record};
@@ -210,7 +210,7 @@ impl Stored {
             let ptr = Ptr { addr: BlockAddr(1000 + i as u64), crc: SOME_CRC };
             Slot { birth: Epoch(7), child: Child::Stored(ptr.into()) }
         };
-        Stored::new(Node::Inner(Box::new(std::array::from_fn(slot))), 1)
+        Stored::new(Node::Inner(Slots::new(std::array::from_fn(slot))), 1)
     }
 
     fn new(node: Node, level: u8) -> Stored {

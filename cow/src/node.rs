@@ -4,8 +4,9 @@
 //! happens under the pool's lock, so that a cell with one owner may be changed in place and one with several is
 //! copied first; the mutex inside exists because the checkpoint encodes nodes without the pool's lock.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -241,7 +242,55 @@ impl Slot {
 #[derive(Clone)]
 pub(crate) enum Node {
     Leaf(Box<[Entry; FANOUT]>),
-    Inner(Box<[Slot; FANOUT]>),
+    Inner(Box<Slots>),
+}
+
+/// Inner nodes in memory, of all pools of the process.
+static INNER_NODES: AtomicUsize = AtomicUsize::new(0);
+
+/// What a leaf takes in memory, in bytes: its entries, its cell, its place in the list of leaves, and what the allocator
+/// keeps of each.
+pub(crate) const LEAF_MEMORY: usize = size_of::<[Entry; FANOUT]>() + size_of::<Cell>() + 64;
+
+/// Bytes of memory that inner nodes take. They stay once they were read, so it is the leaves that have to make room.
+pub(crate) fn inner_memory() -> usize {
+    INNER_NODES.load(Ordering::Relaxed) * (size_of::<Slots>() + size_of::<Cell>() + 64)
+}
+
+/// The entries of an inner node, which is counted as long as it is in memory.
+pub(crate) struct Slots([Slot; FANOUT]);
+
+impl Slots {
+    pub(crate) fn new(slots: [Slot; FANOUT]) -> Box<Slots> {
+        INNER_NODES.fetch_add(1, Ordering::Relaxed);
+        Box::new(Slots(slots))
+    }
+}
+
+impl Clone for Slots {
+    fn clone(&self) -> Slots {
+        INNER_NODES.fetch_add(1, Ordering::Relaxed);
+        Slots(self.0.clone())
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        INNER_NODES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Deref for Slots {
+    type Target = [Slot; FANOUT];
+    fn deref(&self) -> &[Slot; FANOUT] {
+        &self.0
+    }
+}
+
+impl DerefMut for Slots {
+    fn deref_mut(&mut self) -> &mut [Slot; FANOUT] {
+        &mut self.0
+    }
 }
 
 impl Node {
@@ -252,7 +301,7 @@ impl Node {
             return Node::Leaf(Box::new([if zero { Entry::ZERO } else { Entry::HOLE }; FANOUT]));
         }
         let slot = if zero { Slot { birth: Epoch(0), child: Child::Zero } } else { Slot::HOLE };
-        Node::Inner(Box::new(std::array::from_fn(|_| slot.clone())))
+        Node::Inner(Slots::new(std::array::from_fn(|_| slot.clone())))
     }
 
     /// Reads a node after checking it against the entry that points to it.
@@ -266,8 +315,7 @@ impl Node {
         let chunks = bytes.chunks_exact(ENTRY_BYTES);
         if level > 0 {
             let slots = chunks.map(Slot::decode).collect::<Result<Vec<Slot>>>()?;
-            let slots: Box<[Slot; FANOUT]> = slots.into_boxed_slice().try_into().map_err(|_| short_node())?;
-            return Ok(Node::Inner(slots));
+            return Ok(Node::Inner(Slots::new(slots.try_into().map_err(|_| short_node())?)));
         }
         let entries: Vec<Entry> = chunks.map(Entry::decode).collect();
         if entries.iter().any(|e| e.kind() > KIND_LOST || e.kind() == KIND_NODE) {

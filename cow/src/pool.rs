@@ -15,7 +15,7 @@ use crate::format::{
     peek,
 };
 use crate::map::Missing;
-use crate::node::{Cell, Node, Ptr};
+use crate::node::{Cell, LEAF_MEMORY, Node, Ptr};
 use crate::space::Space;
 use crate::state::{Blocked, Ring, State};
 use crate::sync::{Event, Token};
@@ -113,7 +113,7 @@ impl<D: Disk> Pool<D> {
     pub(crate) fn assemble(disk: D, mut loaded: Loaded, options: &Options) -> Pool<D> {
         let cache = BlockCache::new(options.read_cache_bytes);
         loaded.space.tell_of_reuse(cache.clone());
-        let leaves = (options.map_cache_bytes / BLOCK_SIZE).max(256);
+        let map_cache = usize::try_from(options.map_cache_bytes).unwrap_or(usize::MAX).max(256 * LEAF_MEMORY);
         let lanes = options.lanes.max(1);
         Pool {
             disk,
@@ -139,11 +139,11 @@ impl<D: Disk> Pool<D> {
                 dirty_frozen: 0,
                 checkpoint_running: false,
                 has_patches: false,
-                dirty_memory_limit: (leaves / 2).max(128),
+                dirty_memory_limit: (map_cache / LEAF_MEMORY / 2) as u64,
                 catalog: loaded.catalog,
                 fenced: None,
                 resident: VecDeque::new(),
-                resident_limit: leaves as usize,
+                map_cache,
                 checkpoints: 0,
                 barriers: 0,
                 checksum_errors: 0,

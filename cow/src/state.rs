@@ -13,7 +13,7 @@ use crate::codec::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Geometry;
 use crate::map::{Change, Missing, Superseded};
-use crate::node::{Cell, CellState, Slot};
+use crate::node::{Cell, CellState, LEAF_MEMORY, Slot, inner_memory};
 use crate::record::Record;
 use crate::space::{ReadGuard, Run, Space};
 use crate::types::{BLOCK_BYTES, BatchSeq, Lsn, VersionId};
@@ -90,7 +90,8 @@ pub(crate) struct State {
     pub(crate) fenced: Option<String>,
     /// Leaves in memory, the next to be looked at for eviction first.
     pub(crate) resident: VecDeque<Weak<Cell>>,
-    pub(crate) resident_limit: usize,
+    /// Bytes that map nodes may take in memory.
+    pub(crate) map_cache: usize,
     /// How long, by what maintain is told, no record was appended ...
     pub(crate) idle: Duration,
     /// ... and how long the oldest record that no batch holds has waited.
@@ -260,6 +261,14 @@ impl State {
         self.versions.get_mut(id).ok_or_else(|| no_version(id))
     }
 
+    /// How many leaves the list may have: what the budget leaves beside inner nodes, which stay, and dirty leaves, which
+    /// cannot go before they are written. Never so few that a leaf leaves before whoever asked for it comes to use it.
+    fn resident_limit(&self) -> usize {
+        let budget = self.map_cache / LEAF_MEMORY;
+        let held = inner_memory() / LEAF_MEMORY + (self.dirty + self.dirty_frozen) as usize;
+        budget.saturating_sub(held).max(budget / 4)
+    }
+
     /// Counts a leaf that is now in memory, and lets go of others while there are too many.
     pub(crate) fn now_resident(&mut self, cell: &Arc<Cell>) {
         // All of this happens under the pool's lock, so the flag needs no ordering of its own.
@@ -267,9 +276,10 @@ impl State {
             return;
         }
         self.resident.push_back(Arc::downgrade(cell));
+        let limit = self.resident_limit();
         // Each leaf is looked at at most once a call: those in use get a second chance.
         let mut looks = self.resident.len();
-        while self.resident.len() > self.resident_limit && looks > 0 {
+        while looks > 0 && self.resident.len() > limit {
             looks -= 1;
             let Some(weak) = self.resident.pop_front() else { break };
             let Some(cell) = weak.upgrade() else { continue };

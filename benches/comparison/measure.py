@@ -19,12 +19,13 @@ OVERHEAD_S = 1.7
 class Rounds:
     """Disks on each file system, and the samples taken of them."""
 
-    def __init__(self, places, rows, rounds, seconds, results):
+    def __init__(self, places, rows, rounds, seconds, results, client_cpu):
         self.places = places
         self.rows = rows
         self.rounds = rounds
         self.seconds = seconds
         self.results = results
+        self.client = {} if client_cpu == "any" else {"cpus_allowed": client_cpu}
         self.servers = {}
         self.done = 0
         self.total = rounds * sum(len(row.servers) for row in rows)
@@ -75,9 +76,9 @@ class Rounds:
     def _measure(self, row, server, seconds=None, settle=True):
         folder = server.place.sockets
         if settle:
-            fio.run(row.job, server.target(), folder, runtime=SETTLE, ramp_time=0)
+            fio.run(row.job, server.target(), folder, runtime=SETTLE, ramp_time=0, **self.client)
         before = server.cpu_seconds()
-        report = fio.run(row.job, server.target(), folder, runtime=seconds or self.seconds, ramp_time=0)
+        report = fio.run(row.job, server.target(), folder, runtime=seconds or self.seconds, ramp_time=0, **self.client)
         cpu = None if before is None else (server.cpu_seconds() - before) / report.ops * 1e6
         rate = report.iops if row.unit == "IOPS" else report.mib_s
         return Sample(rate, report.mean_us, report.p99_us, cpu, server.peak_memory())

@@ -14,6 +14,7 @@ use cairn_uring::{AlignedBuf, yield_now};
 
 use crate::control::{Attachment, InUse, Sessions, Target};
 use crate::disk::{PoolBuf, PoolDisk};
+use crate::habit::FlushHabit;
 use crate::seldom::Seldom;
 
 /// Requests that failed: a client that keeps trying must not fill the log.
@@ -71,6 +72,7 @@ impl Exports for PoolExports {
             resolved,
             size_changes: self.pool.size_changes(),
             known_size: Cell::new(None),
+            habit: FlushHabit::default(),
             _attachment: attachment,
         })
     }
@@ -100,6 +102,7 @@ pub struct VersionExport {
     size_changes: Arc<AtomicU64>,
     /// The size, and what the number of changes was before it was asked for.
     known_size: Cell<Option<(u64, u64)>>,
+    habit: FlushHabit,
     _attachment: Attachment,
 }
 
@@ -176,10 +179,17 @@ impl Export for VersionExport {
 
     async fn write(&self, offset: u64, len: u32, buf: AlignedBuf, fua: bool) -> Result<(), Errno> {
         let written = self.pool.write(self.lane, self.id(), offset, len as usize, PoolBuf(buf)).await;
-        self.settle(self.answer(written)?, fua).await
+        let lsn = self.answer(written)?;
+        if !fua && self.habit.wrote() {
+            let pool = Arc::clone(&self.pool);
+            // When it fails the pool takes no more writes, which is what the flush will find.
+            drop(cairn_uring::spawn(async move { pool.flush_to(lsn).await }));
+        }
+        self.settle(lsn, fua).await
     }
 
     async fn flush(&self) -> Result<(), Errno> {
+        self.habit.flushed();
         self.answer(self.pool.flush().await)
     }
 

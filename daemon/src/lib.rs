@@ -17,6 +17,7 @@ pub mod control;
 mod descriptors;
 pub mod disk;
 pub mod exports;
+mod habit;
 mod listeners;
 pub mod run;
 mod seldom;

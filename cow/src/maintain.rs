@@ -101,26 +101,18 @@ impl<D: Disk> Pool<D> {
         };
         let room = self.geometry.segments_in(self.limit).saturating_sub(now);
         let wanted = (now / 8).clamp(1, MOST_GROWTH).min(room);
-        for add in [wanted, 1] {
-            if add == 0 || add > room {
-                return Ok(false);
+        // One by one: while a file system takes space for a file, writes to the file wait.
+        for segments in now + 1..=now + wanted {
+            if let Err(e) = self.disk.grow(self.geometry.bytes_with(segments)).await {
+                let error = Error::io("growing the pool", e);
+                let full = error.kind() == ErrorKind::NoSpace;
+                return if full { Ok(segments > now + 1) } else { Err(error) };
             }
-            match self.disk.grow(self.geometry.bytes_with(now + add)).await {
-                Ok(()) => {
-                    let mut state = self.state.lock();
-                    state.space.add_segments(add);
-                    state.append(&Record::Grow { segments: (now + add) as u64 });
-                    return Ok(true);
-                }
-                Err(e) => {
-                    let error = Error::io("growing the pool", e);
-                    if error.kind() != ErrorKind::NoSpace {
-                        return Err(error);
-                    }
-                }
-            }
+            let mut state = self.state.lock();
+            state.space.add_segments(1);
+            state.append(&Record::Grow { segments: segments as u64 });
         }
-        Ok(false)
+        Ok(wanted > 0)
     }
 
     /// Sees to it that `blocks` can be allocated for data: grows, takes back what waits, finishes deletions. Fails

@@ -16,10 +16,11 @@ use crate::pool::Pool;
 use crate::record::Record;
 use crate::space::{Run, push_block};
 use crate::state::{Blocked, State};
+use crate::sync::yield_now;
 use crate::types::{BlockAddr, Epoch, VersionId};
 
-/// Leaves or skipped ranges that one step may cover.
-const STEP_RANGES: usize = 256;
+/// Leaves or skipped ranges that one step may cover: it holds the lock, and its reactor, for some tens of microseconds.
+const STEP_RANGES: usize = 64;
 /// Runs that one step may free.
 const STEP_FREES: usize = 1024;
 
@@ -74,7 +75,8 @@ impl<D: Disk> Pool<D> {
                 }
             };
             match done {
-                Ok(()) => {}
+                // Requests go first.
+                Ok(()) => yield_now().await,
                 Err(Blocked::Missing(missing, guard)) => {
                     let level = missing.level;
                     let loaded = self.load(missing).await;

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Config;
 use super::driver::{Completion, Driver, Wait};
@@ -22,6 +22,8 @@ use crate::slab::{Key, Slab};
 
 /// Task polls per turn: bounds how long completions and submissions wait for tasks that keep waking each other.
 const POLLS_PER_TURN: usize = 256;
+/// What such tasks may take of a turn together, when each of their polls is long.
+const TIME_PER_TURN: Duration = Duration::from_micros(100);
 
 thread_local! {
     /// The reactor this thread is running.
@@ -161,10 +163,15 @@ impl Core {
     }
 
     fn run_ready(&self) {
+        let mut start = None;
         for _ in 0..POLLS_PER_TURN {
             let next = self.ready.borrow_mut().pop_front();
             let Some(task) = next else { break };
+            let start = *start.get_or_insert_with(Instant::now);
             task.run(self);
+            if start.elapsed() > TIME_PER_TURN {
+                break;
+            }
         }
     }
 

@@ -12,7 +12,7 @@ HEAD = """\
 fio as the client. Every figure is the median of {rounds}, in each of which all servers of a row were measured one after
 the other in rotating order; thin lines in the pictures and “min…max” in the tables are the spread. Each run lasts
 {seconds} s after a short one that does not count, on a disk of {size} GiB filled with data, with the server started
-anew.
+anew. {client}
 
 ```sh
 {command}
@@ -43,12 +43,19 @@ FOOT = """\
 """
 
 
+def _client(cpu):
+    if cpu == "any":
+        return "fio and the servers may run on every CPU."
+    return (f"fio runs on CPU {cpu} only, the servers on every CPU: the scheduler of a virtual machine otherwise keeps "
+            "both on one CPU now and then, for a whole run (`--client-cpu any` shows it).")
+
+
 def write(results, folder):
     """Writes BENCHMARKS.md and benchmarks/*.svg into a folder; gives the page's path."""
     pictures = plots.draw(results, folder / "benchmarks")
     settings = results.settings
     rounds = "one round" if settings["rounds"] == 1 else f"{settings['rounds']} rounds"
-    page = [HEAD.format(**{**settings, "rounds": rounds})]
+    page = [HEAD.format(**{**settings, "rounds": rounds, "client": _client(settings["client_cpu"])})]
     page.append(_lines(["", ""], [[title, text] for title, text in results.machine.items()], right=False))
     page.append(_contestants(results))
     page.append(_targets(results))

@@ -21,12 +21,12 @@ use crate::node::{Cell, CellState, Child, Entry, FANOUT, Node, Ptr, ROOT_LEVEL, 
 use crate::pool::Pool;
 use crate::space::{Bits, FrozenSpace, Run, Space, StoredSlot};
 use crate::state::State;
-use crate::sync::join_all;
+use crate::sync::{join_all, yield_now};
 use crate::types::{BLOCK_BYTES, BatchSeq, BlockAddr, Lsn};
 use crate::version::Versions;
 
-/// Nodes written by one I/O.
-const NODES_PER_WRITE: usize = 256;
+/// Nodes written by one I/O: encoding them keeps the reactor for a hundred microseconds.
+const NODES_PER_WRITE: usize = 64;
 /// I/Os that a checkpoint keeps in flight: few, so that requests from outside wait for little.
 const WIDTH: usize = 4;
 /// Reads of patched leaves in flight.
@@ -200,6 +200,8 @@ impl<D: Disk> Pool<D> {
     }
 
     async fn store_chunk(&self, level: u8, cells: &[Arc<Cell>], places: &[BlockAddr]) -> Result<()> {
+        // Requests go first.
+        yield_now().await;
         let mut buf = self.disk.alloc(cells.len() * BLOCK_BYTES);
         let mut ptrs = Vec::with_capacity(cells.len());
         for ((cell, addr), out) in cells.iter().zip(places).zip(buf.chunks_exact_mut(BLOCK_BYTES)) {

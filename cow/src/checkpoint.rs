@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::codec::Writer;
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{HEADER_BYTES, Kind, SUPERBLOCKS, Superblock, node_crc, seal};
+use crate::format::{HEADER_BYTES, INCOMPAT_ATTRIBUTES, Kind, SUPERBLOCKS, Superblock, node_crc, seal};
 use crate::map::Superseded;
 use crate::node::{Cell, CellState, Child, Entry, FANOUT, Node, Ptr, ROOT_LEVEL, Slot};
 use crate::pool::Pool;
@@ -36,6 +36,7 @@ pub(crate) const CATALOG_PAYLOAD: usize = BLOCK_BYTES - HEADER_BYTES - 16;
 
 /// The state at one point of the log.
 struct Frozen {
+    limit: u64,
     versions: Versions,
     space: FrozenSpace,
     superseded: Vec<Superseded>,
@@ -49,6 +50,7 @@ fn freeze(state: &mut State) -> Frozen {
     state.dirty_frozen = std::mem::take(&mut state.dirty);
     state.checkpoint_running = true;
     Frozen {
+        limit: state.limit,
         versions: state.versions.clone(),
         space: state.space.freeze(),
         superseded: std::mem::take(&mut state.superseded),
@@ -332,7 +334,8 @@ impl<D: Disk> Pool<D> {
             pool: self.id,
             generation: self.state.lock().checkpoints + self.first_generation,
             geometry: self.geometry,
-            limit: self.limit,
+            incompat: INCOMPAT_ATTRIBUTES,
+            limit: frozen.limit,
             created_ms: self.created_ms,
             catalog,
             journal_pos: frozen.journal_pos,

@@ -14,7 +14,9 @@ use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn};
 /// The version of the format that this code writes and the newest it reads.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Incompatible features this code knows; any other bit set means that the pool must not be opened.
-const KNOWN_INCOMPAT: u64 = 0;
+const KNOWN_INCOMPAT: u64 = INCOMPAT_ATTRIBUTES;
+/// The catalog holds attributes, and the journal may.
+pub(crate) const INCOMPAT_ATTRIBUTES: u64 = 1;
 /// Read-only-compatible features this code knows; any other bit set means that the pool must not be written.
 const KNOWN_RO_COMPAT: u64 = 0;
 
@@ -165,6 +167,8 @@ pub(crate) struct Superblock {
     /// Counts checkpoints.
     pub(crate) generation: u64,
     pub(crate) geometry: Geometry,
+    /// Features without which the pool cannot be read.
+    pub(crate) incompat: u64,
     /// Bytes the pool may grow to.
     pub(crate) limit: u64,
     pub(crate) created_ms: u64,
@@ -185,7 +189,7 @@ impl Superblock {
         w.u32(self.geometry.segment_blocks);
         w.u64(0); // compatible features
         w.u64(0); // read-only-compatible features
-        w.u64(0); // incompatible features
+        w.u64(self.incompat);
         w.u64(self.geometry.journal_blocks);
         w.u64(self.limit);
         w.u64(self.created_ms);
@@ -249,6 +253,7 @@ impl Superblock {
             pool: header.pool,
             generation: header.generation,
             geometry: Geometry { segment_blocks, journal_blocks },
+            incompat,
             limit,
             created_ms,
             catalog,
@@ -268,6 +273,7 @@ mod tests {
             pool: [7; 16],
             generation: 3,
             geometry: Geometry { segment_blocks: 256, journal_blocks: 256 },
+            incompat: INCOMPAT_ATTRIBUTES,
             limit: 1 << 40,
             created_ms: 5,
             catalog: BlockAddr(600),

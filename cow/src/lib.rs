@@ -19,6 +19,7 @@
 //! checkpoint is that state written down. The engine knows no sockets, no NBD and no particular executor.
 #![forbid(unsafe_code)]
 
+mod attributes;
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
 pub mod bench;
@@ -50,9 +51,10 @@ mod version;
 mod volumes;
 mod write;
 
+pub use attributes::{Attributes, Holder, MAX_ATTRIBUTE_KEY, MAX_ATTRIBUTE_VALUE};
 pub use disk::{Buf, Disk};
 pub use error::{Error, ErrorKind, Result};
 pub use pool::{CreateOptions, Options, Pool};
 pub use read::ReadReply;
 pub use types::*;
-pub use volumes::{Resolved, check_name};
+pub use volumes::{Edit, NewVolume, Resolved, check_name};

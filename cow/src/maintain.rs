@@ -69,7 +69,8 @@ impl<D: Disk> Pool<D> {
                 return Ok(false);
             }
             state.reclaim()?;
-            state.duties(self.geometry.segments_in(self.limit), elapsed)
+            let most_segments = self.geometry.segments_in(state.limit);
+            state.duties(most_segments, elapsed)
         };
         if duties.flush {
             self.flush().await?;
@@ -94,12 +95,12 @@ impl<D: Disk> Pool<D> {
     /// Adds segments, unless the pool has reached its limit or there is no room below it.
     async fn grow(&self) -> Result<bool> {
         let _token = self.growing.acquire().await;
-        let now = {
+        let (now, most) = {
             let state = self.state.lock();
             state.writable()?;
-            state.space.segment_count()
+            (state.space.segment_count(), self.geometry.segments_in(state.limit))
         };
-        let room = self.geometry.segments_in(self.limit).saturating_sub(now);
+        let room = most.saturating_sub(now);
         let wanted = (now / 8).clamp(1, MOST_GROWTH).min(room);
         // One by one: while a file system takes space for a file, writes to the file wait.
         for segments in now + 1..=now + wanted {

@@ -70,7 +70,6 @@ pub struct Pool<D: Disk> {
     pub(crate) disk: D,
     pub(crate) id: PoolId,
     pub(crate) geometry: Geometry,
-    pub(crate) limit: u64,
     pub(crate) created_ms: u64,
     /// The generation of the first checkpoint written since the pool was opened.
     pub(crate) first_generation: u64,
@@ -120,11 +119,11 @@ impl<D: Disk> Pool<D> {
             cache,
             id: loaded.id,
             geometry: loaded.geometry,
-            limit: loaded.limit,
             created_ms: loaded.created_ms,
             first_generation: loaded.generation + 1,
             state: Mutex::new(State {
                 geometry: loaded.geometry,
+                limit: loaded.limit,
                 versions: loaded.versions,
                 space: loaded.space,
                 ring: loaded.ring,
@@ -225,6 +224,24 @@ impl<D: Disk> Pool<D> {
         Ok(())
     }
 
+    /// Lets the pool grow to `limit` bytes, or no further than that; returns when it is durable. Space that the pool has
+    /// taken is not given back.
+    pub async fn set_limit(&self, limit: u64) -> Result<()> {
+        let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
+        {
+            let mut state = self.state.lock();
+            state.writable()?;
+            let size = self.geometry.bytes_with(state.space.segment_count());
+            if limit < size {
+                return bad(format!("the pool takes {size} bytes already and cannot be limited to {limit}"));
+            }
+            check_limit(limit)?;
+            state.limit = limit;
+        }
+        self.work.notify_all();
+        self.checkpoint_from_now().await.map(drop)
+    }
+
     /// Ends in a state from which opening needs no replay. Requests must have ended before.
     pub async fn close(&self) -> Result<()> {
         self.flush().await?;
@@ -237,13 +254,13 @@ impl<D: Disk> Pool<D> {
         let free = state.data_blocks_free() * BLOCK_SIZE;
         let segments = state.space.segment_count();
         let size = self.geometry.bytes_with(segments);
-        let can_grow = self.geometry.segments_in(self.limit).saturating_sub(segments) as u64
+        let can_grow = self.geometry.segments_in(state.limit).saturating_sub(segments) as u64
             * u64::from(self.geometry.segment_blocks - 2)
             * BLOCK_SIZE;
         PoolStatus {
             id: self.id.iter().map(|b| format!("{b:02x}")).collect(),
             format: crate::format::FORMAT_VERSION,
-            limit: self.limit,
+            limit: state.limit,
             size,
             used: (state.space.capacity() - state.space.free()) * BLOCK_SIZE,
             free: free + can_grow,
@@ -309,6 +326,14 @@ fn least_segments(segment_blocks: u32) -> usize {
     LEAST_BLOCKS.div_ceil(u64::from(segment_blocks)) as usize
 }
 
+fn check_limit(limit: u64) -> Result<()> {
+    if limit / BLOCK_SIZE <= MAX_POOL_BLOCKS {
+        return Ok(());
+    }
+    let why = format!("a limit of {limit} bytes: a pool can have at most 4 PiB");
+    Err(Error::new(ErrorKind::InvalidArgument, why))
+}
+
 fn geometry_for(create: &CreateOptions) -> Result<Geometry> {
     let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
     let small = (create.limit / BLOCK_SIZE / FEW_SEGMENTS).next_multiple_of(64);
@@ -326,9 +351,7 @@ fn geometry_for(create: &CreateOptions) -> Result<Geometry> {
         return bad(format!("a journal of {journal} bytes: use a multiple of 4096 from 1 MiB to 1 GiB"));
     }
     let geometry = Geometry { segment_blocks, journal_blocks: journal / BLOCK_SIZE };
-    if create.limit / BLOCK_SIZE > MAX_POOL_BLOCKS {
-        return bad(format!("a limit of {} bytes: a pool can have at most 4 PiB", create.limit));
-    }
+    check_limit(create.limit)?;
     let least = geometry.bytes_with(least_segments(segment_blocks));
     if create.limit < least {
         return bad(format!(

@@ -52,6 +52,10 @@ pub(crate) enum Record {
     Reaped { version: VersionId },
     /// The pool has this many segments now.
     Grow { segments: u64 },
+    /// An attribute of a version, or of the pool where `holder` is 0, got this value, or none.
+    Attribute { holder: VersionId, key: String, value: Option<String> },
+    /// A volume or snapshot is called and described like this now.
+    Edit { version: VersionId, name: String, description: String },
 }
 
 /// One snapshot of a [`Record::Fork`].
@@ -73,6 +77,8 @@ const RESIZE: u8 = 8;
 const REAP: u8 = 9;
 const REAPED: u8 = 10;
 const GROW: u8 = 11;
+const ATTRIBUTE: u8 = 12;
+const EDIT: u8 = 13;
 
 fn put_runs(w: &mut Writer, runs: &[Run]) {
     w.u32(runs.len() as u32);
@@ -196,6 +202,21 @@ impl Record {
                 w.u8(GROW);
                 w.u64(*segments);
             }
+            Record::Attribute { holder, key, value } => {
+                w.u8(ATTRIBUTE);
+                w.u32(holder.0);
+                w.text(key);
+                w.u8(u8::from(value.is_some()));
+                if let Some(value) = value {
+                    w.text(value);
+                }
+            }
+            Record::Edit { version, name, description } => {
+                w.u8(EDIT);
+                w.u32(version.0);
+                w.text(name);
+                w.text(description);
+            }
         }
     }
 
@@ -270,6 +291,12 @@ impl Record {
             }
             REAPED => Record::Reaped { version: VersionId(r.u32()?) },
             GROW => Record::Grow { segments: r.u64()? },
+            ATTRIBUTE => Record::Attribute {
+                holder: VersionId(r.u32()?),
+                key: r.text()?,
+                value: if r.u8()? != 0 { Some(r.text()?) } else { None },
+            },
+            EDIT => Record::Edit { version: VersionId(r.u32()?), name: r.text()?, description: r.text()? },
             _ => return Err(r.bad("a record of unknown kind")),
         })
     }
@@ -332,6 +359,9 @@ mod tests {
             },
             Record::Reaped { version: VersionId(2) },
             Record::Grow { segments: 12 },
+            Record::Attribute { holder: VersionId(0), key: "k".into(), value: None },
+            Record::Attribute { holder: VersionId(1), key: "k".into(), value: Some("v".into()) },
+            Record::Edit { version: VersionId(1), name: "n".into(), description: "ä".into() },
         ]
     }
 

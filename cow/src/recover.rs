@@ -14,8 +14,8 @@ use crate::commit::{BATCH_HEADER_BYTES, batch_blocks, confirmed_by};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Geometry, HEADER_BYTES, HeaderFault, JOURNAL_START, Kind, MAX_POOL_BLOCKS, PoolId, SUPERBLOCKS,
-    Superblock, crc_is_right, peek, unseal,
+    Geometry, HEADER_BYTES, HeaderFault, INCOMPAT_ATTRIBUTES, JOURNAL_START, Kind, MAX_POOL_BLOCKS, PoolId,
+    SUPERBLOCKS, Superblock, crc_is_right, peek, unseal,
 };
 use crate::map::{Superseded, fill_step, set_entries, visit};
 use crate::node::{Entry, entry_span};
@@ -305,7 +305,8 @@ impl<D: Disk> Pool<D> {
         let geometry = superblock.geometry;
         let (body, catalog) = read_catalog(&disk, &superblock).await?;
         let mut r = Reader::new(&body, "catalog");
-        let versions = Versions::decode(&mut r)?;
+        let has_attributes = superblock.incompat & INCOMPAT_ATTRIBUTES != 0;
+        let versions = Versions::decode(&mut r, has_attributes)?;
         let count = r.u32()? as usize;
         check_length(&disk, geometry, count)?;
         let mut slots = Vec::new();
@@ -361,9 +362,9 @@ impl<D: Disk> Pool<D> {
             state.has_patches = true;
             state.ring.pos - state.ring.tail > geometry.journal_blocks / 2
         };
-        if cut || !copies_agree || crowded {
-            // The records that were cut must never be seen again, both superblocks must be good, and lives that end
-            // in a checkpoint each must not fill the ring.
+        if cut || !copies_agree || crowded || !has_attributes {
+            // The records that were cut must never be seen again, both superblocks must be good, lives that end in a
+            // checkpoint each must not fill the ring, and only a superblock that says so allows records of attributes.
             pool.checkpoint().await?;
         }
         Ok(Arc::new(pool))

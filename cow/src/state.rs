@@ -62,6 +62,8 @@ pub(crate) struct Ring {
 /// See the module's description.
 pub(crate) struct State {
     pub(crate) geometry: Geometry,
+    /// Bytes that the pool may grow to.
+    pub(crate) limit: u64,
     pub(crate) versions: Versions,
     pub(crate) space: Space,
     pub(crate) ring: Ring,

@@ -5,6 +5,8 @@ use std::ops::{Add, Sub};
 
 use serde::Serialize;
 
+use crate::attributes::Attributes;
+
 /// The pool's unit of space, of mapping and of checksumming: 4 KiB.
 pub const BLOCK_SIZE: u64 = 4096;
 /// [`BLOCK_SIZE`] as a length of memory.
@@ -138,6 +140,9 @@ pub struct VolumeInfo {
     pub snapshots: usize,
     /// Reads that failed their checksum since the pool was opened.
     pub checksum_errors: u64,
+    /// What is kept on it.
+    #[serde(skip)]
+    pub attributes: Attributes,
 }
 
 /// One snapshot as lists show it.
@@ -161,6 +166,9 @@ pub struct SnapshotInfo {
     pub automatic: bool,
     /// How many volumes and snapshots directly descend from it.
     pub children: usize,
+    /// What is kept on it.
+    #[serde(skip)]
+    pub attributes: Attributes,
 }
 
 /// What stands at a place of the version tree.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::attributes::{Attributes, POOL};
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::MAP_END;
@@ -42,6 +43,7 @@ pub(crate) struct Version {
     pub(crate) children: u32,
     /// Reads that failed their checksum since the pool was opened.
     pub(crate) checksum_errors: u64,
+    pub(crate) attributes: Attributes,
     /// Bytes of its entry in the catalog, or more.
     encoded: usize,
 }
@@ -64,6 +66,8 @@ pub(crate) struct Versions {
     snapshots: BTreeMap<(VersionId, String), VersionId>,
     pub(crate) ghosts: usize,
     encoded: usize,
+    /// The pool's own.
+    attributes: Attributes,
     pub(crate) reaping: Option<Reaping>,
     /// Counts the times that a version got another size or was deleted, for those who remember sizes.
     pub(crate) size_changes: Arc<AtomicU64>,
@@ -71,7 +75,7 @@ pub(crate) struct Versions {
 
 /// Bytes of the version tree in a catalog besides its versions, and of a version besides its texts.
 const CATALOG_FIXED_BYTES: usize = 64;
-const VERSION_FIXED_BYTES: usize = 80;
+const VERSION_FIXED_BYTES: usize = 84;
 
 const KIND_HEAD: u8 = 1;
 const KIND_SNAPSHOT: u8 = 2;
@@ -87,6 +91,7 @@ impl Versions {
             snapshots: BTreeMap::new(),
             ghosts: 0,
             encoded: 0,
+            attributes: Attributes::default(),
             reaping: None,
             size_changes: Arc::default(),
         }
@@ -195,7 +200,7 @@ impl Versions {
 
     /// Bytes that [`Versions::encode`] gives at most.
     pub(crate) fn encoded_bytes(&self) -> usize {
-        CATALOG_FIXED_BYTES + self.encoded
+        CATALOG_FIXED_BYTES + self.encoded + self.attributes.encoded_bytes()
     }
 
     fn index(&mut self, id: VersionId, version: &Version) -> Result<()> {
@@ -237,22 +242,54 @@ impl Versions {
         if !matches!(head.kind, Kind::Head { .. }) {
             return Err(Versions::bad(format_args!("version {} is no head", fork.head)));
         }
-        let snapshot = Version {
-            epoch,
-            created_ms,
-            kind: Kind::Snapshot {
-                volume: fork.head,
-                name: fork.name.clone(),
-                description: description.to_owned(),
-                automatic,
-            },
-            children: 0,
-            checksum_errors: 0,
-            encoded: encoded_bytes(&fork.name, description, None),
-            ..head.clone()
+        let kind = Kind::Snapshot {
+            volume: fork.head,
+            name: fork.name.clone(),
+            description: description.to_owned(),
+            automatic,
         };
+        let (parent, root, size, mapped) = (head.parent, head.root.clone(), head.size, head.mapped);
+        let snapshot = Version { epoch, mapped, ..Version::new(kind, parent, root, size, created_ms) };
         self.insert(fork.snapshot, snapshot)?;
         self.set_parent(fork.head, Some(fork.snapshot))
+    }
+
+    /// Changes what makes a version's entry in the catalog longer or shorter.
+    fn resized(&mut self, id: VersionId, change: impl FnOnce(&mut Version)) -> Result<()> {
+        let version = self.known(id)?;
+        let before = version.encoded;
+        change(version);
+        version.encoded = version.kind.encoded_bytes() + version.attributes.encoded_bytes();
+        let after = version.encoded;
+        self.encoded = self.encoded - before + after;
+        Ok(())
+    }
+
+    /// The attributes of a version, or of the pool.
+    pub(crate) fn attributes(&self, holder: VersionId) -> Option<&Attributes> {
+        if holder == POOL { Some(&self.attributes) } else { self.all.get(&holder).map(|v| &v.attributes) }
+    }
+
+    fn edit(&mut self, id: VersionId, name: &str, description: &str) -> Result<()> {
+        let kind = match self.known(id)?.kind.clone() {
+            Kind::Head { name: old, origin, .. } => {
+                self.heads.remove(&old);
+                if self.heads.insert(name.to_owned(), id).is_some() {
+                    return Err(Versions::bad(format_args!("the name of version {id} is taken")));
+                }
+                Kind::Head { name: name.to_owned(), description: description.to_owned(), origin }
+            }
+            Kind::Snapshot { volume, name: old, automatic, .. } => {
+                self.snapshots.remove(&(volume, old));
+                if self.snapshots.insert((volume, name.to_owned()), id).is_some() {
+                    return Err(Versions::bad(format_args!("the name of version {id} is taken")));
+                }
+                let (name, description) = (name.to_owned(), description.to_owned());
+                Kind::Snapshot { volume, name, description, automatic }
+            }
+            Kind::Ghost => return Err(Versions::bad(format_args!("version {id} is edited but deleted"))),
+        };
+        self.resized(id, |version| version.kind = kind)
     }
 
     /// Does what a record says to the tree; records of writes and of space change nothing here.
@@ -293,6 +330,7 @@ impl Versions {
             Record::Delete { versions } => {
                 let epoch = self.epoch;
                 for id in versions {
+                    self.resized(*id, |version| version.attributes = Attributes::default())?;
                     let version = self.known(*id)?;
                     let kind = std::mem::replace(&mut version.kind, Kind::Ghost);
                     match kind {
@@ -340,6 +378,14 @@ impl Versions {
                 self.reaping = None;
                 Ok(())
             }
+            Record::Attribute { holder: POOL, key, value } => {
+                self.attributes.set(key, value.as_deref());
+                Ok(())
+            }
+            Record::Attribute { holder, key, value } => {
+                self.resized(*holder, |version| version.attributes.set(key, value.as_deref()))
+            }
+            Record::Edit { version, name, description } => self.edit(*version, name, description),
             Record::Write { .. } | Record::Fill { .. } | Record::Grow { .. } => Ok(()),
         }
     }
@@ -379,7 +425,9 @@ impl Versions {
                 }
                 Kind::Ghost => w.u8(KIND_GHOST),
             }
+            v.attributes.encode(w);
         }
+        self.attributes.encode(w);
         Ok(())
     }
 
@@ -401,8 +449,11 @@ impl Versions {
         Ok(())
     }
 
-    /// Reads the tree from a catalog.
-    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Versions> {
+    /// Reads the tree from a catalog, which has attributes or comes from before there were any.
+    pub(crate) fn decode(r: &mut Reader<'_>, has_attributes: bool) -> Result<Versions> {
+        let attributes = |r: &mut Reader<'_>| {
+            if has_attributes { Attributes::decode(r) } else { Ok(Attributes::default()) }
+        };
         let mut versions = Versions::new();
         versions.epoch = Epoch(r.u32()?);
         let next = r.u32()?;
@@ -432,12 +483,16 @@ impl Versions {
                 KIND_GHOST => Kind::Ghost,
                 _ => return Err(r.bad("a version of unknown kind")),
             };
-            let version = Version { epoch, mapped, ..Version::new(kind, parent, root, size, created_ms) };
+            let attributes = attributes(r)?;
+            let encoded = kind.encoded_bytes() + attributes.encoded_bytes();
+            let new = Version::new(kind, parent, root, size, created_ms);
+            let version = Version { epoch, mapped, attributes, encoded, ..new };
             versions.index(id, &version)?;
             if id.0 == 0 || versions.all.insert(id, version).is_some() {
                 return Err(r.bad("a version is listed twice"));
             }
         }
+        versions.attributes = attributes(r)?;
         let parents: Vec<VersionId> = versions.all.values().filter_map(|v| v.parent).collect();
         for parent in parents {
             versions.known(parent)?.children += 1;
@@ -457,22 +512,25 @@ impl Versions {
     }
 }
 
-fn encoded_bytes(name: &str, description: &str, origin: Option<&(String, String)>) -> usize {
-    VERSION_FIXED_BYTES
-        + name.len()
-        + description.len()
-        + origin.map_or(0, |(volume, snapshot)| volume.len() + snapshot.len())
+impl Kind {
+    /// Bytes of a version of this kind in a catalog, or more, but for its attributes.
+    fn encoded_bytes(&self) -> usize {
+        let texts = match self {
+            Kind::Head { name, description, origin } => {
+                let origin = origin.as_ref().map_or(0, |(volume, snapshot)| volume.len() + snapshot.len());
+                name.len() + description.len() + origin
+            }
+            Kind::Snapshot { name, description, .. } => name.len() + description.len(),
+            Kind::Ghost => 0,
+        };
+        VERSION_FIXED_BYTES + texts
+    }
 }
 
 impl Version {
     fn new(kind: Kind, parent: Option<VersionId>, root: Slot, size: u64, created_ms: u64) -> Version {
-        let encoded = match &kind {
-            Kind::Head { name, description, origin } => encoded_bytes(name, description, origin.as_ref()),
-            Kind::Snapshot { name, description, .. } => encoded_bytes(name, description, None),
-            Kind::Ghost => VERSION_FIXED_BYTES,
-        };
         Version {
-            encoded,
+            encoded: kind.encoded_bytes(),
             parent,
             epoch: Epoch(0),
             root,
@@ -482,6 +540,42 @@ impl Version {
             kind,
             children: 0,
             checksum_errors: 0,
+            attributes: Attributes::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Catalogs written before there were attributes end each version, and the versions, without any.
+    #[test]
+    fn a_catalog_without_attributes_is_read() {
+        let mut versions = Versions::new();
+        let create = Record::CreateVolume {
+            head: VersionId(1),
+            name: "v".into(),
+            description: "d".into(),
+            size: 4096,
+            created_ms: 7,
+        };
+        versions.apply(&create).unwrap();
+        let mut w = Writer::default();
+        versions.encode(&mut w).unwrap();
+        let new = w.into_bytes();
+        // One version without attributes, and none of the pool's: twice the number 0 at the end.
+        let old = &new[..new.len() - 8];
+        assert!(Versions::decode(&mut Reader::new(old, "test"), true).is_err());
+        let mut r = Reader::new(old, "test");
+        let read = Versions::decode(&mut r, false).unwrap();
+        assert!(r.is_empty());
+        assert_eq!(read.head("v"), Some(VersionId(1)));
+        assert!(
+            read.attributes(VersionId(1)).unwrap().is_empty() && read.attributes(POOL).unwrap().is_empty()
+        );
+        let mut again = Writer::default();
+        read.encode(&mut again).unwrap();
+        assert_eq!(again.into_bytes(), new);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use crate::attributes::{self, Attributes, Holder, POOL};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{Pool, now_ms};
@@ -20,7 +21,7 @@ const MAX_DESCRIPTION_BYTES: usize = 1024;
 /// Volumes that one group snapshot may cover: its record must fit a batch.
 const MAX_GROUP: usize = 64;
 /// More than any verb's record takes.
-const RECORD_BYTES: usize = 48 << 10;
+pub(crate) const RECORD_BYTES: usize = 48 << 10;
 /// Snapshots of one volume: the record that deletes it with them must fit a batch.
 const MAX_SNAPSHOTS: usize = 10_000;
 
@@ -35,6 +36,30 @@ pub struct Resolved {
     pub writable: bool,
     /// The volume's or snapshot's free text.
     pub description: String,
+    /// The head of the volume it belongs to: the id itself, or a snapshot's volume's.
+    pub head: VersionId,
+    /// What is kept on it.
+    pub attributes: Attributes,
+}
+
+/// A volume to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NewVolume<'a> {
+    /// Unique in the pool.
+    pub name: &'a str,
+    /// Free text, one line.
+    pub description: &'a str,
+    /// Keys and values to keep on it.
+    pub attributes: &'a [(&'a str, &'a str)],
+}
+
+/// What of a volume or snapshot is to be called or described differently; `None` leaves it as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Edit<'a> {
+    /// A name that is not in use.
+    pub name: Option<&'a str>,
+    /// Free text, one line.
+    pub description: Option<&'a str>,
 }
 
 /// Checks a volume's or snapshot's name: 1 to 128 ASCII letters, digits, dots, underscores and hyphens, a letter or
@@ -84,6 +109,38 @@ fn check_description(description: &str) -> Result<()> {
     Ok(())
 }
 
+fn snapshot_exists(volume: &str, name: &str) -> Error {
+    Error::new(ErrorKind::Exists, format!("volume '{volume}' already has a snapshot '{name}'"))
+}
+
+impl<'a> NewVolume<'a> {
+    /// Checks the texts, and gives the attributes as changes to none.
+    fn check(&self) -> Result<Vec<(&'a str, Option<&'a str>)>> {
+        check_name(self.name)?;
+        check_description(self.description)?;
+        let changes: Vec<_> = self.attributes.iter().map(|(key, value)| (*key, Some(*value))).collect();
+        attributes::check_changes(&changes)?;
+        attributes::check_room(VersionId(u32::MAX), &Attributes::default(), &changes)?;
+        Ok(changes)
+    }
+}
+
+impl Edit<'_> {
+    fn check(&self) -> Result<()> {
+        self.name.map_or(Ok(()), check_name)?;
+        self.description.map_or(Ok(()), check_description)
+    }
+
+    /// The record of this edit to a version that is called and described like this now.
+    fn record(&self, version: VersionId, name: String, description: String) -> Record {
+        Record::Edit {
+            version,
+            name: self.name.map_or(name, str::to_owned),
+            description: self.description.map_or(description, str::to_owned),
+        }
+    }
+}
+
 impl State {
     fn head_named(&self, name: &str) -> Result<VersionId> {
         self.versions
@@ -96,6 +153,15 @@ impl State {
         self.versions.snapshot(head, name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("volume '{volume}' has no snapshot '{name}'"))
         })
+    }
+
+    /// The version that a holder of attributes means.
+    pub(crate) fn holder(&self, holder: Holder<'_>) -> Result<VersionId> {
+        match holder {
+            Holder::Pool => Ok(POOL),
+            Holder::Volume(name) => self.head_named(name),
+            Holder::Snapshot(volume, name) => self.snapshot_named(volume, name),
+        }
     }
 
     fn volume_is_new(&self, name: &str) -> Result<()> {
@@ -131,6 +197,7 @@ impl State {
             origin,
             snapshots: self.versions.snapshots_of(id).len(),
             checksum_errors: version.checksum_errors,
+            attributes: version.attributes.clone(),
         })
     }
 
@@ -157,6 +224,7 @@ impl State {
             created_ms: version.created_ms,
             automatic: *automatic,
             children: version.children as usize,
+            attributes: version.attributes.clone(),
         })
     }
 
@@ -172,12 +240,21 @@ impl State {
 impl<D: Disk> Pool<D> {
     /// Makes a decision under the lock and waits until it is durable.
     async fn decide<R>(&self, mut f: impl FnMut(&mut State) -> Result<(Record, R)>) -> Result<R> {
+        self.decide_all(|state| f(state).map(|(record, answer)| (vec![record], answer))).await
+    }
+
+    /// Makes a decision that takes several records, which are all in one batch.
+    pub(crate) async fn decide_all<R>(
+        &self,
+        mut f: impl FnMut(&mut State) -> Result<(Vec<Record>, R)>,
+    ) -> Result<R> {
         self.decide_if(|state| state.admit_growth(RECORD_BYTES), &mut f).await
     }
 
     /// Decides on a deletion, which works in the fullest pool.
     async fn decide_deletion(&self, mut f: impl FnMut(&mut State) -> Result<(Record, ())>) -> Result<()> {
-        self.decide_if(|state| state.admit(RECORD_BYTES), &mut f).await?;
+        let mut decide = |state: &mut State| f(state).map(|(record, ())| (vec![record], ()));
+        self.decide_if(|state| state.admit(RECORD_BYTES), &mut decide).await?;
         self.work.notify_all();
         Ok(())
     }
@@ -185,14 +262,16 @@ impl<D: Disk> Pool<D> {
     async fn decide_if<R>(
         &self,
         admit: impl Fn(&State) -> Result<(), Blocked>,
-        f: &mut impl FnMut(&mut State) -> Result<(Record, R)>,
+        f: &mut impl FnMut(&mut State) -> Result<(Vec<Record>, R)>,
     ) -> Result<R> {
         let (answer, lsn): (R, Lsn) = self
             .step(|state| {
                 admit(state)?;
-                let (record, answer) = f(state)?;
-                let lsn = state.decide(&record)?;
-                Ok::<_, Blocked>((answer, lsn))
+                let (records, answer) = f(state)?;
+                for record in &records {
+                    state.decide(record)?;
+                }
+                Ok::<_, Blocked>((answer, state.lsn))
             })
             .await?;
         self.flush_to(lsn).await?;
@@ -201,11 +280,16 @@ impl<D: Disk> Pool<D> {
 
     /// Makes a new volume that reads as zeroes.
     pub async fn create_volume(&self, name: &str, size: u64, description: &str) -> Result<VolumeInfo> {
-        check_name(name)?;
+        self.create_volume_with(NewVolume { name, description, attributes: &[] }, size).await
+    }
+
+    /// Makes a new volume that reads as zeroes, with all that is to be kept on it from the start.
+    pub async fn create_volume_with(&self, new: NewVolume<'_>, size: u64) -> Result<VolumeInfo> {
+        let NewVolume { name, description, .. } = new;
+        let attributes = new.check()?;
         check_size(size)?;
-        check_description(description)?;
         let head = self
-            .decide(|state| {
+            .decide_all(|state| {
                 state.volume_is_new(name)?;
                 state.admit_version()?;
                 let head = state.versions.next_id(0);
@@ -216,7 +300,9 @@ impl<D: Disk> Pool<D> {
                     size,
                     created_ms: now_ms(),
                 };
-                Ok((record, head))
+                let mut records = vec![record];
+                records.extend(attributes::records(head, &attributes));
+                Ok((records, head))
             })
             .await?;
         self.state.lock().volume_info(head)
@@ -230,12 +316,26 @@ impl<D: Disk> Pool<D> {
         new_name: &str,
         size: Option<u64>,
     ) -> Result<VolumeInfo> {
-        check_name(new_name)?;
+        let new = NewVolume { name: new_name, ..NewVolume::default() };
+        self.clone_volume_with(volume, snapshot, new, size).await
+    }
+
+    /// Makes a new volume with a snapshot's contents, with all that is to be kept on it from the start. Nothing that is
+    /// kept on the source comes with it.
+    pub async fn clone_volume_with(
+        &self,
+        volume: &str,
+        snapshot: &str,
+        new: NewVolume<'_>,
+        size: Option<u64>,
+    ) -> Result<VolumeInfo> {
+        let NewVolume { name, description, .. } = new;
+        let attributes = new.check()?;
         size.map_or(Ok(()), check_size)?;
         let head = self
-            .decide(|state| {
+            .decide_all(|state| {
                 let from = state.snapshot_named(volume, snapshot)?;
-                state.volume_is_new(new_name)?;
+                state.volume_is_new(name)?;
                 state.admit_version()?;
                 let least = state.version(from)?.size;
                 let size = size.unwrap_or(least);
@@ -251,15 +351,59 @@ impl<D: Disk> Pool<D> {
                 let record = Record::Clone {
                     head,
                     from,
-                    name: new_name.to_owned(),
+                    name: name.to_owned(),
                     size,
                     created_ms: now_ms(),
                     origin: (volume.to_owned(), snapshot.to_owned()),
                 };
-                Ok((record, head))
+                let mut records = vec![record];
+                if !description.is_empty() {
+                    records.push(Record::Edit {
+                        version: head,
+                        name: name.to_owned(),
+                        description: description.to_owned(),
+                    });
+                }
+                records.extend(attributes::records(head, &attributes));
+                Ok((records, head))
             })
             .await?;
         self.state.lock().volume_info(head)
+    }
+
+    /// Gives a volume another name or description. Its exports are known by the new name from then on; who is connected
+    /// stays connected.
+    pub async fn edit_volume(&self, name: &str, edit: Edit<'_>) -> Result<VolumeInfo> {
+        edit.check()?;
+        let head = self
+            .decide(|state| {
+                let head = state.head_named(name)?;
+                if let Some(new) = edit.name.filter(|new| *new != name) {
+                    state.volume_is_new(new)?;
+                }
+                let now = state.volume_info(head)?;
+                Ok((edit.record(head, now.name, now.description), head))
+            })
+            .await?;
+        self.state.lock().volume_info(head)
+    }
+
+    /// Gives a snapshot another name or description.
+    pub async fn edit_snapshot(&self, volume: &str, name: &str, edit: Edit<'_>) -> Result<SnapshotInfo> {
+        edit.check()?;
+        let id = self
+            .decide(|state| {
+                let id = state.snapshot_named(volume, name)?;
+                if let Some(new) = edit.name.filter(|new| *new != name)
+                    && state.snapshot_named(volume, new).is_ok()
+                {
+                    return Err(snapshot_exists(volume, new));
+                }
+                let now = state.snapshot_info(id)?;
+                Ok((edit.record(id, now.name, now.description), id))
+            })
+            .await?;
+        self.state.lock().snapshot_info(id)
     }
 
     /// Deletes a volume and, when asked to, its snapshots with it; clones of them live on. Space is given back in
@@ -331,10 +475,7 @@ impl<D: Disk> Pool<D> {
                         ));
                     }
                     if state.versions.snapshot(head, name).is_some() {
-                        return Err(Error::new(
-                            ErrorKind::Exists,
-                            format!("volume '{volume}' already has a snapshot '{name}'"),
-                        ));
+                        return Err(snapshot_exists(volume, name));
                     }
                     forks.push(Fork {
                         head,
@@ -435,16 +576,19 @@ impl<D: Disk> Pool<D> {
     /// What `VOLUME` or `VOLUME@SNAPSHOT` stands for.
     pub fn resolve(&self, name: &str) -> Result<Resolved> {
         let state = self.state.lock();
+        let volume = name.split_once('@').map_or(name, |(volume, _)| volume);
+        let head = state.head_named(volume)?;
         let (id, writable) = match name.split_once('@') {
             Some((volume, snapshot)) => (state.snapshot_named(volume, snapshot)?, false),
-            None => (state.head_named(name)?, true),
+            None => (head, true),
         };
         let version = state.versions.get(id).expect("its name is known");
         let description = match &version.kind {
             Kind::Head { description, .. } | Kind::Snapshot { description, .. } => description.clone(),
             Kind::Ghost => String::new(),
         };
-        Ok(Resolved { id, size: version.size, writable, description })
+        let attributes = version.attributes.clone();
+        Ok(Resolved { id, size: version.size, writable, description, head, attributes })
     }
 
     /// A version's present size in bytes.

@@ -239,6 +239,7 @@ mod tests {
             origin: None,
             snapshots: 0,
             checksum_errors: 0,
+            attributes: cow::Attributes::default(),
         };
         let sessions = Sessions::new();
         assert_eq!(volume(info.clone(), false, &sessions).status, VolumeStatus::Available);

@@ -5,7 +5,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`pool`], [`info`] | requests and answers, one file a subject |
+//! | [`volume`], [`snapshot`], [`pool`], [`qos`], [`info`] | requests and answers, one file a subject |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
 //! | [`size`], [`name`] | how people write sizes and which names are allowed |
@@ -22,6 +22,7 @@ pub mod info;
 pub mod name;
 pub mod path;
 pub mod pool;
+pub mod qos;
 pub mod size;
 pub mod snapshot;
 pub mod volume;

@@ -4,7 +4,7 @@
 //! read-only export sees no write, and flags are those the export advertises. What a method returns is
 //! checked too, so a faulty backend costs its client an EIO and never a broken stream.
 
-use std::future::Future;
+use std::future::{Future, ready};
 
 use cairn_uring::buf::AlignedBuf;
 use cairn_uring::net::Peer;
@@ -186,6 +186,19 @@ impl Span {
     }
 }
 
+/// What a request is about to do, as far as it matters to a limit. In bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Demand {
+    /// READ.
+    Read(u32),
+    /// WRITE.
+    Write(u32),
+    /// TRIM.
+    Trim(u64),
+    /// WRITE_ZEROES.
+    WriteZeroes(u64),
+}
+
 /// All the exports of a server. One value per reactor thread; its futures need not be `Send`.
 pub trait Exports {
     /// One open export.
@@ -207,6 +220,21 @@ pub trait Export: 'static {
 
     /// The size now, in bytes. Called for every request: a disk may grow under an open connection.
     fn size(&self) -> u64;
+
+    /// Whether requests may have to wait in [`admit`](Self::admit). Asked for every request, since a limit may come and
+    /// go.
+    fn is_throttled(&self) -> bool {
+        false
+    }
+
+    /// Waits until a request may begin. Called before each request that moves data or changes the disk while the export
+    /// [is throttled](Self::is_throttled).
+    ///
+    /// The future is dropped when its client is gone or the server shuts down; the request is then never carried out.
+    fn admit(&self, demand: Demand) -> impl Future<Output = ()> {
+        let _ = demand;
+        ready(())
+    }
 
     /// Reads `len` bytes, at most [`crate::proto::MAX_PAYLOAD`].
     fn read(&self, offset: u64, len: u32) -> impl Future<Output = Result<ReadReply, Errno>>;

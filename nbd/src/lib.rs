@@ -54,6 +54,8 @@
 //! * A client controls no amount of memory: see [`Limits`] for one connection and [`MemoryBudget`] for all. A client
 //!   that never reads stops being read from.
 //! * Requests are not ordered among each other; a FLUSH covers what was *answered* before it was received.
+//! * What waits for an export's limit ([`Export::admit`]) takes at most half of the server's memory, and holds neither
+//!   its connection's other requests nor its end up.
 //! * The stream stays in step whatever a request says; where it cannot, the connection is closed.
 //! * No bytes leave that the export did not provide: memory is recycled, so the parts of a buffer an export calls
 //!   holes are zeroed or left out, and its edges are cut off.
@@ -74,8 +76,8 @@ mod transport;
 pub use budget::MemoryBudget;
 pub use error::{Errno, SessionError, SessionErrorKind};
 pub use export::{
-    ClientInfo, Context, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent, ReadReply,
-    Span, StatusExtent, StatusQuery, ZeroFlags,
+    ClientInfo, Context, Demand, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent,
+    ReadReply, Span, StatusExtent, StatusQuery, ZeroFlags,
 };
 pub use session::{Limits, SessionEnd, SessionSummary, serve, serve_on};
 pub use shutdown::Shutdown;

@@ -13,11 +13,14 @@
 //!
 //! * `reader` receives, parses, `check`s and admits requests. It stops reading while the connection has as much
 //!   in flight as it may, so a client that never takes its replies holds a bounded amount of memory.
-//! * `worker` tasks run the export's methods and are kept for the next request: a warm connection allocates
+//! * `worker` tasks wait for the export's limit, if it has one, run its methods and are kept for the next request: a warm connection allocates
 //!   nothing per request.
 //! * `outbox` collects replies; payloads are passed by ownership, never copied. The writer task here sends what
 //!   has collected while its last send was under way.
 //! * The warden waits for a shutdown and enforces its time limit.
+//!
+//! A request that waits for its limit is dropped, unanswered, when its client leaves without DISC, when the connection
+//! breaks, and at a shutdown: waiting can take hours.
 //!
 //! **Invariant:** a request is counted in flight from its admission until the last byte of its reply has been
 //! sent or thrown away, so at zero nothing of the connection is left but its sockets.
@@ -60,6 +63,9 @@ pub(crate) async fn run<E: Export, T: Transport>(
     spawn(watch_for_shutdown(Rc::clone(&conn), shutdown.clone()));
 
     let result = reader::run(&conn, recv).await;
+    if !matches!(result, Ok(SessionEnd::Disconnected)) {
+        conn.client_left();
+    }
     conn.close();
     if matches!(result, Ok(SessionEnd::Shutdown)) {
         // A client that cannot get rid of its requests may not get round to taking its replies.

@@ -3,7 +3,7 @@
 //! Everything runs on one thread: the state is borrowed for a few statements at a time and never across an
 //! `await`. Wakers are called after the borrow has ended.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Ref, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown as How;
@@ -56,6 +56,8 @@ struct State<E: Export, T: Transport> {
     drain_expired: bool,
     /// The socket is of no more use; replies are thrown away.
     cut_off: bool,
+    /// The client left without a word: there is no sense in beginning what it asked for.
+    left: bool,
     send_error: Option<io::ErrorKind>,
     /// Tasks of this connection that have not ended, the reader not among them.
     tasks: usize,
@@ -70,6 +72,7 @@ struct State<E: Export, T: Transport> {
 
 struct Slot<E: Export, T: Transport> {
     job: Option<Job<E, T>>,
+    /// The worker, while it is idle or waits for the export's limit.
     waker: Option<Waker>,
     idle: bool,
 }
@@ -78,6 +81,16 @@ impl<E: Export, T: Transport> State<E, T> {
     /// Nothing is in flight and nothing will be.
     fn finished(&self) -> bool {
         self.closing && self.in_flight.requests == 0
+    }
+
+    /// Requests that have not begun need not begin any more.
+    fn gives_up_waiting(&self) -> bool {
+        self.cut_off || self.draining || self.left
+    }
+
+    /// Workers that may be waiting for the export's limit.
+    fn waiting_workers(&mut self) -> impl Iterator<Item = Waker> {
+        self.slots.iter_mut().filter(|slot| !slot.idle).filter_map(|slot| slot.waker.take())
     }
 }
 
@@ -100,6 +113,7 @@ impl<E: Export, T: Transport> Connection<E, T> {
             draining: false,
             drain_expired: false,
             cut_off: false,
+            left: false,
             send_error: None,
             tasks: 0,
             reader: None,
@@ -151,30 +165,35 @@ impl<E: Export, T: Transport> Connection<E, T> {
 
     /// Waits until a request with `bytes` of memory may be in flight. `None` once the socket is cut off, or where it
     /// would have to wait while the server shuts down.
+    ///
+    /// With a throttled export, the memory counts from here on, before the request has waited for its limit: so what
+    /// waits there is bounded.
     pub(super) async fn admit(self: &Rc<Self>, bytes: u64) -> Option<Permit<E, T>> {
         let mut place = self.budget().place();
+        let throttled = self.export.is_throttled();
         poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
             if state.cut_off {
                 return Poll::Ready(None);
             }
-            let Settled { requests, bytes: held } = state.in_flight;
-            let admitted = if requests > 0 && requests >= self.limits.max_requests {
-                false
+            let Settled { requests, bytes: held, .. } = state.in_flight;
+            let taken = if requests > 0 && requests >= self.limits.max_requests {
+                None
             } else if held == 0 {
-                self.budget().overdraw(bytes);
-                true
+                Some(self.budget().overdraw(bytes, throttled))
+            } else if held.saturating_add(bytes) <= self.limits.max_bytes {
+                place.take(bytes, throttled, cx.waker())
             } else {
-                held.saturating_add(bytes) <= self.limits.max_bytes && place.take(bytes, cx.waker())
+                None
             };
-            if !admitted {
+            let Some(taken) = taken else {
                 if state.draining {
                     return Poll::Ready(None);
                 }
                 remember(&mut state.admitting, cx.waker());
                 return Poll::Pending;
-            }
-            let cost = Settled { requests: 1, bytes };
+            };
+            let cost = Settled { requests: 1, bytes, taken };
             state.in_flight.add(cost);
             Poll::Ready(Some(Permit { conn: Rc::clone(self), cost: Some(cost) }))
         })
@@ -246,6 +265,19 @@ impl<E: Export, T: Transport> Connection<E, T> {
         .await
     }
 
+    /// Ready when the request that worker `index` has need not begin any more.
+    pub(super) async fn waiting_is_vain(&self, index: usize) {
+        poll_fn(|cx| {
+            let mut state = self.state.borrow_mut();
+            if state.gives_up_waiting() {
+                return Poll::Ready(());
+            }
+            remember(&mut state.slots[index].waker, cx.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Lets `write` append (part of) a reply, unless nobody will read it.
     pub(super) fn send(&self, write: impl FnOnce(&mut Outbox)) {
         let mut state = self.state.borrow_mut();
@@ -294,13 +326,27 @@ impl<E: Export, T: Transport> Connection<E, T> {
         self.wake_the_finished();
     }
 
-    /// Takes no requests from now on.
+    /// The client has left, and asked for nothing to be finished.
+    pub(super) fn client_left(&self) {
+        let mut state = self.state.borrow_mut();
+        state.left = true;
+        self.interrupt(state);
+    }
+
+    /// Takes no requests from now on, and begins none that still waits for the export's limit.
     pub(super) fn start_draining(&self) {
         let mut state = self.state.borrow_mut();
         state.draining = true;
-        let wakers = [state.reader.take(), state.admitting.take()];
+        self.interrupt(state);
+    }
+
+    /// Wakes all that a change of `state` may concern.
+    fn interrupt(&self, mut state: RefMut<'_, State<E, T>>) {
+        let mut wakers: Vec<Waker> = state.waiting_workers().collect();
+        wakers.extend(state.reader.take());
+        wakers.extend(state.admitting.take());
         drop(state);
-        wakers.into_iter().for_each(wake);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// The client had its time.
@@ -322,10 +368,8 @@ impl<E: Export, T: Transport> Connection<E, T> {
         let mut state = self.state.borrow_mut();
         state.cut_off = true;
         let unsent = state.outbox.take().map(Batch::into_parts);
-        let wakers = [state.reader.take(), state.admitting.take()];
-        drop(state);
+        self.interrupt(state);
         self.io.shutdown(How::Both);
-        wakers.into_iter().for_each(wake);
         if let Some((_, settled)) = unsent {
             self.release(settled);
         }
@@ -370,9 +414,10 @@ impl<E: Export, T: Transport> Connection<E, T> {
         let mut state = self.state.borrow_mut();
         state.in_flight.requests -= settled.requests;
         state.in_flight.bytes -= settled.bytes;
+        state.in_flight.taken.subtract(settled.taken);
         let waker = state.admitting.take();
         drop(state);
-        self.budget().give_back(settled.bytes);
+        self.budget().give_back(settled.taken);
         wake(waker);
         self.wake_the_finished();
     }
@@ -399,7 +444,7 @@ impl<E: Export, T: Transport> Connection<E, T> {
 impl<E: Export, T: Transport> Drop for Connection<E, T> {
     fn drop(&mut self) {
         // Nothing, unless the reactor went away under the tasks: others may go on with the budget.
-        self.limits.budget.give_back(self.state.get_mut().in_flight.bytes);
+        self.limits.budget.give_back(self.state.get_mut().in_flight.taken);
     }
 }
 
@@ -411,6 +456,13 @@ pub(super) struct Permit<E: Export, T: Transport> {
 }
 
 impl<E: Export, T: Transport> Permit<E, T> {
+    /// There will be no reply: the request was given up before it began.
+    pub(super) fn give_up(mut self) {
+        if let Some(cost) = self.cost.take() {
+            self.conn.release(cost);
+        }
+    }
+
     /// The reply is complete in the outbox: the place becomes free when that has been sent.
     pub(super) fn settle(mut self) {
         let Some(cost) = self.cost.take() else { return };

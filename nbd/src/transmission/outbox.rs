@@ -2,6 +2,8 @@
 
 use cairn_uring::AlignedBuf;
 
+use crate::budget::Taken;
+
 /// Headers are written one after another into a buffer of this size, which is cut where a payload comes between.
 const HEADER_ARENA: usize = 16 << 10;
 
@@ -9,13 +11,17 @@ const HEADER_ARENA: usize = 16 << 10;
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Settled {
     pub(super) requests: usize,
+    /// Of what one connection may have in flight.
     pub(super) bytes: u64,
+    /// Of the budget.
+    pub(super) taken: Taken,
 }
 
 impl Settled {
     pub(super) fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.bytes += other.bytes;
+        self.taken.add(other.taken);
     }
 }
 
@@ -135,15 +141,19 @@ mod tests {
         assert_eq!(bytes(&mut outbox).0, expected);
     }
 
+    fn settled(requests: usize, bytes: u64) -> Settled {
+        Settled { requests, bytes, ..Settled::default() }
+    }
+
     #[test]
     fn a_batch_settles_what_was_noted_before_it_was_taken() {
         let mut outbox = Outbox::default();
         outbox.head(b"a");
-        outbox.settle(Settled { requests: 1, bytes: 10 });
+        outbox.settle(settled(1, 10));
         outbox.head(b"b");
-        outbox.settle(Settled { requests: 1, bytes: 5 });
-        let (pieces, settled) = outbox.take().expect("two replies").into_parts();
-        assert_eq!(settled, Settled { requests: 2, bytes: 15 });
+        outbox.settle(settled(1, 5));
+        let (pieces, of_both) = outbox.take().expect("two replies").into_parts();
+        assert_eq!(of_both, settled(2, 15));
         outbox.recycle(pieces);
         outbox.head(b"c");
         let (_, settled) = outbox.take().expect("a part of a reply").into_parts();

@@ -7,9 +7,10 @@ use cairn_uring::AlignedBuf;
 use super::connection::{Connection, Permit};
 use super::reply::{ReplyTo, fit_status};
 use crate::error::Errno;
-use crate::export::{Export, StatusExtent, StatusQuery, ZeroFlags};
+use crate::export::{Demand, Export, StatusExtent, StatusQuery, ZeroFlags};
 use crate::handshake::SelectedContext;
 use crate::proto::{ContextId, HeaderStyle, MAX_STATUS_EXTENTS};
+use crate::shutdown::{Either, race};
 use crate::transport::Transport;
 
 /// A request with everything it needs.
@@ -34,12 +35,31 @@ pub(super) enum Work {
 pub(super) async fn run<E: Export, T: Transport>(conn: Rc<Connection<E, T>>, index: usize) {
     let _ended = conn.task_guard();
     while let Some(Job { permit, to, work }) = conn.next_job(index).await {
+        if !is_admitted(&conn, index, &work).await {
+            permit.give_up();
+            continue;
+        }
         if let Err(errno) = perform(&conn, to, work).await {
             conn.count(|c| c.errors += 1);
             conn.send(|out| to.failure(out, errno, ""));
         }
         permit.settle();
     }
+}
+
+/// Waits until the export lets `work` begin; `false` when it is not to begin any more.
+async fn is_admitted<E: Export, T: Transport>(conn: &Connection<E, T>, index: usize, work: &Work) -> bool {
+    let demand = match *work {
+        Work::Read { len, .. } => Demand::Read(len),
+        Work::Write { len, .. } => Demand::Write(len),
+        Work::Trim { len, .. } => Demand::Trim(len),
+        Work::WriteZeroes { len, .. } => Demand::WriteZeroes(len),
+        Work::Flush | Work::Cache { .. } | Work::BlockStatus { .. } => return true,
+    };
+    if !conn.export.is_throttled() {
+        return true;
+    }
+    matches!(race(conn.export.admit(demand), conn.waiting_is_vain(index)).await, Either::First(()))
 }
 
 /// Carries out one request and, if it succeeds, sends all of its reply. An error is for the caller to send.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cairn_nbd::{
-    ClientInfo, Context, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent,
-    ReadReply, Shutdown, Span, StatusExtent, StatusQuery, ZeroFlags, proto::allocation,
+    ClientInfo, Context, Demand, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError,
+    ReadExtent, ReadReply, Shutdown, Span, StatusExtent, StatusQuery, ZeroFlags, proto::allocation,
 };
 use cairn_uring::AlignedBuf;
 
@@ -29,6 +29,10 @@ pub struct Knobs {
     pub gate: Shutdown,
     /// Reads waiting at the gate.
     pub gated: AtomicUsize,
+    /// Triggered to let requests of the throttled export begin.
+    pub limit: Shutdown,
+    /// Requests waiting for that.
+    pub waiting: AtomicUsize,
     /// Reads begun.
     pub reads: AtomicUsize,
     /// Flushes done.
@@ -127,6 +131,8 @@ enum Kind {
     ReadOnly,
     /// Nothing beyond reading and writing.
     Bare,
+    /// Nothing begins before [`Knobs::limit`].
+    Throttled,
     /// A backend whose answers do not fit the questions.
     Faulty,
 }
@@ -134,6 +140,22 @@ enum Kind {
 impl Drop for Ram {
     fn drop(&mut self) {
         self.knobs.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// One more for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -161,6 +183,15 @@ impl Export for Ram {
 
     fn size(&self) -> u64 {
         self.size.get()
+    }
+
+    fn is_throttled(&self) -> bool {
+        self.kind == Kind::Throttled
+    }
+
+    async fn admit(&self, _demand: Demand) {
+        let _waiting = Counted::new(&self.knobs.waiting);
+        self.knobs.limit.wait().await;
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<ReadReply, Errno> {
@@ -280,6 +311,7 @@ impl Exports for RamExports {
             "" | "demo" => Kind::Normal,
             "ro" => Kind::ReadOnly,
             "bare" => Kind::Bare,
+            "throttled" => Kind::Throttled,
             "faulty" => Kind::Faulty,
             "locked" => return Err(OpenError::Policy("locked for this test".to_owned())),
             "ill" => return Err(OpenError::Failed("the pool is fenced".to_owned())),

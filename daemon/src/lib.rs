@@ -6,6 +6,7 @@
 //! | [`control`] | the control socket: HTTP, its routes, and the engine behind them |
 //! | [`disk`] | the pool's file or device, locked, through io_uring |
 //! | [`exports`] | volumes and snapshots as NBD exports |
+//! | [`qos`] | holding volumes to their limits |
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod exports;
 mod habit;
 mod listeners;
+pub mod qos;
 pub mod run;
 mod seldom;
 pub mod serve;

@@ -14,6 +14,7 @@
 //! | [`oracle`] | what a disk may hold after a crash, in calm, and in a snapshot |
 //! | [`load`] | connections that write what the oracle knows |
 //! | [`fixtures`] | images, sparse copies, flipped bytes, small file systems |
+//! | [`guest`] | a Linux guest in QEMU, for what needs the kernel's NBD client |
 //!
 //! # Environment
 //!
@@ -26,11 +27,14 @@
 //! | `CAIRN_TEST_FLIPS` | how many bytes of a pool are flipped, one at a time |
 //! | `CAIRN_TEST_IMAGE_MIB` | the size of the file system image that is copied in and out |
 //! | `CAIRN_TEST_SEED` | repeats a randomised test; each prints its own |
+//! | `CAIRN_GUEST_KERNEL` | a folder with `vmlinuz` and `modules/VERSION`, else what `tests/guest/fetch-kernel` fetched |
+//! | `CAIRN_GUEST_ACCEL` | QEMU's accelerator, `tcg` if not set: slow, and the same everywhere |
 
 pub mod control;
 pub mod daemon;
 pub mod data;
 pub mod fixtures;
+pub mod guest;
 pub mod load;
 pub mod nbd;
 pub mod oracle;

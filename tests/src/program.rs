@@ -125,14 +125,18 @@ pub fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace exists")
 }
 
+/// The folder that cargo builds into.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
+}
+
 /// The path of `cairnd` or `cairn`: from `CAIRN_BIN_DIR`, else the release build of this workspace.
 #[track_caller]
 pub fn binary(name: &str) -> PathBuf {
     let dir = match std::env::var_os("CAIRN_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
-        None => std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
-            .join("release"),
+        None => target_dir().join("release"),
     };
     let path = dir.join(name);
     assert!(

@@ -1,0 +1,130 @@
+# What the guests' scripts are written in. Read before each script by a busybox shell that ends at the first command
+# that fails (sh -eu). The disk of the pool is /dev/vda; file systems under test are mounted on /mnt.
+
+dir=/pool
+daemon=
+
+# Says what comes next, with the seconds since the guest began to boot.
+step() {
+    echo "[$(cut -d' ' -f1 /proc/uptime)] $*"
+}
+
+die() {
+    echo "failed: $*"
+    exit 1
+}
+
+# until_true SECONDS COMMAND...: tries a command ten times a second until it succeeds.
+until_true() {
+    local tries=$(($1 * 10))
+    shift
+    until "$@"; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || die "in vain: $*"
+        sleep 0.1
+    done
+}
+
+# Mounts the disk that the pool lies on.
+mount_pool() {
+    mount -t ext4 /dev/vda "$dir"
+}
+
+# start_daemon [ARGUMENTS]: cairnd on the pool, --dev unless told otherwise; returns when it serves.
+start_daemon() {
+    case "${1:-}" in
+    --config) ;;
+    *) set -- --dev "$dir" "$@" ;;
+    esac
+    # A daemon before this one may have said that it is ready, too.
+    : >/run/cairnd.ready
+    cairnd "$@" >/run/cairnd.ready 2>>/run/cairnd.log &
+    daemon=$!
+    until_true 60 daemon_is_ready
+}
+
+daemon_is_ready() {
+    kill -0 "$daemon" || die "cairnd ended"
+    grep -q '^cairnd ready' /run/cairnd.ready
+}
+
+# Asks cairnd to stop, and waits until it has.
+stop_daemon() {
+    kill -TERM "$daemon"
+    wait "$daemon"
+}
+
+# kill -9.
+kill_daemon() {
+    kill -KILL "$daemon"
+    wait "$daemon" || true
+}
+
+# cairn's command line.
+c() {
+    cairn --dev "$dir" "$@"
+}
+
+# attach EXPORT DEVICE [ARGUMENTS of nbd-client]: over the Unix socket.
+attach() {
+    local export=$1 device=$2
+    shift 2
+    nbd-client -unix "$dir/nbd.sock" "$device" -N "$export" "$@"
+    until_true 30 is_attached "$device"
+}
+
+# attach_tcp EXPORT DEVICE [ARGUMENTS of nbd-client]: over the loopback network.
+attach_tcp() {
+    local export=$1 device=$2
+    shift 2
+    nbd-client 127.0.0.1 10809 "$device" -N "$export" "$@"
+    until_true 30 is_attached "$device"
+}
+
+# detach DEVICE
+detach() {
+    nbd-client -d "$1"
+    until_true 30 is_detached "$1"
+}
+
+is_attached() {
+    nbd-client -c "$1" >/dev/null
+}
+
+is_detached() {
+    ! is_attached "$1"
+}
+
+# device_bytes DEVICE: the size that the kernel sees.
+device_bytes() {
+    blockdev --getsize64 "$1"
+}
+
+# write_files FOLDER COUNT: new files of up to 128 KiB with random bytes.
+write_files() {
+    local number=0
+    mkdir -p "$1"
+    while [ "$number" -lt "$2" ]; do
+        number=$((number + 1))
+        head -c $((number * 7919 % 131072 + 1)) /dev/urandom >"$1/f$number"
+    done
+}
+
+# sums FOLDER: the checksums of all files in it, for `sha256sum -c`.
+sums() {
+    (cd "$1" && find . -type f | sort | xargs sha256sum)
+}
+
+# verify FOLDER SUMS: all files are there with their bytes, and no others.
+verify() {
+    sums "$1" >/run/found.sums
+    diff "$2" /run/found.sums >/run/differing || {
+        head -n 20 /run/differing
+        die "the files in $1 are not those of $2"
+    }
+}
+
+# used_bytes VOLUME: how much of it holds data.
+used_bytes() {
+    c --json volume show "$1" | tr ',{}' '\n' | sed -n 's/^ *"mapped": *//p'
+}

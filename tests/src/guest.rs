@@ -13,6 +13,21 @@
 //! survived. [`Running::power_off`] cuts the power: what the guest's page cache and cairnd held in memory is gone, what
 //! QEMU was given stays.
 //!
+//! A new test is a script and what it should leave:
+//!
+//! ```no_run
+//! # use cairn_tests::guest::Guest;
+//! let output = Guest::with_empty_disk().run("
+//!     mount_pool
+//!     start_daemon --create vol:1G
+//!     attach vol /dev/nbd0 -C 4
+//!     echo sees $(device_bytes /dev/nbd0)
+//!     detach /dev/nbd0
+//!     stop_daemon
+//! ");
+//! assert_eq!(output.values("sees "), ["1073741824"]);
+//! ```
+//!
 //! Without KVM a guest boots in two to four seconds and computes five to twenty times slower than the host. Scripts poll,
 //! and limits are there to end what hangs.
 
@@ -55,17 +70,19 @@ const MODULES: [&str; 6] = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"
 const PROGRAMS: [&str; 7] =
     ["fsck.ext4", "mkfs.ext4", "mkfs.xfs", "nbd-client", "resize2fs", "xfs_growfs", "xfs_repair"];
 
-/// What the kernel says when it, or a disk, is in trouble.
-const TROUBLE: [&str; 9] = [
+/// What the kernel says when it, a disk or a file system is in trouble.
+const TROUBLE: [&str; 11] = [
     "BUG:",
     "Call Trace",
     "EXT4-fs error",
     "I/O error",
     "Kernel panic",
     "Oops",
+    "Remounting filesystem read-only",
     "WARNING:",
-    "XFS (nbd0): Corruption",
     "blocked for more than",
+    "has been shut down",
+    "orruption",
 ];
 
 /// A guest that can be booted, and its disk, which lives as long as this.
@@ -78,8 +95,7 @@ pub struct Guest {
 impl Guest {
     /// A guest with an empty ext4 file system on its disk.
     #[track_caller]
-    #[expect(clippy::new_without_default, reason = "it makes a disk")]
-    pub fn new() -> Guest {
+    pub fn with_empty_disk() -> Guest {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let guest = Guest { folder, kernel: Kernel::find() };
         run("mke2fs", &["-q", "-t", "ext4", &text(&guest.disk()), DISK]).ok();

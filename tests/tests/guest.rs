@@ -76,7 +76,7 @@ stop_daemon
 
 #[test]
 fn ext4_lives_on_a_disk_with_snapshots_and_clones() {
-    let output = Guest::new().run(&format!(
+    let output = Guest::with_empty_disk().run(&format!(
         r#"
 type=ext4
 without_replay=noload
@@ -95,7 +95,7 @@ start_daemon --create vol:1G
 
 #[test]
 fn xfs_lives_on_a_disk_over_tcp() {
-    let output = Guest::new().run(&format!(
+    let output = Guest::with_empty_disk().run(&format!(
         r#"
 type=xfs
 without_replay=norecovery
@@ -184,7 +184,7 @@ done
 fn a_power_failure_loses_nothing_that_was_synced() {
     let cuts = if full() { 10 } else { 2 };
     let mut rng = Rng::new(seed("power failure"));
-    let guest = Guest::new();
+    let guest = Guest::with_empty_disk();
     let mut files = String::new();
     for boot in 1..=cuts + 1 {
         let last = boot > cuts;

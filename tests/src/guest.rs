@@ -220,7 +220,7 @@ impl Running {
             }
             let left = LIMIT.saturating_sub(self.started.elapsed());
             let over = left.is_zero() || state.streams_ended > 0;
-            assert!(!over, "no {count} lines of \"{prefix}\": {}", self.output(None, &state.text));
+            assert!(!over, "no {count} lines of \"{prefix}\": {}", self.output(&state.text));
             state = self.said.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -246,15 +246,18 @@ impl Running {
         for reader in std::mem::take(&mut self.readers) {
             let _ = reader.join();
         }
-        let said = self.said.lock();
-        let status = said.text.lines().filter_map(|line| line.strip_prefix("guest: ended with ")).next_back();
-        self.output(status.and_then(|status| status.trim().parse().ok()), &said.text)
+        self.output(&self.said.lock().text)
     }
 
-    fn output(&self, status: Option<i32>, said: &str) -> Output {
+    fn output(&self, said: &str) -> Output {
+        let status = said.lines().filter_map(|line| line.strip_prefix("guest: ended with ")).next_back();
         let kernel_log = fs::read(&self.kernel_log).unwrap_or_default();
-        let kernel_log = String::from_utf8_lossy(&kernel_log).replace('\r', "");
-        Output { status, said: said.to_owned(), kernel_log, took: self.started.elapsed() }
+        Output {
+            status: status.and_then(|status| status.trim().parse().ok()),
+            said: said.to_owned(),
+            kernel_log: String::from_utf8_lossy(&kernel_log).replace('\r', ""),
+            took: self.started.elapsed(),
+        }
     }
 }
 

@@ -438,7 +438,7 @@ fn describe(error: &OpenError, name: &str) -> (u32, String) {
 }
 
 /// What the client may do with the export, given what it negotiated.
-fn transmission_flags(info: &ExportInfo, style: HeaderStyle, contexts: bool) -> TransmissionFlags {
+pub(crate) fn transmission_flags(info: &ExportInfo, style: HeaderStyle, contexts: bool) -> TransmissionFlags {
     use TransmissionFlags as Flags;
     let features = &info.features;
     let writable = !info.read_only;

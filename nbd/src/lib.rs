@@ -40,6 +40,7 @@
 //! ```
 //!
 //! * `session`: one connection from greeting to close ([`serve`]), its bounds ([`Limits`]) and outcome.
+//! * `attached`: the same without negotiation, for sockets handed to the kernel ([`serve_attached`]).
 //! * `handshake`: options, until an export is chosen ([`Exports::open`]) or the client leaves.
 //! * `transmission`: requests in, replies out, many at once; its own page shows the tasks.
 //! * [`proto`]: the wire format alone, for clients and tests too.
@@ -63,6 +64,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attached;
 mod budget;
 mod error;
 mod export;
@@ -73,6 +75,7 @@ mod shutdown;
 mod transmission;
 mod transport;
 
+pub use attached::{attached_flags, serve_attached};
 pub use budget::MemoryBudget;
 pub use error::{Errno, SessionError, SessionErrorKind};
 pub use export::{

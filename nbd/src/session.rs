@@ -139,10 +139,18 @@ pub async fn serve_on<X: Exports, T: Transport>(
         Ok(Outcome::Ended(end)) => Ok(SessionSummary::before_transmission(end)),
         Err(error) => Err(error),
     };
+    conclude(&*io, result).await
+}
+
+/// Closes the connection in the way that fits how its session ended.
+pub(crate) async fn conclude<T: Transport>(
+    io: &T,
+    result: Result<SessionSummary, SessionError>,
+) -> Result<SessionSummary, SessionError> {
     if let Ok(SessionSummary { end: SessionEnd::Shutdown, .. }) = result {
         io.shutdown(How::Write);
         // Too slow a client is no error here: everything it was owed has been sent.
-        let _ = timeout(LINGER, discard(&*io)).await;
+        let _ = timeout(LINGER, discard(io)).await;
     }
     io.shutdown(How::Both);
     result

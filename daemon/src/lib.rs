@@ -10,6 +10,7 @@
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
+//! | [`kernel`] | volumes as the kernel's block devices, through its nbd driver |
 //! | [`run`] | starting, announcing, stopping |
 //! | `seldom` | log lines said once in a while |
 
@@ -19,6 +20,7 @@ mod descriptors;
 pub mod disk;
 pub mod exports;
 mod habit;
+pub mod kernel;
 mod listeners;
 pub mod qos;
 pub mod run;

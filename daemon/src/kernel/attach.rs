@@ -163,6 +163,8 @@ struct Attachment {
     index: Option<DeviceIndex>,
     backend: BackendId,
     live: usize,
+    /// Whether it is being detached, so that its end is no news.
+    leaving: bool,
     /// Attempts to replace connections in a row, and when the last one was.
     attempts: u32,
     last_attempt: Option<Instant>,
@@ -219,8 +221,11 @@ impl KernelDevices {
     /// # Errors
     /// [`KernelErrorKind::InUse`] without `force`; else why the kernel refuses. Then the device stays attached.
     pub fn detach(&self, index: DeviceIndex, force: bool) -> Result<(), KernelError> {
+        // Without the lock: the kernel may have to write a lot, and connections lost meanwhile are to be replaced. Kept
+        // until the device is detached, so that nobody mounts it meanwhile.
+        let claim = if force { None } else { Some(self.shared.claim(index)?) };
         let _one_at_a_time = self.shared.operations.lock();
-        self.shared.detach(index, force)
+        self.shared.detach(index, claim)
     }
 
     /// Finds the devices that an earlier daemon left, and serves those whose volumes are still there. To be called once
@@ -230,12 +235,26 @@ impl KernelDevices {
     /// When the kernel does not show its devices. What fails for one of them is in its outcome.
     pub fn reattach(&self) -> Result<Vec<Reattached>, KernelError> {
         let _one_at_a_time = self.shared.operations.lock();
-        let mut found = Vec::new();
+        let (mut found, mut grown) = (Vec::new(), Vec::new());
         for device in self.shared.devices()? {
             let Some(backend) = self.shared.own(&device) else { continue };
-            if self.shared.state.lock().find(device.index).is_none() {
-                let outcome = self.shared.reattach(&device, &backend);
-                found.push(Reattached { index: device.index, volume: backend.volume, outcome });
+            if self.shared.state.lock().find(device.index).is_some() {
+                continue;
+            }
+            let size = self.shared.reattach(&device, &backend);
+            let (index, volume) = (device.index, backend.volume);
+            if let Ok(size) = size
+                && size > device.size
+            {
+                grown.push((device, backend, size));
+            }
+            found.push(Reattached { index, volume, outcome: size.map(drop) });
+        }
+        // They were resized, and the daemon ended before it could say so. Telling the kernel waits for what is in
+        // flight, so first all devices have their connections. A failure leaves a device that works.
+        for (device, backend, size) in grown {
+            if let Err(error) = self.shared.resize(&device, &backend, size) {
+                tracing::warn!(index = %device.index, %error, "cannot tell the kernel the volume's new size");
             }
         }
         Ok(found)
@@ -278,7 +297,8 @@ impl State {
     fn add(&mut self, index: Option<DeviceIndex>, backend: BackendId) -> AttachmentId {
         let id = AttachmentId(self.next);
         self.next += 1;
-        let attachment = Attachment { index, backend, live: 0, attempts: 0, last_attempt: None };
+        let attachment =
+            Attachment { index, backend, live: 0, leaving: false, attempts: 0, last_attempt: None };
         self.attachments.insert(id, attachment);
         id
     }
@@ -395,21 +415,20 @@ impl Shared {
         self.driver.reconfigure(device.index, backend, &Reconfigure::Size(size))
     }
 
-    fn detach(&self, index: DeviceIndex, force: bool) -> Result<(), KernelError> {
-        let (device, _) = self.our_device(index)?;
-        // Kept until the device is detached, so that nobody mounts it meanwhile.
-        let claim = if force { None } else { Some(self.claim(&device)?) };
-        // Its sessions end now, and are not to be replaced.
-        let removed = {
-            let mut state = self.state.lock();
-            state.find(index).and_then(|id| Some((id, state.attachments.remove(&id)?)))
-        };
+    fn detach(&self, index: DeviceIndex, claim: Option<File>) -> Result<(), KernelError> {
+        self.our_device(index)?;
+        self.set_leaving(index, true);
         if let Err(error) = self.driver.disconnect(index) {
-            if let Some((id, attachment)) = removed {
-                self.state.lock().attachments.insert(id, attachment);
-            }
+            self.set_leaving(index, false);
             return Err(error);
         }
+        {
+            let mut state = self.state.lock();
+            if let Some(attachment) = state.find(index) {
+                state.attachments.remove(&attachment);
+            }
+        }
+        let forced = claim.is_none();
         drop(claim);
         for _ in 0..FREE_TRIES {
             if !self.is_attached(Some(index)) {
@@ -417,13 +436,20 @@ impl Shared {
             }
             thread::sleep(FREE_PAUSE);
         }
-        tracing::info!(%index, force, "detached from the kernel");
+        tracing::info!(%index, forced, "detached from the kernel");
         Ok(())
     }
 
+    fn set_leaving(&self, index: DeviceIndex, leaving: bool) {
+        let mut state = self.state.lock();
+        if let Some(attachment) = state.attachments.values_mut().find(|a| a.index == Some(index)) {
+            attachment.leaving = leaving;
+        }
+    }
+
     /// Takes a device for this process alone, as mounting does, and has the kernel write all it has yet to write.
-    fn claim(&self, device: &Device) -> Result<File, KernelError> {
-        let index = device.index;
+    fn claim(&self, index: DeviceIndex) -> Result<File, KernelError> {
+        let (device, _) = self.our_device(index)?;
         let node = self.settings.dev.join(index.name());
         let mut options = OpenOptions::new();
         options.read(true).write(!device.read_only).custom_flags(OFlag::O_EXCL.bits());
@@ -439,7 +465,8 @@ impl Shared {
         Ok(claimed)
     }
 
-    fn reattach(&self, device: &Device, backend: &BackendId) -> Result<(), KernelError> {
+    /// Serves a device again that an earlier daemon left. Gives the size that it should have.
+    fn reattach(&self, device: &Device, backend: &BackendId) -> Result<u64, KernelError> {
         let index = device.index;
         let Some(size) = self.serve.size_of(&backend.volume) else {
             let context = format!("{index} shows a volume that is not there any more");
@@ -451,25 +478,19 @@ impl Shared {
             return Err(error);
         }
         tracing::info!(%index, volume = %backend.volume, "attached to the kernel again");
-        // It was resized, and the daemon ended before it could say so. A failure leaves a device that works.
-        if size > device.size
-            && let Err(error) = self.resize(device, backend, size)
-        {
-            tracing::warn!(%index, %error, "cannot tell the kernel the volume's new size");
-        }
-        Ok(())
+        Ok(size)
     }
 
-    /// Replaces the connections that are missing.
+    /// Replaces the connections that are missing, and says how many those were.
     fn give_sockets(
         &self,
         attachment: AttachmentId,
         index: DeviceIndex,
         backend: &BackendId,
-    ) -> Result<(), KernelError> {
+    ) -> Result<usize, KernelError> {
         let missing = {
             let mut state = self.state.lock();
-            let Some(entry) = state.attachments.get_mut(&attachment) else { return Ok(()) };
+            let Some(entry) = state.attachments.get_mut(&attachment) else { return Ok(0) };
             if entry.last_attempt.is_some_and(|at| at.elapsed() > SETTLED) {
                 entry.attempts = 0;
             }
@@ -478,13 +499,14 @@ impl Shared {
             entry.missing()
         };
         if missing == 0 {
-            return Ok(());
+            return Ok(0);
         }
         let sockets = self.open_links(attachment, backend, missing)?;
         let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
         // Should the kernel not have noticed yet that a connection is dead, it drops the socket meant to replace it.
         // Then that session ends, and is replaced in turn.
-        self.driver.reconfigure(index, backend, &Reconfigure::Sockets(&sockets))
+        self.driver.reconfigure(index, backend, &Reconfigure::Sockets(&sockets))?;
+        Ok(missing)
     }
 
     /// Takes note of a session's end. Gives the pause after which its connection is to be replaced, if it is.
@@ -499,7 +521,7 @@ impl Shared {
             LinkEnd::Lost => Some(entry.pause(self.settings.retry_pause)),
             LinkEnd::Shutdown => None,
             LinkEnd::Disconnected => {
-                if entry.live == 0 {
+                if entry.live == 0 && !entry.leaving {
                     let index = entry.index.map(|index| index.to_string());
                     tracing::info!(index, "the kernel's device was detached from outside");
                     state.attachments.remove(&attachment);
@@ -528,9 +550,13 @@ impl Shared {
             }
             Err(error) => Err(KernelError::io(format!("cannot see what became of {index}"), error)),
         };
-        let Err(error) = replaced else {
-            tracing::info!(%index, "gave the kernel new connections for those it lost");
-            return None;
+        let error = match replaced {
+            Ok(0) => return None,
+            Ok(count) => {
+                tracing::info!(%index, count, "gave the kernel new connections for those it lost");
+                return None;
+            }
+            Err(error) => error,
         };
         if let Some(held_back) = FAILED_REPLACEMENTS.due(index) {
             let cause = std::error::Error::source(&error).map_or(String::new(), |s| format!(": {s}"));

@@ -20,7 +20,7 @@ pub enum KernelErrorKind {
     NoFreeDevice,
     /// The driver has no such device, or it is being removed.
     UnknownDevice,
-    /// The device is not attached to a volume of this pool.
+    /// The device is not attached, or not to a volume of this daemon's pools.
     NotOurs,
     /// The volume is attached to a device already.
     AlreadyAttached,
@@ -77,7 +77,7 @@ impl KernelError {
     }
 
     pub(super) fn not_ours(device: DeviceIndex) -> KernelError {
-        let context = format!("{device} is not attached to a volume of this pool");
+        let context = format!("{device} is not attached to a volume of this daemon");
         KernelError::new(KernelErrorKind::NotOurs, context)
     }
 

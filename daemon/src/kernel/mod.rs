@@ -37,8 +37,8 @@
 //!   at work here and finish *later*. So with several connections the timeout is set far above what a request may take:
 //!   [`Settings::request_timeout`].
 //! * `RECONFIGURE` puts new sockets in the places of dead connections and drops surplus ones. It sets the size *before*
-//!   that and, from 6.11 on, waits for all requests to end when it does: in one message with sockets that are to bring
-//!   the requests to their end, it would wait for itself. So sockets and size never go in one message.
+//!   that and, in newer kernels, waits for all requests to end when it does: in one message with sockets that are to
+//!   bring the requests to their end, it would wait for itself. So sockets and size never go in one message.
 //! * The driver refuses to reconfigure a device for anyone who does not name its backend identifier. Sysfs shows it as
 //!   `/sys/block/nbdN/backend`, so it is all a new daemon needs to find its devices.
 //! * `DISCONNECT` fails what is in flight and forgets what the page cache had yet to write, mounted or not. So a
@@ -50,7 +50,7 @@
 //! * Nothing here runs on a reactor: netlink messages to the driver can wait for requests the reactors answer.
 //! * A connection is replaced only after its session has ended, with every request in it: of two copies of a request
 //!   the first has ended before the second begins.
-//! * Devices whose mark is not this pool's are never touched.
+//! * Devices whose mark is not that of one of the daemon's pools are never touched.
 
 mod attach;
 mod error;

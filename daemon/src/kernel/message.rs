@@ -185,7 +185,7 @@ impl Emitable for Request {
     }
 }
 
-/// What [`Command::Status`] tells of a device.
+/// What the driver tells of a device when it is asked for its status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeviceStatus {
     /// Which one.

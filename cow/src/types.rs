@@ -218,6 +218,17 @@ pub struct DiffExtent {
     pub kind: ExtentKind,
 }
 
+/// Consecutive bytes of a version that are all changed from another, or all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct ChangeExtent {
+    /// Bytes from the start of the version.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Whether they may differ.
+    pub changed: bool,
+}
+
 /// The pool's figures.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct PoolStatus {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cairn_cow::{Disk, Error, ErrorKind, ExtentKind, Pool, Resolved, VersionId};
+use cairn_cow::{Error, ErrorKind, ExtentKind, Pool, Resolved, VersionId};
 use cairn_nbd::{
-    ClientInfo, Context, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent,
-    ReadReply, StatusExtent, StatusQuery, ZeroFlags, proto,
+    ClientInfo, ContextKey, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent,
+    ReadReply, StatusExtent, StatusQuery, ZeroFlags,
 };
 use cairn_uring::{AlignedBuf, yield_now};
 
@@ -16,13 +16,11 @@ use crate::control::{Attachment, InUse, Sessions, Target};
 use crate::disk::{PoolBuf, PoolDisk};
 use crate::habit::FlushHabit;
 use crate::seldom::Seldom;
+use crate::status::{self, PIECE};
 
 /// Requests that failed: a client that keeps trying must not fill the log.
 static FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
 
-/// How much of a volume is looked at before other connections of the reactor have their turn. A request may be about
-/// all of a volume of many TiB.
-const PIECE: u64 = 1 << 30;
 /// Extents asked for at a time where only their being looked up counts.
 const CACHED_EXTENTS: usize = 1024;
 /// How much of one CACHE request is heeded. It is a hint, and beyond this much the map of what came first would have to
@@ -154,8 +152,15 @@ impl Export for VersionExport {
                 fast_zero: !read_only,
                 ..Features::ALL
             },
-            contexts: Vec::new(),
         }
+    }
+
+    fn contexts(&self, queries: &[&str]) -> Vec<String> {
+        status::contexts(&self.pool, self.id(), queries)
+    }
+
+    fn context(&self, name: &str) -> Option<ContextKey> {
+        status::context(&self.pool, self.id(), name)
     }
 
     fn size(&self) -> u64 {
@@ -218,87 +223,12 @@ impl Export for VersionExport {
     }
 
     async fn block_status(&self, query: StatusQuery<'_>) -> Result<Vec<StatusExtent>, Errno> {
-        let Context::Allocation = query.context else { return Err(Errno::Inval) };
         let size = self.size();
-        let len = query.len.min(size.saturating_sub(query.offset));
-        let extents = status(&self.pool, self.id(), query.offset, len, query.max_extents).await;
-        self.answer(extents)
-    }
-}
-
-/// What lies where in a range, in NBD's words: at most `max` extents from its start. Looked up in pieces, with a turn for
-/// everybody else in between; the pieces do not show.
-async fn status<D: Disk>(
-    pool: &Pool<D>,
-    id: VersionId,
-    offset: u64,
-    len: u64,
-    max: usize,
-) -> Result<Vec<StatusExtent>, Error> {
-    let mut found: Vec<StatusExtent> = Vec::new();
-    let (mut at, end) = (offset, offset + len);
-    while at < end {
-        let piece = PIECE.min(end - at);
-        // One more than there is room for: the last one may go on in the next piece until something else follows.
-        let extents = pool.extents(id, at, piece, max - found.len() + 1).await?;
-        let Some(last) = extents.last() else { break };
-        at = last.offset + last.len;
-        for extent in extents {
-            let flags = match extent.kind {
-                ExtentKind::Data => 0,
-                ExtentKind::Zero => proto::allocation::ZERO,
-                ExtentKind::Hole => proto::allocation::HOLE | proto::allocation::ZERO,
-            };
-            let full = found.len() == max;
-            match found.last_mut() {
-                Some(previous) if previous.flags == flags => previous.len += extent.len,
-                _ if full => return Ok(found),
-                _ => found.push(StatusExtent { len: extent.len, flags }),
-            }
+        let query = StatusQuery { len: query.len.min(size.saturating_sub(query.offset)), ..query };
+        match status::of(&self.pool, self.id(), query).await {
+            // A snapshot that was deleted since the client selected it is no fault of the pool.
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Errno::Inval),
+            extents => self.answer(extents),
         }
-        yield_now().await;
-    }
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use cairn_cow::sim::SimDisk;
-    use cairn_cow::{CreateOptions, Options};
-    use cairn_uring::{Config, Reactor};
-
-    use super::*;
-
-    const BLOCK: u64 = 4096;
-
-    #[test]
-    fn the_status_of_a_large_disk_does_not_show_its_pieces() {
-        let mut reactor = Reactor::new(Config::default()).expect("a reactor");
-        reactor.block_on(async {
-            let disk = SimDisk::file(1 << 30);
-            let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
-            let options = Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20 };
-            let pool = Pool::create(disk.clone(), [7; 16], create, options).await.expect("a pool");
-            let size = 10 * PIECE;
-            pool.create_volume("v", size, "").await.expect("a volume");
-            let id = pool.resolve("v").expect("is there").id;
-            let hole = proto::allocation::HOLE | proto::allocation::ZERO;
-            let extent = |len, flags| StatusExtent { len, flags };
-            let ask = async |offset, len, max| status(&pool, id, offset, len, max).await.expect("is told");
-            assert_eq!(ask(0, size, 1).await, [extent(size, hole)]);
-            assert_eq!(ask(BLOCK, 0, 1).await, []);
-
-            // Data on both sides of a boundary between pieces.
-            let mut buf = disk.alloc(2 * BLOCK as usize);
-            buf.fill(1);
-            pool.write(0, id, PIECE - BLOCK, 2 * BLOCK as usize, buf).await.expect("is written");
-            let [before, data, after] =
-                [extent(PIECE - BLOCK, hole), extent(2 * BLOCK, 0), extent(9 * PIECE - BLOCK, hole)];
-            assert_eq!(ask(0, size, 9).await, [before, data, after]);
-            assert_eq!(ask(0, size, 3).await, [before, data, after]);
-            assert_eq!(ask(0, size, 2).await, [before, data]);
-            assert_eq!(ask(0, size, 1).await, [before]);
-            assert_eq!(ask(PIECE - BLOCK, size - PIECE + BLOCK, 1).await, [data]);
-        });
     }
 }

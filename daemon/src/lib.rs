@@ -12,6 +12,7 @@
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
 //! | [`kernel`] | volumes as the kernel's block devices, through its nbd driver |
 //! | [`run`] | starting, announcing, stopping |
+//! | `status` | what lies where in an export, and what changed there since a snapshot |
 //! | `seldom` | log lines said once in a while |
 
 pub mod config;
@@ -26,3 +27,4 @@ pub mod qos;
 pub mod run;
 mod seldom;
 pub mod serve;
+mod status;

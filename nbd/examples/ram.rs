@@ -32,7 +32,6 @@ impl Export for Ram {
             size: self.size(),
             read_only: false,
             features: Features { cache: false, ..Features::ALL },
-            contexts: Vec::new(),
         }
     }
 

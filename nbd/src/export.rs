@@ -90,9 +90,6 @@ pub struct ExportInfo {
     pub read_only: bool,
     /// What else it can do.
     pub features: Features,
-    /// Names of metadata contexts besides `base:allocation`, each `namespace:leaf`. Their status flags must
-    /// fit 32 bits, since a client without extended headers may select them.
-    pub contexts: Vec<String>,
 }
 
 /// A stretch of a read.
@@ -124,13 +121,22 @@ pub struct ZeroFlags {
     pub fast: bool,
 }
 
+/// What an export knows a metadata context by, whatever its name comes to mean later.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ContextKey(pub u64);
+
 /// A metadata context a status is asked in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Context<'a> {
     /// `base:allocation`; flags are those of [`crate::proto::allocation`].
     Allocation,
-    /// One of [`ExportInfo::contexts`].
-    Named(&'a str),
+    /// One of the export's own. Its flags must fit 32 bits, since a client without extended headers may select it.
+    Named {
+        /// As the client selected it.
+        name: &'a str,
+        /// What [`Export::context`] gave for the name when it was selected.
+        key: ContextKey,
+    },
 }
 
 /// A question for the state of a range.
@@ -217,6 +223,22 @@ pub trait Exports {
 pub trait Export: 'static {
     /// What it is. Called at negotiation only.
     fn info(&self) -> ExportInfo;
+
+    /// The metadata contexts besides `base:allocation` that match one of these queries, each once; with no query, all.
+    /// What a query other than an exact name matches is the namespace's own affair; a trailing colon usually means
+    /// everything that begins so. Where that is much, names that end so may stand for what a further query lists.
+    fn contexts(&self, queries: &[&str]) -> Vec<String> {
+        let _ = queries;
+        Vec::new()
+    }
+
+    /// The key of the metadata context of exactly this name, `namespace:leaf`, if there is one besides
+    /// `base:allocation`. It comes back with every question in that context, also to another value that the same
+    /// name of an export opened: a connection opens an export anew between selecting contexts and using them.
+    fn context(&self, name: &str) -> Option<ContextKey> {
+        let _ = name;
+        None
+    }
 
     /// The size now, in bytes. Called for every request: a disk may grow under an open connection.
     fn size(&self) -> u64;

@@ -36,7 +36,7 @@ const MAX_SKIPPED_PAYLOAD: u32 = 1 << 20;
 /// Options granted for each export listed. `qemu-nbd --list` spends three, INFO and two LIST_META_CONTEXT, all on
 /// one connection.
 const OPTIONS_PER_LISTED: usize = 4;
-/// A long list of exports is sent in pieces of about this size.
+/// A long list of exports or of contexts is sent in pieces of about this size.
 const LIST_PIECE: usize = 64 << 10;
 
 /// What was agreed on.
@@ -335,9 +335,7 @@ impl<X: Exports, T: Transport> Negotiation<'_, X, T> {
             let name = clip(&export.name).as_bytes();
             let parts = [&(name.len() as u32).to_be_bytes()[..], name, clip(&export.description).as_bytes()];
             self.replies.reply(option::LIST, option_reply::SERVER, &parts);
-            if self.replies.len() >= LIST_PIECE {
-                self.replies.send(self.io).await.map_err(|e| SessionError::io("listing exports", e))?;
-            }
+            self.send_piece("listing exports").await?;
         }
         self.replies.ack(option::LIST);
         Ok(Next::Option)
@@ -353,25 +351,33 @@ impl<X: Exports, T: Transport> Negotiation<'_, X, T> {
             Ok(request) => request,
             Err(malformed) => return Ok(self.invalid(code, malformed)),
         };
-        let info = match self.exports.open(request.name, self.client).await {
-            Ok(export) => export.info(),
+        if request.queries.len() > contexts::MAX_QUERIES {
+            self.replies.error(code, option_reply::ERR_TOO_BIG, "too many queries");
+            return Ok(Next::Option);
+        }
+        let export = match self.exports.open(request.name, self.client).await {
+            Ok(export) => export,
             Err(error) => return Ok(self.not_opened(code, request.name, &error)),
         };
         if !set {
-            for name in contexts::matching(&info, &request.queries) {
-                self.replies.reply(code, option_reply::META_CONTEXT, &[&[0; 4], clip(name).as_bytes()]);
+            let names = contexts::matching(&export, &request.queries);
+            // However long the client takes to read them, the export need not stay open for it.
+            drop(export);
+            for name in names {
+                self.replies.reply(code, option_reply::META_CONTEXT, &[&[0; 4], clip(&name).as_bytes()]);
+                self.send_piece("listing metadata contexts").await?;
             }
             self.replies.ack(code);
             return Ok(Next::Option);
         }
-        let Some(contexts) = contexts::select(&info, &request.queries) else {
+        let Some(contexts) = contexts::select(&export, &request.queries) else {
             self.replies.error(code, option_reply::ERR_TOO_BIG, "too many metadata contexts");
             return Ok(Next::Option);
         };
         for selected in &contexts {
             let name = match selected.context() {
                 Context::Allocation => BASE_ALLOCATION,
-                Context::Named(name) => name,
+                Context::Named { name, .. } => name,
             };
             let parts = [&selected.id.0.to_be_bytes()[..], clip(name).as_bytes()];
             self.replies.reply(code, option_reply::META_CONTEXT, &parts);
@@ -379,6 +385,14 @@ impl<X: Exports, T: Transport> Negotiation<'_, X, T> {
         self.replies.ack(code);
         self.selection = Some(Selection { export_name: request.name.to_owned(), contexts });
         Ok(Next::Option)
+    }
+
+    /// Sends what has collected of a long list.
+    async fn send_piece(&mut self, doing: &'static str) -> Result<(), SessionError> {
+        if self.replies.len() < LIST_PIECE {
+            return Ok(());
+        }
+        self.replies.send(self.io).await.map_err(|e| SessionError::io(doing, e))
     }
 
     /// Contexts count only for the export they were selected for.

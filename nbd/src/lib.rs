@@ -79,8 +79,8 @@ pub use attached::{attached_flags, serve_attached};
 pub use budget::MemoryBudget;
 pub use error::{Errno, SessionError, SessionErrorKind};
 pub use export::{
-    ClientInfo, Context, Demand, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent,
-    ReadReply, Span, StatusExtent, StatusQuery, ZeroFlags,
+    ClientInfo, Context, ContextKey, Demand, Export, ExportInfo, ExportName, Exports, Features, OpenError,
+    ReadExtent, ReadReply, Span, StatusExtent, StatusQuery, ZeroFlags,
 };
 pub use session::{Limits, SessionEnd, SessionSummary, serve, serve_on};
 pub use shutdown::Shutdown;

@@ -3,7 +3,7 @@
 mod common;
 
 use cairn_nbd::{SessionEnd, SessionErrorKind};
-use common::disk::{ODD, SIZE};
+use common::disk::{MANY, MANY_CONTEXTS, ODD, SIZE};
 use common::raw::*;
 use common::server::Server;
 
@@ -236,11 +236,14 @@ fn contexts_are_listed_by_name_namespace_or_all() {
     assert_eq!(early, (vec![], ERR_INVALID), "without structured replies");
     assert_eq!(client.ask(OPT_STRUCTURED_REPLY, b"").1, REP_ACK);
     let mut list = |queries: &[&str]| client.ask(OPT_LIST_META_CONTEXT, &context_payload("demo", queries));
-    let all = vec![context(0, "base:allocation"), context(0, ODD)];
-    assert_eq!(list(&[]), (all.clone(), REP_ACK));
-    assert_eq!(list(&["base:", ODD]), (all, REP_ACK));
+    let all = ["base:allocation", ODD, MANY].map(|name| context(0, name));
+    assert_eq!(list(&[]), (all.to_vec(), REP_ACK));
+    assert_eq!(list(&["base:", ODD]), (all[..2].to_vec(), REP_ACK));
     assert_eq!(list(&["base:allocation"]), (vec![context(0, "base:allocation")], REP_ACK));
     assert_eq!(list(&["base:nothing", "qemu:dirty-bitmap:b"]), (vec![], REP_ACK));
+    let (many, last) = list(&[MANY, MANY]);
+    assert_eq!((many.len() as u64, last), (MANY_CONTEXTS, REP_ACK), "a list of any length arrives whole");
+    assert_eq!(many[4999], context(0, "x-many:4999"));
     assert_eq!(list(&["no colon"]), (vec![], ERR_INVALID));
     let elsewhere = client.ask(OPT_LIST_META_CONTEXT, &context_payload("nowhere", &[]));
     assert_eq!(elsewhere, (vec![], ERR_UNKNOWN));
@@ -260,7 +263,7 @@ fn selected_contexts_hold_until_the_next_selection_even_a_failed_one() {
     client.greet(3);
     assert_eq!(client.ask(OPT_EXTENDED_HEADERS, b"").1, REP_ACK);
     let selected = set(&mut client, "demo", &[ODD, "base:allocation", "base:"]);
-    assert_eq!(selected, (vec![context(1, "base:allocation"), context(2, ODD)], REP_ACK));
+    assert_eq!(selected, (vec![context(1, ODD), context(2, "base:allocation")], REP_ACK));
     assert_eq!(flags_of(&mut client, OPT_INFO), with);
     assert_eq!(set(&mut client, "demo", &["base:", "x-test:"]), (vec![], REP_ACK));
     assert_eq!(flags_of(&mut client, OPT_INFO), without);
@@ -284,6 +287,35 @@ fn selected_contexts_hold_until_the_next_selection_even_a_failed_one() {
     client.style = Style::Extended;
     client.request(0, BLOCK_STATUS, 5, 0, 4096);
     assert_eq!(client.outcome(), (5, EINVAL));
+}
+
+#[test]
+fn contexts_are_selected_by_name_each_once_and_only_so_many() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.greet(3);
+    assert_eq!(client.ask(OPT_STRUCTURED_REPLY, b"").1, REP_ACK);
+    let names: Vec<String> = (0..33).map(|number| format!("{MANY}{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut set = |queries: &[&str]| client.ask(OPT_SET_META_CONTEXT, &context_payload("demo", queries));
+    assert_eq!(set(&[]), (vec![], REP_ACK));
+    assert_eq!(set(&["base:", MANY, "x-many:5000", "qemu:dirty-bitmap:b"]), (vec![], REP_ACK));
+    assert_eq!(set(&names), (vec![], ERR_TOO_BIG));
+    assert_eq!(set(&["x-many:7"; 129]), (vec![], ERR_TOO_BIG));
+    let twice = set(&["x-many:7", "x-many:6", "x-many:7"]);
+    assert_eq!(twice, (vec![context(1, "x-many:7"), context(2, "x-many:6")], REP_ACK));
+    let (most, last) = set(&names[1..]);
+    assert_eq!((most.len(), last), (32, REP_ACK));
+
+    // Each is asked about by what it stands for.
+    assert_eq!(client.ask(OPT_GO, &go_payload("demo", &[])).1, REP_ACK);
+    client.style = Style::Structured;
+    client.request(0, BLOCK_STATUS, 5, 0, 4096);
+    let status = client.status().expect("a status");
+    assert_eq!(status.len(), 32);
+    for (id, extents) in status {
+        assert_eq!(extents, [(4096, u64::from(id))]);
+    }
 }
 
 #[test]

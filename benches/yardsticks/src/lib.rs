@@ -101,7 +101,6 @@ impl<D: Disk> Export for Only<D> {
                 cache: false,
                 ..Features::ALL
             },
-            contexts: Vec::new(),
         }
     }
 

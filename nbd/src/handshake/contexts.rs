@@ -1,22 +1,33 @@
 //! Metadata contexts: which ones a query matches and which a client has selected.
 
-use crate::export::{Context, ExportInfo};
+use std::collections::HashSet;
+
+use crate::export::{Context, ContextKey, Export};
 use crate::proto::{BASE_ALLOCATION, ContextId};
 
 /// Most contexts one connection may select: each costs a chunk in every block status reply.
 pub(crate) const MAX_SELECTED: usize = 32;
+
+/// Most queries one option may have: each makes the export look something up, and a full option could hold thousands.
+pub(super) const MAX_QUERIES: usize = 128;
+
+/// The namespace of [`BASE_ALLOCATION`], as a query for all that is in it.
+const BASE: &str = "base:";
 
 /// One context a client selected. Its number is its place in the selection, counted from 1.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SelectedContext {
     pub(crate) id: ContextId,
     /// `None` for `base:allocation`.
-    name: Option<String>,
+    named: Option<(String, ContextKey)>,
 }
 
 impl SelectedContext {
     pub(crate) fn context(&self) -> Context<'_> {
-        self.name.as_deref().map_or(Context::Allocation, Context::Named)
+        match &self.named {
+            None => Context::Allocation,
+            Some((name, key)) => Context::Named { name, key: *key },
+        }
     }
 }
 
@@ -27,75 +38,29 @@ pub(super) struct Selection {
     pub(super) contexts: Vec<SelectedContext>,
 }
 
-/// The names of all contexts an export has.
-fn available(info: &ExportInfo) -> impl Iterator<Item = &str> {
-    std::iter::once(BASE_ALLOCATION).chain(info.contexts.iter().map(String::as_str))
-}
-
 /// The contexts LIST_META_CONTEXT answers with. Without queries that is all of them; a bare namespace
 /// (`base:`) stands for everything in it.
-pub(super) fn matching<'a>(info: &'a ExportInfo, queries: &[&str]) -> Vec<&'a str> {
-    available(info)
-        .filter(|name| {
-            let wildcard = |query: &str| query.ends_with(':') && name.starts_with(query);
-            queries.is_empty() || queries.iter().any(|query| query == name || wildcard(query))
-        })
-        .collect()
+pub(super) fn matching<E: Export>(export: &E, queries: &[&str]) -> Vec<String> {
+    let base = queries.is_empty() || queries.iter().any(|query| [BASE, BASE_ALLOCATION].contains(query));
+    let base = base.then(|| BASE_ALLOCATION.to_owned());
+    base.into_iter().chain(export.contexts(queries)).collect()
 }
 
-/// The contexts SET_META_CONTEXT selects: exact names only, each once. `None` if they are too many.
-pub(super) fn select(info: &ExportInfo, queries: &[&str]) -> Option<Vec<SelectedContext>> {
-    let names = available(info).filter(|name| queries.contains(name));
-    let selected: Vec<_> = names
+/// The contexts SET_META_CONTEXT selects: exact names only, each once, in the order of the queries. `None` if they are
+/// too many.
+pub(super) fn select<E: Export>(export: &E, queries: &[&str]) -> Option<Vec<SelectedContext>> {
+    let mut asked = HashSet::new();
+    let named = queries.iter().filter(|query| asked.insert(**query)).filter_map(|query| {
+        if *query == BASE_ALLOCATION {
+            return Some(None);
+        }
+        let key = export.context(query)?;
+        Some(Some(((*query).to_owned(), key)))
+    });
+    let selected: Vec<_> = named
         .zip(1..)
         .take(MAX_SELECTED + 1)
-        .map(|(name, id)| SelectedContext {
-            id: ContextId(id),
-            name: (name != BASE_ALLOCATION).then(|| name.to_owned()),
-        })
+        .map(|(named, id)| SelectedContext { id: ContextId(id), named })
         .collect();
     (selected.len() <= MAX_SELECTED).then_some(selected)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::export::Features;
-
-    fn info(contexts: &[&str]) -> ExportInfo {
-        ExportInfo {
-            name: "demo".to_owned(),
-            description: String::new(),
-            size: 0,
-            read_only: false,
-            features: Features::ALL,
-            contexts: contexts.iter().map(|&c| c.to_owned()).collect(),
-        }
-    }
-
-    #[test]
-    fn wildcards_list_but_do_not_select() {
-        let info = info(&["x-cairn:since:one", "x-cairn:since:two"]);
-        assert_eq!(matching(&info, &[]).len(), 3);
-        assert_eq!(matching(&info, &["base:"]), [BASE_ALLOCATION]);
-        assert_eq!(matching(&info, &["x-cairn:"]).len(), 2);
-        assert_eq!(matching(&info, &["x-cairn:since:one", "x-cairn:since:"]).len(), 2);
-        assert!(matching(&info, &["base:dirty", "qemu:"]).is_empty());
-        assert_eq!(select(&info, &["base:", "x-cairn:"]), Some(vec![]));
-        assert_eq!(select(&info, &[]), Some(vec![]));
-        let twice = select(&info, &["x-cairn:since:two", BASE_ALLOCATION, BASE_ALLOCATION]).expect("few");
-        assert_eq!(twice.iter().map(|c| c.id.0).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(twice[0].context(), Context::Allocation);
-        assert_eq!(twice[1].context(), Context::Named("x-cairn:since:two"));
-    }
-
-    #[test]
-    fn selection_is_bounded() {
-        let names: Vec<String> = (0..MAX_SELECTED).map(|i| format!("x-many:{i}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let info = info(&names);
-        assert_eq!(select(&info, &names).map(|s| s.len()), Some(MAX_SELECTED));
-        let all: Vec<&str> = available(&info).collect();
-        assert_eq!(select(&info, &all), None);
-    }
 }

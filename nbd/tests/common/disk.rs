@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cairn_nbd::{
-    ClientInfo, Context, Demand, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError,
-    ReadExtent, ReadReply, Shutdown, Span, StatusExtent, StatusQuery, ZeroFlags, proto::allocation,
+    ClientInfo, Context, ContextKey, Demand, Errno, Export, ExportInfo, ExportName, Exports, Features,
+    OpenError, ReadExtent, ReadReply, Shutdown, Span, StatusExtent, StatusQuery, ZeroFlags,
+    proto::allocation,
 };
 use cairn_uring::AlignedBuf;
 
@@ -18,6 +19,12 @@ pub const SIZE: u64 = 8 << 30;
 pub const GATED: u64 = 7 << 30;
 /// A second context: flag 1 marks odd mebibytes.
 pub const ODD: &str = "x-test:odd";
+const ODD_KEY: ContextKey = ContextKey(0x0dd);
+/// What the names of contexts begin with of which there are too many to list without being asked; a number follows, which
+/// is the flags that all of the disk has in it.
+pub const MANY: &str = "x-many:";
+/// How many there are.
+pub const MANY_CONTEXTS: u64 = 5000;
 const BLOCK: u64 = 4096;
 
 /// What a test can see and change while the server runs.
@@ -177,8 +184,29 @@ impl Export for Ram {
             size: self.size(),
             read_only: self.kind == Kind::ReadOnly,
             features: if self.kind == Kind::Bare { none } else { Features::ALL },
-            contexts: vec![ODD.to_owned()],
         }
+    }
+
+    fn contexts(&self, queries: &[&str]) -> Vec<String> {
+        let mut names = Vec::new();
+        if queries.is_empty() || queries.contains(&ODD) {
+            names.push(ODD.to_owned());
+        }
+        if queries.is_empty() {
+            names.push(MANY.to_owned());
+        }
+        if queries.contains(&MANY) {
+            names.extend((0..MANY_CONTEXTS).map(|number| format!("{MANY}{number}")));
+        }
+        names
+    }
+
+    fn context(&self, name: &str) -> Option<ContextKey> {
+        if name == ODD {
+            return Some(ODD_KEY);
+        }
+        let number = name.strip_prefix(MANY)?.parse().ok()?;
+        (number < MANY_CONTEXTS).then_some(ContextKey(number))
     }
 
     fn size(&self) -> u64 {
@@ -274,8 +302,12 @@ impl Export for Ram {
                     .map(|(len, hole)| StatusExtent { len, flags: flags(hole) })
                     .collect())
             }
-            Context::Named(name) => {
-                assert_eq!(name, ODD, "only contexts of this export are asked about");
+            Context::Named { name, key } if name.starts_with(MANY) => {
+                assert_eq!(self.context(name), Some(key));
+                Ok(vec![StatusExtent { len: query.len, flags: key.0 }])
+            }
+            Context::Named { name, key } => {
+                assert_eq!((name, key), (ODD, ODD_KEY), "only contexts of this export are asked about");
                 let mut at = query.offset;
                 let mut extents = Vec::new();
                 while at < query.offset + query.len && extents.len() < query.max_extents {

@@ -123,12 +123,12 @@ pub struct ExportInfo {
     pub flags: u16,
 }
 
-/// One extent of `base:allocation`: bytes and flags (1 hole, 2 reads as zero).
+/// One extent of a block status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Bytes.
     pub len: u32,
-    /// 1 hole, 2 reads as zero.
+    /// In `base:allocation`: 1 hole, 2 reads as zero. In `cairn:changed:...`: 1 may differ.
     pub flags: u32,
 }
 
@@ -179,18 +179,25 @@ pub struct Client {
 
 /// Which optional parts a client negotiates.
 #[derive(Debug, Clone, Copy)]
-pub struct Features {
+pub struct Features<'a> {
     /// Structured replies.
     pub structured: bool,
-    /// The context `base:allocation`; needs structured replies.
-    pub allocation: bool,
+    /// The metadata context that block status is about; needs structured replies.
+    pub context: Option<&'a str>,
 }
 
-impl Features {
+impl Features<'static> {
     /// Simple replies only, as the Linux kernel's client has them.
-    pub const SIMPLE: Features = Features { structured: false, allocation: false };
-    /// Structured replies and block status.
-    pub const FULL: Features = Features { structured: true, allocation: true };
+    pub const SIMPLE: Self = Features { structured: false, context: None };
+    /// Structured replies and block status in `base:allocation`.
+    pub const FULL: Self = Features::with_context("base:allocation");
+}
+
+impl<'a> Features<'a> {
+    /// Structured replies and block status in this context.
+    pub const fn with_context(context: &'a str) -> Self {
+        Features { structured: true, context: Some(context) }
+    }
 }
 
 impl Client {
@@ -200,22 +207,22 @@ impl Client {
     }
 
     /// Connects with the features given.
-    pub fn connect_with(socket: &Path, export: &str, features: Features) -> Result<Client, Error> {
+    pub fn connect_with(socket: &Path, export: &str, features: Features<'_>) -> Result<Client, Error> {
         let mut stream = raw(socket)?;
         greet(&mut stream)?;
         if features.structured {
             option(&mut stream, wire::OPT_STRUCTURED_REPLY, &[])?;
             collect_option(&mut stream, wire::OPT_STRUCTURED_REPLY)?;
         }
-        if features.allocation {
+        if let Some(context) = features.context {
             let mut data = Vec::new();
             push_string(&mut data, export);
             data.extend_from_slice(&1u32.to_be_bytes());
-            push_string(&mut data, "base:allocation");
+            push_string(&mut data, context);
             option(&mut stream, wire::OPT_SET_META_CONTEXT, &data)?;
             let answers = collect_option(&mut stream, wire::OPT_SET_META_CONTEXT)?;
             if !answers.iter().any(|(kind, _)| *kind == wire::REP_META_CONTEXT) {
-                return Err(protocol("the server did not accept base:allocation"));
+                return Err(protocol(&format!("the server has no context {context}")));
             }
         }
         let mut data = Vec::new();
@@ -303,6 +310,30 @@ impl Client {
     /// Reads `len` bytes.
     pub fn read(&mut self, offset: u64, len: u32) -> Result<Vec<u8>, Error> {
         Ok(self.call(Request::Read { offset, len })?.data)
+    }
+
+    /// What the context selected says of the whole export, in requests of at most 1 GiB: start, end and flags of each
+    /// stretch.
+    pub fn map(&mut self) -> Result<Vec<(u64, u64, u32)>, Error> {
+        const PIECE: u64 = 1 << 30;
+        let mut map: Vec<(u64, u64, u32)> = Vec::new();
+        let mut at = 0;
+        while at < self.info.size {
+            let len = PIECE.min(self.info.size - at);
+            let extents = self.call(Request::BlockStatus { offset: at, len: len as u32 })?.extents;
+            if extents.is_empty() {
+                return Err(protocol("a block status without extents"));
+            }
+            for extent in extents {
+                let end = at + u64::from(extent.len);
+                match map.last_mut() {
+                    Some((_, until, flags)) if *flags == extent.flags => *until = end,
+                    _ => map.push((at, end, extent.flags)),
+                }
+                at = end;
+            }
+        }
+        Ok(map)
     }
 
     /// Reads the whole export in requests of 4 MiB, handing each piece to `visit`.

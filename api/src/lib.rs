@@ -5,7 +5,8 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`pool`], [`qos`], [`info`] | requests and answers, one file a subject |
+//! | [`volume`], [`snapshot`], [`attachment`], [`types`], [`pool`], [`info`] | requests and answers, one file a subject |
+//! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
 //! | [`size`], [`name`] | how people write sizes and which names are allowed |
@@ -17,6 +18,7 @@
 //! - requests refuse unknown fields, so that a misspelt option is an error and not silently ignored; answers may gain
 //!   fields at any time.
 
+pub mod attachment;
 pub mod error;
 pub mod info;
 pub mod name;
@@ -25,6 +27,7 @@ pub mod pool;
 pub mod qos;
 pub mod size;
 pub mod snapshot;
+pub mod types;
 pub mod volume;
 
 pub use error::{ApiError, ErrorBody, ErrorCode};

@@ -14,10 +14,16 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 pub const VOLUMES: &str = "/v1/volumes";
 /// `/v1/snapshots`: list all (GET) and create a group (POST).
 pub const SNAPSHOTS: &str = "/v1/snapshots";
-/// `/v1/pool`: the pool's figures (GET).
+/// `/v1/pool`: the figures of the daemon's first pool (GET).
 pub const POOL: &str = "/v1/pool";
-/// `/v1/pool/check`: check the pool (POST); `?data=true` reads all data too.
+/// `/v1/pool/check`: check the first pool (POST); `?data=true` reads all data too.
 pub const POOL_CHECK: &str = "/v1/pool/check";
+/// `/v1/pools`: list (GET) and create (POST).
+pub const POOLS: &str = "/v1/pools";
+/// `/v1/types`: list (GET) and create (POST).
+pub const TYPES: &str = "/v1/types";
+/// `/v1/qos`: list rules (GET) and create one (POST).
+pub const QOS: &str = "/v1/qos";
 /// `/v1/info`: what the daemon is and where it listens (GET).
 pub const INFO: &str = "/v1/info";
 /// `/v1/openapi.json`: the API's description (GET).
@@ -27,14 +33,35 @@ fn encode(name: &str) -> impl std::fmt::Display + '_ {
     utf8_percent_encode(name, RESERVED)
 }
 
-/// One volume: show (GET), delete (DELETE, `?snapshots=true` with its snapshots).
+/// One volume: show (GET), edit (PATCH), delete (DELETE, `?snapshots=true` with its snapshots).
 pub fn volume(name: &str) -> String {
     format!("{VOLUMES}/{}", encode(name))
 }
 
-/// Something below a volume: `resize` (POST), `tree` (GET) or `snapshots` (GET, POST).
+/// Something below a volume: `resize` (POST), `retype` (POST), `qos` (GET, PATCH), `attachments` (GET), `attach` (POST),
+/// `detach` (POST), `reset-attachments` (POST), `tree` (GET) or `snapshots` (GET, POST).
 pub fn volume_sub(name: &str, sub: &str) -> String {
     format!("{}/{sub}", volume(name))
+}
+
+/// One pool: show (GET), forget when it is empty (DELETE).
+pub fn pool(name: &str) -> String {
+    format!("{POOLS}/{}", encode(name))
+}
+
+/// Something below a pool: `grow` (POST) or `check` (POST, `?data=true` reads all data too).
+pub fn pool_sub(name: &str, sub: &str) -> String {
+    format!("{}/{sub}", pool(name))
+}
+
+/// One type: show (GET), edit (PATCH), delete (DELETE).
+pub fn volume_type(name: &str) -> String {
+    format!("{TYPES}/{}", encode(name))
+}
+
+/// One QoS rule: show (GET), edit (PATCH), delete (DELETE).
+pub fn qos(name: &str) -> String {
+    format!("{QOS}/{}", encode(name))
 }
 
 /// One snapshot: show (GET), delete (DELETE).

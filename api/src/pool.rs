@@ -3,9 +3,84 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+/// The name of the pool that the daemon was started on.
+pub const MAIN_POOL: &str = "main";
+
+/// How full a pool is, by its watermarks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fill {
+    /// There is room.
+    Ok,
+    /// 80 % of what it can hold is in use.
+    High,
+    /// 95 % of what it can hold is in use: writes will soon fail.
+    Critical,
+}
+
+impl Fill {
+    /// The watermark as JSON and tables show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fill::Ok => "ok",
+            Fill::High => "high",
+            Fill::Critical => "critical",
+        }
+    }
+}
+
+/// All pools of a daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PoolList {
+    /// The first one first, the others by name.
+    pub pools: Vec<PoolEntry>,
+}
+
+/// One pool in a list.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PoolEntry {
+    /// Unique in the daemon; what a type's `volume_backend_name` says.
+    pub name: String,
+    /// The file or device.
+    pub path: String,
+    /// Its figures; none when it could not be opened.
+    #[serde(default)]
+    pub status: Option<PoolStatus>,
+    /// Why it could not be opened. Its volumes are missing until that is mended and the daemon started again.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// Asks for another pool.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreatePool {
+    /// A name by the rules for volumes.
+    #[schema(example = "bulk", min_length = 1, max_length = 128)]
+    pub name: String,
+    /// The file, which is made, or block device, as the daemon sees it: an absolute path. One that holds a pool of
+    /// cairn already is taken as it is, with its volumes.
+    #[schema(example = "/srv/bulk/pool.cairn")]
+    pub path: String,
+    /// Bytes that a new pool may grow to: 1 TiB unless given, never more than a device has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// Asks to let a pool grow further.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrowPool {
+    /// Bytes that the pool may grow to, not less than before; a device's present size unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
 /// The pool's figures.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PoolStatus {
+    /// Unique in the daemon.
+    pub name: String,
     /// The file or device.
     pub path: String,
     /// The pool's 128-bit id in hexadecimal.
@@ -22,6 +97,8 @@ pub struct PoolStatus {
     pub free: u64,
     /// Bytes kept back so that deleting, trimming and checkpoints work when the pool is full.
     pub reserve: u64,
+    /// What `used` is of what the pool can hold.
+    pub fill: Fill,
     /// Volumes.
     pub volumes: u64,
     /// Snapshots, automatic ones included.

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::attachment::Attachment;
+
 /// A snapshot, named from anywhere in the pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +65,15 @@ pub struct Volume {
     pub status: VolumeStatus,
     /// NBD connections to its head.
     pub connections: u64,
+    /// Who is connected to its head, the first first. At most one unless it is shared.
+    pub attachments: Vec<Attachment>,
+    /// Whether several consumers may use it at once.
+    pub shared: bool,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub volume_type: String,
+    /// The pool that holds it.
+    pub pool: String,
     /// Reads that failed their checksum since the daemon started.
     pub checksum_errors: u64,
 }
@@ -91,6 +102,29 @@ pub struct CreateVolume {
     /// The snapshot to clone; a blank volume without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SnapshotRef>,
+    /// Its type, which must exist; the default type unless given. A clone's must be of its source's pool, and is its
+    /// source's unless given.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schema(example = "default")]
+    pub volume_type: Option<String>,
+    /// Let several consumers use it at once.
+    #[serde(default)]
+    pub shared: bool,
+}
+
+/// What of a volume is to change; what is left out stays.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditVolume {
+    /// A new name. Nobody may be connected: clients that come back ask for the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Whether several consumers may use it at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<bool>,
 }
 
 /// Asks to clone the snapshot in the path as a new volume.

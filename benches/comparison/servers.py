@@ -158,7 +158,7 @@ class Cairn(Server):
 
     def prepare(self):
         self.start()
-        self._cairn("volume", "create", self.export, "--size", str(self.place.size))
+        self._cairn("volume", "create", self.export, "--shared", "--size", str(self.place.size))
         self.stop()
         self.fill()
 

@@ -14,8 +14,8 @@ use crate::record::Record;
 use crate::types::VersionId;
 use crate::volumes::RECORD_BYTES;
 
-/// Characters of the longest key: lower-case ASCII letters, digits, `.`, `_`, `-` and `/`.
-pub const MAX_ATTRIBUTE_KEY: usize = 128;
+/// Characters of the longest key: ASCII letters, digits, `.`, `_`, `-` and `/`. A name fits with a prefix.
+pub const MAX_ATTRIBUTE_KEY: usize = 192;
 /// Bytes of the longest value.
 pub const MAX_ATTRIBUTE_VALUE: usize = 4096;
 /// Bytes of all keys and values of one volume or snapshot.
@@ -107,11 +107,11 @@ fn cost(key: &str, value: &str) -> usize {
 /// Checks what one call is about to set, whoever it is for.
 pub(crate) fn check_changes(changes: &[(&str, Option<&str>)]) -> Result<()> {
     let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c);
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
     for (key, value) in changes {
         if key.is_empty() || key.len() > MAX_ATTRIBUTE_KEY || !key.chars().all(legal) {
             return bad(format!(
-                "'{}' is no key of an attribute: use 1 to {MAX_ATTRIBUTE_KEY} lower-case letters, digits, '.', '_', '-' and '/'",
+                "'{}' is no key of an attribute: use 1 to {MAX_ATTRIBUTE_KEY} letters, digits, '.', '_', '-' and '/'",
                 key.escape_default()
             ));
         }
@@ -163,6 +163,11 @@ impl<D: Disk> Pool<D> {
         let state = self.state.lock();
         let id = state.holder(holder)?;
         Ok(state.versions.attributes(id).cloned().unwrap_or_default())
+    }
+
+    /// The attributes kept on a version.
+    pub fn attributes_of(&self, id: VersionId) -> Result<Attributes> {
+        Ok(self.state.lock().version(id)?.attributes.clone())
     }
 
     /// Sets attributes of `holder`, all at once, and returns when they are durable: each key gets its value or, with
@@ -218,7 +223,7 @@ mod tests {
         let long = "v".repeat(MAX_ATTRIBUTE_VALUE);
         assert!(check_changes(&[("a.b_c-d/9", Some(&long))]).is_ok());
         assert!(check_changes(&[("a", Some(&format!("{long}v")))]).is_err());
-        for bad in ["", "A", "a b", "ä", "a\n", &"k".repeat(MAX_ATTRIBUTE_KEY + 1)] {
+        for bad in ["", "a@", "a b", "ä", "a\n", &"k".repeat(MAX_ATTRIBUTE_KEY + 1)] {
             assert!(check_changes(&[(bad, None)]).is_err(), "{bad:?}");
         }
         let keys: Vec<String> = (0..5).map(|n| n.to_string()).collect();

@@ -248,6 +248,11 @@ impl<D: Disk> Pool<D> {
         self.checkpoint().await
     }
 
+    /// What the pool was given when it was made, and keeps.
+    pub fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
     /// The pool's figures now.
     pub fn status(&self) -> PoolStatus {
         let state = self.state.lock();

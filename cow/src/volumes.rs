@@ -38,8 +38,6 @@ pub struct Resolved {
     pub description: String,
     /// The head of the volume it belongs to: the id itself, or a snapshot's volume's.
     pub head: VersionId,
-    /// What is kept on it.
-    pub attributes: Attributes,
 }
 
 /// A volume to be made.
@@ -60,6 +58,8 @@ pub struct Edit<'a> {
     pub name: Option<&'a str>,
     /// Free text, one line.
     pub description: Option<&'a str>,
+    /// Attributes to set, or with `None` to take away, together with the rest.
+    pub attributes: &'a [(&'a str, Option<&'a str>)],
 }
 
 /// Checks a volume's or snapshot's name: 1 to 128 ASCII letters, digits, dots, underscores and hyphens, a letter or
@@ -128,16 +128,28 @@ impl<'a> NewVolume<'a> {
 impl Edit<'_> {
     fn check(&self) -> Result<()> {
         self.name.map_or(Ok(()), check_name)?;
-        self.description.map_or(Ok(()), check_description)
+        self.description.map_or(Ok(()), check_description)?;
+        attributes::check_changes(self.attributes)
     }
 
-    /// The record of this edit to a version that is called and described like this now.
-    fn record(&self, version: VersionId, name: String, description: String) -> Record {
-        Record::Edit {
-            version,
-            name: self.name.map_or(name, str::to_owned),
-            description: self.description.map_or(description, str::to_owned),
+    /// The records of this edit to a version that is called and described like this, and keeps this, now.
+    fn records(
+        &self,
+        version: VersionId,
+        name: String,
+        description: String,
+        now: &Attributes,
+    ) -> Result<Vec<Record>> {
+        attributes::check_room(version, now, self.attributes)?;
+        let mut records = attributes::records(version, self.attributes);
+        if self.name.is_some() || self.description.is_some() {
+            records.push(Record::Edit {
+                version,
+                name: self.name.map_or(name, str::to_owned),
+                description: self.description.map_or(description, str::to_owned),
+            });
         }
+        Ok(records)
     }
 }
 
@@ -371,36 +383,38 @@ impl<D: Disk> Pool<D> {
         self.state.lock().volume_info(head)
     }
 
-    /// Gives a volume another name or description. Its exports are known by the new name from then on; who is connected
+    /// Gives a volume another name, description or attributes, all at once. Its exports are known by the new name from then on; who is connected
     /// stays connected.
     pub async fn edit_volume(&self, name: &str, edit: Edit<'_>) -> Result<VolumeInfo> {
         edit.check()?;
         let head = self
-            .decide(|state| {
+            .decide_all(|state| {
                 let head = state.head_named(name)?;
                 if let Some(new) = edit.name.filter(|new| *new != name) {
                     state.volume_is_new(new)?;
                 }
+                state.admit_version()?;
                 let now = state.volume_info(head)?;
-                Ok((edit.record(head, now.name, now.description), head))
+                Ok((edit.records(head, now.name, now.description, &now.attributes)?, head))
             })
             .await?;
         self.state.lock().volume_info(head)
     }
 
-    /// Gives a snapshot another name or description.
+    /// Gives a snapshot another name, description or attributes, all at once.
     pub async fn edit_snapshot(&self, volume: &str, name: &str, edit: Edit<'_>) -> Result<SnapshotInfo> {
         edit.check()?;
         let id = self
-            .decide(|state| {
+            .decide_all(|state| {
                 let id = state.snapshot_named(volume, name)?;
                 if let Some(new) = edit.name.filter(|new| *new != name)
                     && state.snapshot_named(volume, new).is_ok()
                 {
                     return Err(snapshot_exists(volume, new));
                 }
+                state.admit_version()?;
                 let now = state.snapshot_info(id)?;
-                Ok((edit.record(id, now.name, now.description), id))
+                Ok((edit.records(id, now.name, now.description, &now.attributes)?, id))
             })
             .await?;
         self.state.lock().snapshot_info(id)
@@ -523,6 +537,11 @@ impl<D: Disk> Pool<D> {
         state.versions.heads().filter_map(|id| state.volume_info(id).ok()).collect()
     }
 
+    /// Whether there is a volume of this name.
+    pub fn has_volume(&self, name: &str) -> bool {
+        self.state.lock().versions.head(name).is_some()
+    }
+
     /// One volume.
     pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
         let state = self.state.lock();
@@ -587,8 +606,16 @@ impl<D: Disk> Pool<D> {
             Kind::Head { description, .. } | Kind::Snapshot { description, .. } => description.clone(),
             Kind::Ghost => String::new(),
         };
-        let attributes = version.attributes.clone();
-        Ok(Resolved { id, size: version.size, writable, description, head, attributes })
+        Ok(Resolved { id, size: version.size, writable, description, head })
+    }
+
+    /// The export name of a head or snapshot: `VOLUME` or `VOLUME@SNAPSHOT`.
+    pub fn export_name(&self, id: VersionId) -> Result<String> {
+        let mut state = self.state.lock();
+        Ok(match state.version(id)?.kind.clone() {
+            Kind::Snapshot { volume, name, .. } => format!("{}@{name}", state.volume_name(volume)),
+            _ => state.volume_name(id),
+        })
     }
 
     /// A version's present size in bytes.

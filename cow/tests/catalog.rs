@@ -42,12 +42,33 @@ fn seen(pool: &Pool) -> Model {
 /// One change, decided by the seed; it may be one that is refused.
 #[derive(Clone, Debug)]
 enum Change {
-    Create { name: String, attributes: Vec<(String, String)> },
-    Snapshot { volume: String, name: String },
-    Clone { from: String, name: String, description: String, attributes: Vec<(String, String)> },
-    Edit { what: String, name: Option<String>, description: Option<String> },
-    Set { what: Option<String>, changes: Vec<(String, Option<String>)> },
-    Delete { what: String },
+    Create {
+        name: String,
+        attributes: Vec<(String, String)>,
+    },
+    Snapshot {
+        volume: String,
+        name: String,
+    },
+    Clone {
+        from: String,
+        name: String,
+        description: String,
+        attributes: Vec<(String, String)>,
+    },
+    Edit {
+        what: String,
+        name: Option<String>,
+        description: Option<String>,
+        changes: Vec<(String, Option<String>)>,
+    },
+    Set {
+        what: Option<String>,
+        changes: Vec<(String, Option<String>)>,
+    },
+    Delete {
+        what: String,
+    },
     Limit(u64),
 }
 
@@ -60,6 +81,9 @@ fn change(rng: &mut Rng, now: &Model) -> Change {
     };
     let attributes = |rng: &mut Rng| -> Vec<(String, String)> {
         (0..rng.below(3)).map(|n| (format!("k{n}"), text(rng))).collect()
+    };
+    let changes = |rng: &mut Rng| -> Vec<(String, Option<String>)> {
+        (0..rng.below(4)).map(|n| (format!("k{n}"), rng.chance(3, 4).then(|| text(rng)))).collect()
     };
     match rng.below(12) {
         0 | 1 => Change::Create { name: name(rng), attributes: attributes(rng) },
@@ -74,15 +98,20 @@ fn change(rng: &mut Rng, now: &Model) -> Change {
             what: some(rng),
             name: rng.chance(1, 2).then(|| name(rng)),
             description: rng.chance(1, 2).then(|| text(rng)),
+            changes: changes(rng),
         },
-        6..=9 => Change::Set {
-            what: rng.chance(2, 3).then(|| some(rng)),
-            changes: (0..1 + rng.below(3))
-                .map(|n| (format!("k{n}"), rng.chance(3, 4).then(|| text(rng))))
-                .collect(),
-        },
+        6..=9 => Change::Set { what: rng.chance(2, 3).then(|| some(rng)), changes: changes(rng) },
         10 => Change::Delete { what: some(rng) },
         _ => Change::Limit((8 << 20) + rng.below(64) * 4096),
+    }
+}
+
+fn apply(attributes: &mut BTreeMap<String, String>, changes: &[(String, Option<String>)]) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => drop(attributes.insert(key.clone(), value.clone())),
+            None => drop(attributes.remove(key)),
+        }
     }
 }
 
@@ -105,8 +134,9 @@ fn expected(before: &Model, change: &Change) -> Option<Model> {
             let new = (description.clone(), owned(attributes));
             (known && then.versions.insert(name.clone(), new).is_none()).then_some(then)
         }
-        Change::Edit { what, name, description } => {
+        Change::Edit { what, name, description, changes } => {
             let mut shown = then.versions.remove(what)?;
+            apply(&mut shown.1, changes);
             if let Some(description) = description {
                 shown.0.clone_from(description);
             }
@@ -130,12 +160,7 @@ fn expected(before: &Model, change: &Change) -> Option<Model> {
                 None => &mut then.pool,
                 Some(what) => &mut then.versions.get_mut(what)?.1,
             };
-            for (key, value) in changes {
-                match value {
-                    Some(value) => drop(attributes.insert(key.clone(), value.clone())),
-                    None => drop(attributes.remove(key)),
-                }
-            }
+            apply(attributes, changes);
             Some(then)
         }
         Change::Delete { what } => {
@@ -168,8 +193,10 @@ async fn make(pool: Arc<Pool>, change: Change) -> cairn_cow::Result<()> {
             let (volume, snapshot) = from.split_once('@').unwrap_or((&from, "none"));
             pool.clone_volume_with(volume, snapshot, new, None).await.map(drop)
         }
-        Change::Edit { what, name, description } => {
-            let edit = Edit { name: name.as_deref(), description: description.as_deref() };
+        Change::Edit { what, name, description, changes } => {
+            let changes: Vec<_> = changes.iter().map(|(k, v)| (k.as_str(), v.as_deref())).collect();
+            let edit =
+                Edit { name: name.as_deref(), description: description.as_deref(), attributes: &changes };
             match what.split_once('@') {
                 Some((volume, snapshot)) => pool.edit_snapshot(volume, snapshot, edit).await.map(drop),
                 None => pool.edit_volume(&what, edit).await.map(drop),

@@ -61,8 +61,35 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Answer<T>, Failure> {
+        self.send(Method::POST, path, body, Wait::Short).await
+    }
+
+    /// A POST that takes its time.
+    pub(crate) async fn post_long<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, Failure> {
+        self.send(Method::POST, path, body, Wait::Long).await
+    }
+
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, Failure> {
+        self.send(Method::PATCH, path, body, Wait::Short).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        wait: Wait,
+    ) -> Result<Answer<T>, Failure> {
         let body = serde_json::to_vec(body).map_err(|e| Failure::local("internal", e.to_string()))?;
-        understand(self.call(Method::POST, path, body.into(), Wait::Short).await?)
+        understand(self.call(method, path, body.into(), wait).await?)
     }
 
     /// A POST without a body that takes its time.

@@ -17,6 +17,8 @@ pub(crate) enum Failure {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// The command line makes no sense, in a way that only shows when all of it is known.
+    Usage(String),
     /// The answer has been printed, and it is bad news.
     Unsound,
     /// Nobody reads the output any more (`cairn volume list | head -1`): no reason to complain.
@@ -42,16 +44,23 @@ impl Failure {
         match self {
             Failure::PipeClosed => ExitCode::SUCCESS,
             Failure::Unsound => ExitCode::FAILURE,
-            Failure::Told { .. } => {
+            Failure::Told { .. } | Failure::Usage(_) => {
                 // With stderr closed as well there is nobody left to tell.
                 let _ = std::io::stderr().lock().write_all(self.text(json).as_bytes());
-                ExitCode::FAILURE
+                if matches!(self, Failure::Usage(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
             }
         }
     }
 
     fn text(&self, json: bool) -> String {
-        let Failure::Told { code, message, hint } = self else { return String::new() };
+        let (code, message, hint) = match self {
+            Failure::Told { code, message, hint } => (code, message, hint),
+            // As clap says it.
+            Failure::Usage(message) => {
+                return format!("error: {message}\n\nFor more information, try '--help'.\n");
+            }
+            Failure::Unsound | Failure::PipeClosed => return String::new(),
+        };
         if json {
             // The API's own shape, with the client's codes in it.
             let mut error = serde_json::json!({ "code": code, "message": message });
@@ -91,5 +100,7 @@ mod tests {
         );
         assert_eq!(Failure::local("unreachable", "nobody").text(false), "error: nobody (unreachable)\n");
         assert_eq!(Failure::PipeClosed.text(false), "");
+        let usage = Failure::Usage("not both".to_owned());
+        assert_eq!(usage.text(true), "error: not both\n\nFor more information, try '--help'.\n");
     }
 }

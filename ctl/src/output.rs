@@ -15,6 +15,8 @@ use crate::render::Look;
 pub(crate) struct Output {
     /// JSON instead of text for people.
     pub(crate) json: bool,
+    /// Whether it goes to a terminal, where people read it, and not to a pipe or a file.
+    pub(crate) terminal: bool,
     /// How text for people looks.
     pub(crate) look: Look,
 }
@@ -39,7 +41,7 @@ impl Output {
             now: Timestamp::now(),
             zone: TimeZone::system(),
         };
-        Output { json, look }
+        Output { json, terminal, look }
     }
 
     /// Prints text that ends its own lines.

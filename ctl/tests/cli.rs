@@ -7,13 +7,14 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use cairn_api::attachment::{Attachment, Consumer};
 use cairn_api::error::ErrorCode;
 use cairn_api::pool::CheckReport;
 use cairn_api::snapshot::{DiffExtent, ExtentKind};
 use cairnd::control::ControlThread;
 use serde_json::{Value, json};
 
-#[path = "../../daemon/tests/support/memory.rs"]
+#[path = "../../daemon/tests/support/memory/mod.rs"]
 mod memory;
 use memory::MemoryEngine;
 
@@ -136,19 +137,16 @@ fn volumes_from_creation_to_deletion() {
     let list = daemon.run("volume list").ok();
     let lines: Vec<_> = list.lines().collect();
     assert!(
-        lines[0].starts_with("NAME      SIZE     USED  STATUS     CLIENTS  SNAPSHOTS  ORIGIN  CREATED"),
+        lines[0].starts_with("NAME      SIZE     USED  STATUS     TYPE     SNAPSHOTS  CREATED"),
         "{list}"
     );
-    assert!(
-        lines[1].starts_with("demo  10.0 GiB  2.5 GiB  available        0          0  -       "),
-        "{list}"
-    );
+    assert!(lines[1].starts_with("demo  10.0 GiB  2.5 GiB  available  default          0  "), "{list}");
     let show = daemon.run("volume show demo").ok();
     for line in ["name         demo", "size         10.0 GiB (10737418240 bytes)", "description  first"] {
         assert!(show.lines().any(|l| l == line), "{show}\nlacks {line:?}");
     }
     assert!(show.ends_with(&format!("connect      {connect}\n")), "{show}");
-    assert_eq!(daemon.run("volume resize demo --size 20G").ok(), "volume demo is now 20.0 GiB\n");
+    assert_eq!(daemon.run("volume resize demo --size 20G --yes").ok(), "volume demo is now 20.0 GiB\n");
     daemon.run("volume create b --size 513").ok();
     assert_eq!(daemon.run("volume delete demo b --yes").ok(), "deleted volume demo\ndeleted volume b\n");
     daemon.run("volume show demo").fails("error: there is no volume \"demo\" (not-found)\n");
@@ -236,6 +234,321 @@ fn the_pool_shows_itself_and_a_bad_check_fails() {
     let bad = daemon.run("pool check --json");
     assert_eq!(bad.code, 1);
     assert_eq!(serde_json::from_str::<Value>(&bad.stdout).expect("JSON")["clean"], false);
+}
+
+#[test]
+fn volumes_are_edited_and_retyped() {
+    let daemon = Daemon::with_demo();
+    assert_eq!(daemon.run("volume edit demo --description x --shared on").ok(), "changed volume demo\n");
+    let show = daemon.run("--json volume show demo").json();
+    assert_eq!((&show["description"], &show["shared"]), (&json!("x"), &json!(true)));
+    assert!(daemon.run("volume list").ok().contains("SHARED"));
+    assert_eq!(daemon.run("--json volume edit demo --shared off").json()["shared"], false);
+    assert_eq!(daemon.run("volume edit demo --name web").ok(), "volume demo is now called web\n");
+    assert_eq!(daemon.run("volume show web").ok().lines().next(), Some("name         web"));
+    let nothing = daemon.run("volume edit web");
+    assert_eq!((nothing.code, &*nothing.stdout), (2, ""));
+    daemon.engine.connect("web", 1);
+    daemon.run("volume edit web --name demo").fails("error: volume \"web\" is in use (busy)\n");
+
+    daemon.run("type create fast").ok();
+    assert_eq!(daemon.run("volume retype web fast").ok(), "volume web is now of type fast\n");
+    assert_eq!(daemon.run("--json volume retype web default").json()["type"], "default");
+    daemon.run("volume retype web no").fails("error: there is no type \"no\" (not-found)\n");
+    let made = daemon.run("--json volume create db --size 1G --type fast --shared").json();
+    assert_eq!((&made["type"], &made["shared"]), (&json!("fast"), &json!(true)));
+}
+
+#[test]
+fn attachments_come_and_go() {
+    let daemon = Daemon::with_demo();
+    assert_eq!(daemon.run("volume attachments demo").ok(), "Nobody uses volume demo or its snapshots.\n");
+    assert_eq!(daemon.run("volume attach demo").ok(), "/dev/nbd0\n", "nothing else, for scripts");
+    daemon.run("volume attach demo").fails("error: volume \"demo\" is in use (busy)\n");
+    let value = daemon.run("--json volume attach demo@s1 /dev/nbd3 --connections 4 --read-only").json();
+    assert_eq!((&value["export"], &value["connections"]), (&json!("demo@s1"), &json!(4)));
+    assert_eq!(value["consumer"], json!({"kind": "kernel", "device": "/dev/nbd3"}));
+    daemon
+        .run("volume attach demo /dev/nbd3 --snapshot s2")
+        .fails("error: /dev/nbd3 is in use (busy)\nhint: leave the device out for a free one\n");
+    let two = daemon.run("volume attach demo@s1 --snapshot s2");
+    assert_eq!((two.code, &*two.stdout), (2, ""));
+    assert!(two.stderr.starts_with("error: demo@s1 and --snapshot s2 are two snapshots\n"), "{}", two.stderr);
+    let (code, shown) = daemon.on_terminal("volume attach demo --snapshot s2", "");
+    assert_eq!((code, &*shown), (0, "attached demo@s2 to /dev/nbd1 (2 connections)\n"));
+
+    let list = daemon.run("volume attachments demo").ok();
+    let consumers: Vec<_> = list.lines().skip(1).filter_map(|l| l.split_whitespace().next()).collect();
+    assert_eq!(consumers, ["/dev/nbd0", "/dev/nbd3", "/dev/nbd1"], "{list}");
+    let value = daemon.run("--json volume attachments demo").json();
+    assert_eq!(value["attachments"].as_array().map(Vec::len), Some(3));
+    assert!(daemon.run("volume list").ok().contains("/dev/nbd0"));
+    let show = daemon.run("volume show demo").ok();
+    assert!(show.contains("used by    /dev/nbd0, 2 connections, since "), "{show}");
+
+    assert_eq!(daemon.run("volume detach /dev/nbd3").ok(), "detached demo@s1 from /dev/nbd3\n");
+    assert_eq!(daemon.run("volume detach demo@s2 --force").ok(), "detached demo@s2\n");
+    let left = daemon.run("--json volume detach /dev/nbd0").json();
+    assert_eq!(left, json!({"attachments": []}));
+    daemon.run("volume detach /dev/nbd0").fails(
+        "error: nothing is attached to /dev/nbd0 (not-found)\n\
+         hint: \"cairn volume list\" shows who uses what\n",
+    );
+    daemon.run("volume detach demo@no").fails("error: volume \"demo\" has no snapshot \"no\" (not-found)\n");
+
+    daemon.engine.connect("demo", 3);
+    assert_eq!(daemon.run("volume reset-attachments demo --yes").ok(), "nobody uses volume demo any more\n");
+    daemon.engine.connect("demo", 3);
+    assert_eq!(daemon.run("--json volume reset-attachments demo --yes").json(), json!({"attachments": []}));
+}
+
+#[test]
+fn who_names_a_device_cuts_nobody_else() {
+    let daemon = Daemon::with_demo();
+    daemon.run("volume edit demo --shared on").ok();
+    daemon.engine.connect("demo", 1);
+    daemon.run("volume attach demo").ok();
+    let fio = daemon.run("--json volume show demo").json()["attachments"][0].clone();
+    daemon.run("volume detach /dev/nbd0").fails(
+        "error: demo is used by fio (pid 4211, uid 1000), too (busy)\n\
+         hint: end all use of it: cairn volume detach demo\n",
+    );
+    let host = Consumer::Host { address: "192.0.2.7".into() };
+    let other: Attachment = serde_json::from_value(fio).expect("an attachment");
+    daemon.engine.consume(Attachment { export: "demo@s1".into(), consumer: host, ..other });
+    assert_eq!(daemon.run("volume detach demo").ok(), "detached demo\n");
+    let left = daemon.run("--json volume attachments demo").json();
+    assert_eq!(left["attachments"].as_array().map(Vec::len), Some(1), "its snapshot is still in use: {left}");
+}
+
+#[test]
+fn a_detach_waits_for_io_in_flight_and_force_does_not() {
+    let daemon = Daemon::with_demo();
+    daemon.engine.connect("demo", 1);
+    daemon.engine.set_in_flight(true);
+    let mut waiting = daemon.command("volume detach demo").stdout(Stdio::piped()).spawn().expect("runs");
+    assert_eq!(daemon.run("volume detach demo --force").ok(), "detached demo\n");
+    assert_eq!(waiting.try_wait().expect("asked"), None, "it still waits");
+    daemon.engine.set_in_flight(false);
+    assert_eq!(Ran::of(waiting.wait_with_output().expect("ends")).ok(), "detached demo\n");
+}
+
+#[test]
+fn types_from_creation_to_deletion() {
+    let daemon = Daemon::with_demo();
+    daemon.run("pool create bulk --path /b").ok();
+    daemon.run("qos rule create gold total_iops_sec=2000").ok();
+    assert_eq!(
+        daemon.run("type create fast --qos gold --spec media=ssd --description quick").ok(),
+        "created type fast\n"
+    );
+    let made = daemon.run("--json type create slow --pool bulk --default").json();
+    assert_eq!((&made["specs"], &made["default"]), (&json!({"volume_backend_name": "bulk"}), &json!(true)));
+    assert_eq!(
+        daemon.run("type list").ok(),
+        "\
+NAME     DEFAULT  POOL  QOS   VOLUMES  SPECS      DESCRIPTION
+default  -        -     -           1  -
+fast     -        -     gold        0  media=ssd  quick
+slow     yes      bulk  -           0  -
+"
+    );
+    assert_eq!(daemon.run("--json type list").json()["types"].as_array().map(Vec::len), Some(3));
+    assert_eq!(
+        daemon.run("type show fast").ok(),
+        "\
+name         fast
+default      no
+pool         the first
+qos          gold
+volumes      0
+spec         media=ssd
+description  quick
+"
+    );
+    assert_eq!(daemon.run("--json type show fast").json()["qos"], "gold");
+    daemon.run("volume create v --size 1G").ok();
+    let list = daemon.run("volume list").ok();
+    assert!(list.lines().nth(2).is_some_and(|l| l.contains("slow     bulk  ")), "two pools: {list}");
+    assert!(daemon.run("volume show v").ok().contains("\npool       bulk\n"));
+
+    assert_eq!(daemon.run("type edit fast --no-qos --spec media= --default").ok(), "changed type fast\n");
+    let edited = daemon.run("--json type edit fast --qos gold --spec a=b=c").json();
+    assert_eq!(
+        (&edited["qos"], &edited["specs"], &edited["default"]),
+        (&json!("gold"), &json!({"a": "b=c"}), &json!(true))
+    );
+    daemon.run("volume retype demo fast").ok();
+    assert_eq!(
+        daemon.run("type edit fast --description x").ok(),
+        "changed type fast, at once for its 1 volume\n"
+    );
+    daemon
+        .run("type edit fast --pool bulk")
+        .fails("error: volumes have the type \"fast\" (busy)\nhint: make another type for the other pool\n");
+    daemon.run("type edit fast --qos no").fails("error: there is no QoS rule \"no\" (not-found)\n");
+    let twice = daemon.run("type create t --pool bulk --spec volume_backend_name=main");
+    assert_eq!((twice.code, &*twice.stdout), (2, ""));
+    assert!(
+        twice.stderr.starts_with("error: the spec volume_backend_name is given twice\n"),
+        "{}",
+        twice.stderr
+    );
+
+    daemon.run("type delete fast").fails("error: type \"fast\" is in use (busy)\n");
+    daemon.run("volume delete v --yes").ok();
+    let half = daemon.run("type delete slow fast");
+    assert_eq!((half.code, &*half.stdout), (1, "deleted type slow\n"));
+    daemon.run("type create t").ok();
+    assert_eq!(daemon.run("--json type delete t").json(), json!({"deleted": ["t"]}));
+    daemon.run("type show t").fails("error: there is no type \"t\" (not-found)\n");
+}
+
+#[test]
+fn limits_are_set_shown_and_cleared() {
+    let daemon = Daemon::with_demo();
+    assert_eq!(
+        daemon.run("qos set demo total_iops_sec=2000 total_bytes_sec=100M").ok(),
+        "volume demo is limited to total_bytes_sec=100M total_iops_sec=2000\n"
+    );
+    daemon.engine.set_waits("demo", (7, 1_500_000, 2));
+    assert_eq!(
+        daemon.run("qos show demo").ok(),
+        "\
+volume           demo
+type             default
+limits           its own
+total_bytes_sec  100M
+total_iops_sec   2000
+waited           7 requests, 1.5 s in all
+waiting          2 requests now
+"
+    );
+    let value = daemon.run("--json qos show demo").json();
+    assert_eq!(value["rule"], json!({"total_bytes_sec": 100u64 << 20, "total_iops_sec": 2000}));
+    // The one that would be left over is no limit by itself, and the volume's limits are known to the daemon only.
+    assert_eq!(
+        daemon.run("--json qos set demo total_iops_sec_max=4000 total_bytes_sec=0").json()["own"],
+        json!({"total_iops_sec": 2000, "total_iops_sec_max": 4000})
+    );
+    daemon.run("qos set demo read_iops_sec=5").fails(
+        "error: total_iops_sec and read_iops_sec cannot be set at the same time (invalid-argument)\n\
+         hint: clear one of them: total_iops_sec=0 or read_iops_sec=0\n",
+    );
+    assert_eq!(daemon.run("qos set demo total_iops_sec=0").ok(), "volume demo has no limits\n");
+    for (args, part) in [
+        ("qos set demo total_iop_sec=5", "did you mean total_iops_sec?"),
+        ("qos set demo total_iops_sec=1 total_iops_sec=2", "total_iops_sec is given twice"),
+        ("qos set demo total_iops_sec", "write key=value"),
+    ] {
+        let ran = daemon.run(args);
+        assert_eq!((ran.code, &*ran.stdout), (2, ""), "{args}");
+        assert!(ran.stderr.contains(part), "{args}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn rules_hold_for_the_types_that_point_to_them() {
+    let daemon = Daemon::with_demo();
+    assert!(daemon.run("qos rule list").ok().starts_with("There are no QoS rules."));
+    assert_eq!(
+        daemon.run("qos rule create gold total_iops_sec=2000 total_iops_sec_max=4000 --description d").ok(),
+        "created rule gold: total_iops_sec=2000 total_iops_sec_max=4000\n"
+    );
+    let silver = daemon.run("--json qos rule create silver read_bytes_sec=1M").json();
+    assert_eq!(silver["rule"], json!({"read_bytes_sec": 1 << 20}));
+    daemon.run("qos rule create bad total_iops_sec_max=5").fails(
+        "error: total_iops_sec_max is set, but not total_iops_sec (invalid-argument)\n\
+         hint: a burst exceeds a limit: set total_iops_sec too\n",
+    );
+    daemon.run("type edit default --qos gold").ok();
+    assert_eq!(
+        daemon.run("qos rule list").ok(),
+        "\
+NAME    LIMITS                                       TYPES    DESCRIPTION
+gold    total_iops_sec=2000 total_iops_sec_max=4000  default  d
+silver  read_bytes_sec=1M                            -
+"
+    );
+    assert_eq!(daemon.run("--json qos rule list").json()["rules"][1], silver);
+    assert_eq!(
+        daemon.run("qos rule show gold").ok(),
+        "\
+name                gold
+total_iops_sec      2000
+total_iops_sec_max  4000
+types               default
+description         d
+"
+    );
+    assert_eq!(
+        daemon.run("qos rule edit gold total_iops_sec=0 write_iops_sec=7").ok(),
+        "changed rule gold: write_iops_sec=7, at once for the volumes of 1 type\n"
+    );
+    let edited = daemon.run("--json qos rule edit gold --description e").json();
+    assert_eq!((&edited["description"], &edited["rule"]), (&json!("e"), &json!({"write_iops_sec": 7})));
+    let shown = daemon.run("qos show demo").ok();
+    assert!(shown.contains("\nlimits          rule gold of type default\nwrite_iops_sec  7\n"), "{shown}");
+    assert!(
+        daemon.run("qos set demo write_iops_sec=9").ok().ends_with("is limited to write_iops_sec=9\n"),
+        "its own limits stand in place of its type's"
+    );
+    assert_eq!(
+        daemon.run("qos set demo write_iops_sec=0").ok(),
+        "volume demo has no limits of its own; by rule gold of type default: write_iops_sec=7\n"
+    );
+    daemon.run("qos rule delete gold").fails("error: type \"default\" points to QoS rule \"gold\" (busy)\n");
+    assert_eq!(daemon.run("qos rule delete silver").ok(), "deleted rule silver\n");
+    daemon.run("qos rule show silver").fails("error: there is no QoS rule \"silver\" (not-found)\n");
+    daemon.run("type edit default --no-qos").ok();
+    assert_eq!(daemon.run("--json qos rule delete gold").json(), json!({"deleted": ["gold"]}));
+}
+
+#[test]
+fn pools_from_creation_to_removal() {
+    let daemon = Daemon::with_demo();
+    assert_eq!(
+        daemon.run("pool create bulk --path /srv/bulk --limit 100G").ok(),
+        "created pool bulk on /srv/bulk; it may grow to 100.0 GiB\n"
+    );
+    let mut command = daemon.command("--json pool create here --path file");
+    let made = Ran::of(command.current_dir("/tmp").output().expect("runs")).json();
+    assert_eq!(made["path"], "/tmp/file", "where the client stands");
+    daemon.engine.set_used("bulk", 96 << 30);
+    daemon.engine.break_pool("here", "the disk is gone");
+    assert_eq!(
+        daemon.run("pool list").ok(),
+        "\
+NAME  STATE     FILL                   USED      LIMIT  VOLUMES  PATH
+main  healthy   ok (0.0 %)          1.0 GiB    1.0 TiB        1  /pool.cairn
+bulk  healthy   critical (96.0 %)  96.0 GiB  100.0 GiB        0  /srv/bulk
+here  not open  -                         -          -        -  /tmp/file
+here: the disk is gone
+"
+    );
+    assert_eq!(daemon.run("--json pool list").json()["pools"][1]["status"]["fill"], "critical");
+    let (_, shown) = daemon.on_terminal("pool status bulk", "");
+    assert!(shown.contains("31mcritical"), "in red: {shown}");
+    assert!(daemon.run("pool status bulk").ok().contains("\nfill         critical\n"));
+    assert!(daemon.run("pool status").ok().contains("\nname         main\n"));
+    assert_eq!(daemon.run("--json pool status bulk").json()["name"], "bulk");
+    daemon.run("pool status no").fails("error: there is no pool \"no\" (not-found)\n");
+    assert!(daemon.run("pool check bulk --data").ok().ends_with("the pool is sound\n"));
+    daemon.run("pool check here").fails("error: pool \"here\" is not open: the disk is gone (io)\n");
+
+    assert_eq!(daemon.run("pool grow bulk --limit 200G").ok(), "pool bulk may now grow to 200.0 GiB\n");
+    assert_eq!(daemon.run("pool grow --limit 2T").ok(), "pool main may now grow to 2.0 TiB\n");
+    assert_eq!(daemon.run("--json pool grow --limit 2T").json()["limit"], 2u64 << 40);
+    daemon.run("pool grow bulk --limit 1G").fails("error: a pool cannot get smaller (shrink)\n");
+    daemon
+        .run("pool remove main --yes")
+        .fails("error: pool \"main\" is the one that the daemon was started on (busy)\n");
+    assert_eq!(
+        daemon.run("pool remove bulk --yes").ok(),
+        "removed pool bulk; what is in it stays as it is\n"
+    );
+    assert_eq!(daemon.run("--json pool remove here --yes").json(), json!({"removed": ["here"]}));
+    assert_eq!(daemon.run("--json pool list").json()["pools"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
@@ -338,7 +651,14 @@ fn the_environment_says_where_the_daemon_is() {
 #[test]
 fn what_cannot_be_undone_is_asked_for() {
     let daemon = Daemon::with_demo();
-    for args in ["volume delete demo", "snapshot rollback demo s1"] {
+    daemon.run("pool create bulk --path /b").ok();
+    for args in [
+        "volume delete demo",
+        "volume resize demo --size 20G",
+        "volume reset-attachments demo",
+        "snapshot rollback demo s1",
+        "pool remove bulk",
+    ] {
         daemon.run(args).fails(
             "error: this needs a confirmation, and there is no terminal to ask on (not-confirmed)\n\
              hint: add --yes\n",
@@ -352,6 +672,23 @@ fn what_cannot_be_undone_is_asked_for() {
     );
     assert!(shown.contains("nothing was done"), "{shown}");
     assert!(daemon.run("volume list").ok().contains("demo"));
+    let (code, shown) = daemon.on_terminal("volume resize demo --size 20G", "n\n");
+    assert_eq!(code, 1, "{shown}");
+    assert!(
+        shown.contains("Grow volume demo from 10.0 GiB to 20.0 GiB? It cannot be made smaller again. [y/N]"),
+        "{shown}"
+    );
+    assert_eq!(daemon.run("--json volume show demo").json()["size"], 10u64 << 30);
+    let (code, shown) = daemon.on_terminal("volume resize demo --size 20G", "y\n");
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("volume demo is now 20.0 GiB"), "{shown}");
+    // What changes nothing or is refused anyway needs no yes.
+    assert_eq!(daemon.run("volume resize demo --size 20G").ok(), "volume demo is now 20.0 GiB\n");
+    daemon.run("volume resize demo --size 1G").fails("error: a volume cannot get smaller (shrink)\n");
+    let (code, shown) = daemon.on_terminal("pool remove bulk", "y\n");
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("Stop using pool bulk (/b)? What is in it stays as it is. [y/N]"), "{shown}");
+    daemon.run("pool remove bulk").fails("error: there is no pool \"bulk\" (not-found)\n");
     let (code, shown) = daemon.on_terminal("snapshot rollback demo s1", "y\n");
     assert_eq!(code, 0, "{shown}");
     assert!(shown.contains("rolled volume demo back to demo@s1"), "{shown}");
@@ -416,7 +753,23 @@ fn a_closed_pipe_is_no_reason_to_complain() {
 
 #[test]
 fn help_has_examples() {
-    for args in ["--help", "volume create --help", "snapshot create --help", "snapshot diff --help"] {
+    for args in [
+        "--help",
+        "volume create --help",
+        "volume edit --help",
+        "volume resize --help",
+        "volume attach --help",
+        "volume detach --help",
+        "snapshot create --help",
+        "snapshot diff --help",
+        "type create --help",
+        "type edit --help",
+        "qos set --help",
+        "qos rule create --help",
+        "qos rule edit --help",
+        "pool create --help",
+        "pool grow --help",
+    ] {
         let ran = Ran::of(cairn().args(args.split(' ')).output().expect("runs"));
         let help = ran.ok();
         assert!(help.contains("Examples:") && help.contains("cairn "), "{args}: {help}");

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -166,6 +166,15 @@ impl PoolDisk {
     }
 }
 
+/// The size of a block device now, and none for a file.
+pub(crate) fn device_size(path: &Path) -> io::Result<Option<u64>> {
+    let mut file = std::fs::File::open(path)?;
+    if !file.metadata()?.file_type().is_block_device() {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::End(0)).map(Some)
+}
+
 /// Takes the lock, waiting a little for a daemon that was killed.
 fn lock(file: std::fs::File) -> Result<Flock<std::fs::File>, Errno> {
     let mut file = Some(file);
@@ -228,7 +237,7 @@ fn is_all_zeroes(path: &Path) -> io::Result<bool> {
 }
 
 /// Undoes the making of a pool that failed half-way, so that the next start finds what this one found.
-pub fn discard_unfinished(path: &PathBuf, created: bool) {
+pub fn discard_unfinished(path: &Path, created: bool) {
     let is_file = path.metadata().is_ok_and(|m| m.is_file());
     let undone = match (is_file, created) {
         (false, _) => Ok(()),
@@ -281,7 +290,10 @@ impl Disk for PoolDisk {
             return Ok(());
         }
         if self.device {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
+            // It may have been made larger since it was opened.
+            let size = self.file.len()?;
+            self.len.fetch_max(size, Ordering::AcqRel);
+            return if len <= size { Ok(()) } else { Err(io::Error::from(io::ErrorKind::StorageFull)) };
         }
         match self.file.allocate(now, len - now).await {
             Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => self.grow_sparsely(len),

@@ -1,22 +1,26 @@
 //! The pool's volumes and snapshots as NBD exports: `VOLUME`, writable, and `VOLUME@SNAPSHOT`, read-only.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cairn_api::attachment::Consumer;
 use cairn_cow::{Error, ErrorKind, ExtentKind, Pool, Resolved, VersionId};
 use cairn_nbd::{
-    ClientInfo, ContextKey, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError, ReadExtent,
-    ReadReply, StatusExtent, StatusQuery, ZeroFlags,
+    ClientInfo, ContextKey, Demand, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError,
+    ReadExtent, ReadReply, StatusExtent, StatusQuery, ZeroFlags,
 };
 use cairn_uring::{AlignedBuf, yield_now};
 
-use crate::control::{Attachment, InUse, Sessions, Target};
+use crate::control::{Attachment, InUse, IoCounters, Line, Looking, Target};
 use crate::disk::{PoolBuf, PoolDisk};
 use crate::habit::FlushHabit;
+use crate::qos::{self, Direction};
 use crate::seldom::Seldom;
+use crate::settings::is_shared;
 use crate::status::{self, PIECE};
+use crate::volumes::Volumes;
 
 /// Requests that failed: a client that keeps trying must not fill the log.
 static FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
@@ -27,26 +31,56 @@ const CACHED_EXTENTS: usize = 1024;
 /// leave memory for that of what comes last.
 const MAX_CACHED: u64 = 64 << 30;
 
-/// Everything that can be connected to, as one reactor serves it.
+/// How often and how long a newcomer waits for the consumer before it to be gone: half a second in all. A program that has
+/// disconnected does not know when the daemon has noticed, and one that looks at a disk before it uses it, as fio does, may
+/// use it in another process.
+const LEAVING_ATTEMPTS: u32 = 50;
+const LEAVING_PAUSE: Duration = Duration::from_millis(10);
+
+/// One connection: who is at its other end, and how it is ended.
+#[derive(Clone)]
+pub struct Connection {
+    /// Who.
+    pub consumer: Consumer,
+    /// Ends it.
+    pub line: Arc<dyn Line>,
+}
+
+/// Everything that one connection can choose from.
 pub struct PoolExports {
-    pool: Arc<Pool<PoolDisk>>,
-    sessions: Arc<Sessions>,
+    volumes: Arc<Volumes<PoolDisk>>,
+    connection: Connection,
     lane: usize,
 }
 
 impl PoolExports {
     /// `lane` is the reactor's own, so that its writes stay together.
-    pub fn new(pool: Arc<Pool<PoolDisk>>, sessions: Arc<Sessions>, lane: usize) -> PoolExports {
-        PoolExports { pool, sessions, lane }
+    pub fn new(volumes: Arc<Volumes<PoolDisk>>, connection: Connection, lane: usize) -> PoolExports {
+        PoolExports { volumes, connection, lane }
     }
 
     /// The export that the empty name means: the only volume, where there is just one.
     fn default_name(&self) -> Result<String, OpenError> {
-        let mut volumes = self.pool.volumes();
-        match (volumes.pop(), volumes.is_empty()) {
-            (Some(only), true) => Ok(only.name),
+        let pools = self.volumes.pools.open();
+        let mut volumes = pools.iter().flat_map(|(_, pool)| pool.volumes());
+        match (volumes.next(), volumes.next()) {
+            (Some(only), None) => Ok(only.name),
             _ => Err(OpenError::Unknown),
         }
+    }
+}
+
+/// What a client is told of an export.
+pub(crate) fn export_info(name: String, description: String, size: u64, read_only: bool) -> ExportInfo {
+    let features =
+        Features { trim: !read_only, write_zeroes: !read_only, fast_zero: !read_only, ..Features::ALL };
+    ExportInfo { name, description, size, read_only, features }
+}
+
+fn unavailable(error: &Error) -> OpenError {
+    match error.kind() {
+        ErrorKind::NotFound => OpenError::Unknown,
+        _ => OpenError::Failed(error.to_string()),
     }
 }
 
@@ -56,35 +90,40 @@ impl Exports for PoolExports {
     async fn open(&self, name: &str, _client: &ClientInfo) -> Result<VersionExport, OpenError> {
         let name = if name.is_empty() { self.default_name()? } else { name.to_owned() };
         // First the place in the registry, then the look-up: nothing can be deleted in between.
-        let attachment = self.sessions.attach(Target::of_export(&name)).map_err(|why| match why {
-            InUse::Connected(_) | InUse::Held => OpenError::Failed(format!("{name}: {why}; try again")),
-        })?;
-        let resolved = self.pool.resolve(&name).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => OpenError::Unknown,
-            _ => OpenError::Failed(error.to_string()),
-        })?;
+        let looking = self.volumes.sessions.look(Target::of_export(&name));
+        let looking = looking.map_err(|why| OpenError::Failed(format!("{name}: {why}; try again")))?;
+        let volume = name.split_once('@').map_or(name.as_str(), |(volume, _)| volume);
+        let (pool_name, pool) = self.volumes.pools.of_volume(volume).map_err(|e| unavailable(&e))?;
+        let resolved = pool.resolve(&name).map_err(|e| unavailable(&e))?;
+        let throttle = self.volumes.throttle(&pool_name, volume, resolved.head);
         Ok(VersionExport {
-            pool: Arc::clone(&self.pool),
             lane: self.lane,
+            size_changes: pool.size_changes(),
+            pool,
             name,
             resolved,
-            size_changes: self.pool.size_changes(),
             known_size: Cell::new(None),
             habit: FlushHabit::default(),
-            _attachment: attachment,
+            throttle: throttle.connection(),
+            volumes: Arc::clone(&self.volumes),
+            connection: self.connection.clone(),
+            attachment: OnceCell::new(),
+            looking,
         })
     }
 
     async fn list(&self, _client: &ClientInfo) -> Vec<ExportName> {
+        let of_snapshot = |s: cairn_cow::SnapshotInfo| ExportName {
+            name: format!("{}@{}", s.volume, s.name),
+            description: s.description,
+        };
         let mut names = Vec::new();
-        for volume in self.pool.volumes() {
-            let snapshots = self.pool.snapshots(Some(&volume.name)).unwrap_or_default();
-            let of_snapshot = |s: cairn_cow::SnapshotInfo| ExportName {
-                name: format!("{}@{}", s.volume, s.name),
-                description: s.description,
-            };
-            names.push(ExportName { name: volume.name, description: volume.description });
-            names.extend(snapshots.into_iter().map(of_snapshot));
+        for (_, pool) in self.volumes.pools.open() {
+            for volume in pool.volumes() {
+                let snapshots = pool.snapshots(Some(&volume.name)).unwrap_or_default();
+                names.push(ExportName { name: volume.name, description: volume.description });
+                names.extend(snapshots.into_iter().map(of_snapshot));
+            }
         }
         names
     }
@@ -101,12 +140,25 @@ pub struct VersionExport {
     /// The size, and what the number of changes was before it was asked for.
     known_size: Cell<Option<(u64, u64)>>,
     habit: FlushHabit,
-    _attachment: Attachment,
+    throttle: qos::Connection,
+    volumes: Arc<Volumes<PoolDisk>>,
+    connection: Connection,
+    /// Once the client has begun.
+    attachment: OnceCell<Attachment>,
+    looking: Looking,
 }
 
 impl VersionExport {
     fn id(&self) -> VersionId {
         self.resolved.id
+    }
+
+    /// Counts what was answered without an error.
+    fn count<T>(&self, result: Result<T, Errno>, how: impl FnOnce(&IoCounters)) -> Result<T, Errno> {
+        if let (Ok(_), Some(attachment)) = (&result, self.attachment.get()) {
+            how(attachment.counters());
+        }
+        result
     }
 
     /// What the client is told of an error; the log is told all of it.
@@ -140,19 +192,45 @@ impl VersionExport {
 
 impl Export for VersionExport {
     fn info(&self) -> ExportInfo {
-        let read_only = !self.resolved.writable;
-        ExportInfo {
-            name: self.name.clone(),
-            description: self.resolved.description.clone(),
-            size: self.size(),
-            read_only,
-            features: Features {
-                trim: !read_only,
-                write_zeroes: !read_only,
-                fast_zero: !read_only,
-                ..Features::ALL
-            },
+        let (name, description) = (self.name.clone(), self.resolved.description.clone());
+        export_info(name, description, self.size(), !self.resolved.writable)
+    }
+
+    async fn begin(&self) -> Result<(), OpenError> {
+        let attributes = self.pool.attributes_of(self.resolved.head).map_err(|e| unavailable(&e))?;
+        let shared = is_shared(&attributes);
+        let Connection { consumer, line } = &self.connection;
+        let attach = || self.volumes.sessions.attach(&self.looking, consumer, shared, Arc::clone(line));
+        let mut attached = attach();
+        for _ in 0..LEAVING_ATTEMPTS {
+            if !matches!(attached, Err(InUse::Taken(_))) {
+                break;
+            }
+            cairn_uring::sleep(LEAVING_PAUSE).await;
+            attached = attach();
         }
+        let attached = attached.map_err(|why| {
+            tracing::info!(export = self.name, %consumer, "refused: {why}");
+            OpenError::Policy(format!("{}: {why}", self.name))
+        })?;
+        // Called once a session.
+        let _ = self.attachment.set(attached);
+        Ok(())
+    }
+
+    fn is_throttled(&self) -> bool {
+        // Snapshots are not limited: what reads them is not the disk's user.
+        self.resolved.writable && self.throttle.throttle().is_limited()
+    }
+
+    async fn admit(&self, demand: Demand) {
+        let (direction, bytes) = match demand {
+            Demand::Read(len) => (Direction::Read, u64::from(len)),
+            Demand::Write(len) => (Direction::Write, u64::from(len)),
+            // They move no data.
+            Demand::Trim(_) | Demand::WriteZeroes(_) => (Direction::Write, 0),
+        };
+        self.throttle.admit(direction, bytes).await;
     }
 
     fn contexts(&self, queries: &[&str]) -> Vec<String> {
@@ -177,14 +255,15 @@ impl Export for VersionExport {
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<ReadReply, Errno> {
-        let reply = self.answer(self.pool.read(self.id(), offset, len as usize).await)?;
+        let read = self.answer(self.pool.read(self.id(), offset, len as usize).await);
+        let reply = self.count(read, |counters| counters.read(u64::from(len)))?;
         let extents = reply.extents.into_iter().map(|(len, hole)| ReadExtent { len, hole }).collect();
         Ok(ReadReply { buf: reply.buf.map(|b| b.0), extents })
     }
 
     async fn write(&self, offset: u64, len: u32, buf: AlignedBuf, fua: bool) -> Result<(), Errno> {
         let written = self.pool.write(self.lane, self.id(), offset, len as usize, PoolBuf(buf)).await;
-        let lsn = self.answer(written)?;
+        let lsn = self.count(self.answer(written), |counters| counters.wrote(u64::from(len)))?;
         if !fua && self.habit.wrote() {
             let pool = Arc::clone(&self.pool);
             // When it fails the pool takes no more writes, which is what the flush will find.
@@ -195,19 +274,22 @@ impl Export for VersionExport {
 
     async fn flush(&self) -> Result<(), Errno> {
         self.habit.flushed();
-        self.answer(self.pool.flush().await)
+        let flushed = self.answer(self.pool.flush().await);
+        self.count(flushed, IoCounters::flushed)
     }
 
     async fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<(), Errno> {
         let trimmed = self.pool.trim(self.id(), offset, len).await;
-        self.settle(self.answer(trimmed)?, fua).await
+        let lsn = self.count(self.answer(trimmed), |counters| counters.wrote(0))?;
+        self.settle(lsn, fua).await
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<(), Errno> {
         // Zeroes cost no data I/O but for the ends of an unaligned range, so they are always fast.
         let kind = if flags.no_hole { ExtentKind::Zero } else { ExtentKind::Hole };
         let zeroed = self.pool.zero(self.lane, self.id(), offset, len, kind).await;
-        self.settle(self.answer(zeroed)?, flags.fua).await
+        let lsn = self.count(self.answer(zeroed), |counters| counters.wrote(0))?;
+        self.settle(lsn, flags.fua).await
     }
 
     async fn cache(&self, offset: u64, len: u64) -> Result<(), Errno> {

@@ -5,12 +5,15 @@
 //! | [`config`] | the command line and the configuration file, down to one checked [`config::Config`] |
 //! | [`control`] | the control socket: HTTP, its routes, and the engine behind them |
 //! | [`disk`] | the pool's file or device, locked, through io_uring |
+//! | [`volumes`], [`pools`] | what both sides work on: pools by name, who uses their volumes, how much they may |
+//! | `settings` | types, QoS rules and other pools, as they are kept in the engine's attributes |
+//! | [`keeper`] | opening pools, their background duties, closing them |
+//! | [`qos`] | limits to a volume's I/O |
 //! | [`exports`] | volumes and snapshots as NBD exports |
-//! | [`qos`] | holding volumes to their limits |
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
-//! | [`kernel`] | volumes as the kernel's block devices, through its nbd driver |
+//! | [`kernel`], [`devices`] | volumes as the kernel's block devices, through its nbd driver |
 //! | [`run`] | starting, announcing, stopping |
 //! | `status` | what lies where in an export, and what changed there since a snapshot |
 //! | `seldom` | log lines said once in a while |
@@ -18,13 +21,18 @@
 pub mod config;
 pub mod control;
 mod descriptors;
+pub mod devices;
 pub mod disk;
 pub mod exports;
 mod habit;
+pub mod keeper;
 pub mod kernel;
 mod listeners;
+pub mod pools;
 pub mod qos;
 pub mod run;
 mod seldom;
 pub mod serve;
+mod settings;
 mod status;
+pub mod volumes;

@@ -13,26 +13,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cairn_api::info::{Info, NbdEndpoint};
-use cairn_cow::{CreateOptions, ErrorKind, Options, Pool};
-use cairn_uring::{Handle, Reactor, ReactorThread, time};
+use cairn_cow::{Options, Pool};
+use cairn_uring::{Handle, Reactor, ReactorThread};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::config::Config;
-use crate::control::{self, ControlThread, PoolEngine, Sessions};
+use crate::control::{self, ControlThread, PoolEngine};
 use crate::descriptors::connections_allowed;
-use crate::disk::{Found, PoolDisk, discard_unfinished};
+use crate::devices::{Devices, ServedDevices};
+use crate::disk::{Found, PoolDisk};
+use crate::keeper::{PoolFiles as _, PoolKeeper, on, sentence};
 use crate::listeners::{Listeners, SocketFile};
-use crate::seldom::Seldom;
-use crate::serve::{NbdServer, unless};
+use crate::pools::PoolSlot;
+use crate::serve::NbdServer;
+use crate::volumes::Volumes;
 
-/// How often the pool is asked to see to its background duties.
-const MAINTENANCE_PERIOD: Duration = Duration::from_millis(100);
 /// How long sessions may take to finish what is in flight when the daemon stops: longer than they take themselves.
 const SESSION_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the reactors may take to end once the pool is closed. Nothing that matters is left to them by then.
 const REACTOR_PATIENCE: Duration = Duration::from_secs(2);
-/// How often failing background work is reported.
-static BACKGROUND_FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
 /// Reactors when the configuration does not say: more than this and the pool's one lock is what they wait for.
 const MOST_DEFAULT_REACTORS: usize = 8;
 
@@ -103,26 +102,10 @@ fn start_reactors(config: &Config) -> Result<Vec<ReactorThread>, String> {
         .collect()
 }
 
-/// Runs a future on a reactor and waits for it here.
-fn on<T, F, Fut>(reactor: &Handle, f: F) -> Result<T, String>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = T> + 'static,
-{
-    let gone = |_| "a reactor has stopped".to_owned();
-    reactor.spawn_with(f).map_err(gone)?.wait().map_err(gone)
-}
-
-fn sentence(error: &cairn_cow::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
 struct Daemon {
-    pool: Arc<Pool<PoolDisk>>,
+    volumes: Arc<Volumes<PoolDisk>>,
+    keeper: Arc<PoolKeeper>,
+    devices: Arc<ServedDevices>,
     reactors: Vec<ReactorThread>,
     server: Arc<NbdServer>,
     control: ControlThread,
@@ -141,12 +124,26 @@ impl Daemon {
     ) -> Result<Daemon, String> {
         let Listeners { nbd, endpoints, nbd_files, control, control_file } = listeners;
         let first = reactors[0].handle().clone();
-        let pool = open_pool(config, disk, found, &first, reactors.len())?;
-        create_volumes(config, &pool, &first)?;
+        let options = Options {
+            lanes: reactors.len(),
+            map_cache_bytes: config.runtime.map_cache,
+            read_cache_bytes: config.runtime.read_cache,
+        };
+        let keeper = Arc::new(PoolKeeper::new(first.clone(), options));
+        if matches!(found, Found::Blank { .. }) && !config.pool.create {
+            let shown = config.pool.path.display();
+            return Err(format!("{shown} is empty: set create = true under [pool] to make a pool of it"));
+        }
+        let main = keeper.open(&config.pool.path, disk, found, config.pool.limit)?;
+        create_volumes(config, &main, &first)?;
+        let volumes = Volumes::new(main, config.pool.path.display().to_string());
+        open_other_pools(&volumes, &keeper);
         let socket = &config.control.socket;
-        let sessions = Sessions::new();
         let handles = reactors.iter().map(|r| r.handle().clone()).collect();
-        let server = NbdServer::new(Arc::clone(&pool), Arc::clone(&sessions), handles, connections);
+        let server = NbdServer::new(Arc::clone(&volumes), handles, connections);
+        let devices = Arc::new(ServedDevices::start(Arc::clone(&volumes), Arc::clone(&server))?);
+        // Before other clients come: what a device was attached to is its own.
+        devices.reattach(&volumes);
         for listener in nbd {
             let server = Arc::clone(&server);
             let accepting = first.spawn_with(move || async move {
@@ -157,9 +154,7 @@ impl Daemon {
             });
             accepting.map_err(|_| "a reactor has stopped".to_owned())?;
         }
-        let (kept, keeper) = (Arc::clone(&pool), Arc::clone(&server));
-        let maintaining = first.spawn_with(move || maintain(kept, keeper));
-        maintaining.map_err(|_| "a reactor has stopped".to_owned())?;
+        keeper.maintain(&volumes.pools.slots()[0])?;
         let info = Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -168,17 +163,18 @@ impl Daemon {
             control: socket.display().to_string(),
             nbd: endpoints.clone(),
         };
-        let engine = PoolEngine::new(Arc::clone(&pool), first, sessions, info);
+        let reached: Arc<dyn Devices> = devices.clone();
+        let engine = PoolEngine::new(Arc::clone(&volumes), first, keeper.clone(), Some(reached), info);
         let control = control::start(control, socket, Arc::new(engine))
             .map_err(|e| format!("cannot start the control thread: {e}"))?;
         // The control thread removes its socket itself.
         control_file.leave();
-        Ok(Daemon { pool, reactors, server, control, endpoints, nbd_files })
+        Ok(Daemon { volumes, keeper, devices, reactors, server, control, endpoints, nbd_files })
     }
 
     /// Says that everything serves, and what to type next. The first words are for scripts that wait for them.
     fn announce(&self, config: &Config) {
-        let volumes = self.pool.volumes();
+        let volumes = self.volumes.pools.main().volumes();
         let count = match volumes.len() {
             1 => "1 volume".to_owned(),
             n => format!("{n} volumes"),
@@ -205,17 +201,20 @@ impl Daemon {
     }
 
     fn stop(self) -> Result<(), String> {
+        self.devices.stop();
         let left = self.server.stop(SESSION_PATIENCE);
         if left > 0 {
             tracing::warn!(left, "NBD sessions did not end in time and are cut off");
         }
         self.control.stop();
         drop(self.nbd_files);
-        let pool = Arc::clone(&self.pool);
-        let closed = on(self.reactors[0].handle(), move || async move { pool.close().await })?;
-        let closed = closed.map_err(|e| format!("the pool was not closed cleanly: {}", sentence(&e)));
-        if closed.is_ok() {
-            tracing::info!("the pool is closed");
+        self.keeper.stop();
+        let mut closed = Ok(());
+        for slot in self.volumes.pools.slots() {
+            match self.keeper.close(&slot) {
+                Ok(()) => tracing::info!(pool = slot.name, "the pool is closed"),
+                Err(error) => closed = Err(error),
+            }
         }
         if left == 0 {
             end_reactors(self.reactors)?;
@@ -265,49 +264,15 @@ fn quote(word: &str) -> String {
     }
 }
 
-fn open_pool(
-    config: &Config,
-    disk: PoolDisk,
-    found: Found,
-    reactor: &Handle,
-    lanes: usize,
-) -> Result<Arc<Pool<PoolDisk>>, String> {
-    let path = config.pool.path.clone();
-    let shown = path.display();
-    let options = Options {
-        lanes,
-        map_cache_bytes: config.runtime.map_cache,
-        read_cache_bytes: config.runtime.read_cache,
-    };
-    let Found::Blank { created } = found else {
-        let opened = on(reactor, move || async move { Pool::open(disk, options).await })?;
-        return opened.map_err(|e| {
-            let hint = match e.kind() {
-                ErrorKind::NotAPool => "; give another path, or move the file away to make a pool there",
-                ErrorKind::Corrupt => "; make a copy before anything else",
-                _ => "",
-            };
-            format!("cannot open the pool {shown}: {}{hint}", sentence(&e))
+/// Opens the pools that were added to the first one. The daemon serves what it can: a pool that is missing is said to be.
+fn open_other_pools(volumes: &Volumes<PoolDisk>, keeper: &PoolKeeper) {
+    for (name, path) in volumes.settings().pools {
+        let slot = keeper.add(&name, &path, false, None).unwrap_or_else(|why| {
+            tracing::error!(pool = name, "the pool is not there, nor are its volumes: {why}");
+            PoolSlot { name, path, pool: Err(why) }
         });
-    };
-    if !config.pool.create {
-        return Err(format!("{shown} is empty: set create = true under [pool] to make a pool of it"));
+        volumes.pools.add(slot);
     }
-    disk.clear().map_err(|e| format!("cannot make a pool at {shown}: {e}"))?;
-    let limit = disk.device_size().map_or(config.pool.limit, |size| size.min(config.pool.limit));
-    let id = random_id().map_err(|e| format!("cannot get random bytes for the pool's id: {e}"))?;
-    let create = CreateOptions { limit, journal_bytes: None, segment_blocks: None };
-    let made = on(reactor, move || async move { Pool::create(disk, id, create, options).await })?;
-    made.map_err(|e| {
-        discard_unfinished(&path, created);
-        format!("cannot make a pool at {}: {}", path.display(), sentence(&e))
-    })
-}
-
-fn random_id() -> io::Result<[u8; 16]> {
-    let mut id = [0; 16];
-    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut id)?;
-    Ok(id)
 }
 
 fn create_volumes(config: &Config, pool: &Arc<Pool<PoolDisk>>, reactor: &Handle) -> Result<(), String> {
@@ -320,28 +285,6 @@ fn create_volumes(config: &Config, pool: &Arc<Pool<PoolDisk>>, reactor: &Handle)
         }
     }
     Ok(())
-}
-
-/// Sees to the pool's background duties until the server stops.
-async fn maintain(pool: Arc<Pool<PoolDisk>>, server: Arc<NbdServer>) {
-    let shutdown = server.shutdown();
-    let mut last = Instant::now();
-    loop {
-        let now = Instant::now();
-        match pool.maintain(now - std::mem::replace(&mut last, now)).await {
-            Ok(true) if !shutdown.is_triggered() => continue,
-            Ok(_) => {}
-            Err(error) => {
-                if let Some(held_back) = BACKGROUND_FAILURES.due(error.kind()) {
-                    tracing::error!("background work on the pool failed: {}{held_back}", sentence(&error));
-                }
-            }
-        }
-        let pause = time::timeout(MAINTENANCE_PERIOD, pool.wait_for_work());
-        if unless(shutdown, pause).await.is_none() {
-            return;
-        }
-    }
 }
 
 #[cfg(test)]

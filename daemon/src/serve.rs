@@ -1,23 +1,30 @@
 //! NBD clients: accepting them on reactor 0 and spreading them over all reactors.
 
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use cairn_cow::Pool;
-use cairn_nbd::{Limits, SessionErrorKind, Shutdown, serve};
-use cairn_uring::net::{Listener, Stream};
+use cairn_api::attachment::Consumer;
+use cairn_nbd::{
+    ClientInfo, Export as _, Exports as _, Limits, OpenError, SessionErrorKind, Shutdown, serve,
+    serve_attached,
+};
+use cairn_uring::net::{Closer, Listener, Peer, Stream};
 use cairn_uring::{Handle, sleep};
 use parking_lot::{Condvar, Mutex};
 
-use crate::control::Sessions;
+use crate::control::{Line, Target};
 use crate::disk::PoolDisk;
-use crate::exports::PoolExports;
+use crate::exports::{Connection, PoolExports};
+use crate::kernel::{Link, LinkEnd};
 use crate::seldom::Seldom;
+use crate::volumes::Volumes;
 
 /// Pause after a failed accept: out of descriptors, most likely, which passes as connections close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -29,34 +36,34 @@ static REFUSALS: Seldom<()> = Seldom::new(COMPLAINT_PERIOD);
 
 /// The NBD side of the daemon.
 pub struct NbdServer {
-    pool: Arc<Pool<PoolDisk>>,
-    sessions: Arc<Sessions>,
+    volumes: Arc<Volumes<PoolDisk>>,
     reactors: Vec<Handle>,
     next: AtomicUsize,
     limits: Limits,
     most: usize,
     shutdown: Shutdown,
-    open: Mutex<usize>,
+    open: Mutex<Open>,
     closed: Condvar,
 }
 
+/// The sessions there are, each with the switch that ends it.
+#[derive(Default)]
+struct Open {
+    switches: HashMap<u64, Shutdown>,
+    last: u64,
+}
+
 impl NbdServer {
-    /// Serves `pool` on `reactors`, at most `most` connections at once.
-    pub fn new(
-        pool: Arc<Pool<PoolDisk>>,
-        sessions: Arc<Sessions>,
-        reactors: Vec<Handle>,
-        most: usize,
-    ) -> Arc<NbdServer> {
+    /// Serves `volumes` on `reactors`, at most `most` connections at once.
+    pub fn new(volumes: Arc<Volumes<PoolDisk>>, reactors: Vec<Handle>, most: usize) -> Arc<NbdServer> {
         Arc::new(NbdServer {
-            pool,
-            sessions,
+            volumes,
             reactors,
             next: AtomicUsize::new(0),
             limits: Limits::default(),
             most,
             shutdown: Shutdown::new(),
-            open: Mutex::new(0),
+            open: Mutex::default(),
             closed: Condvar::new(),
         })
     }
@@ -78,34 +85,45 @@ impl NbdServer {
 
     /// Gives a connection to the next reactor.
     fn place(self: &Arc<NbdServer>, stream: Stream) {
-        {
-            let mut open = self.open.lock();
-            if *open >= self.most {
-                if let Some(held_back) = REFUSALS.due(()) {
-                    tracing::warn!(
-                        limit = self.most,
-                        "an NBD connection was refused: there are too many{held_back}"
-                    );
-                }
-                return;
-            }
-            *open += 1;
-        }
-        let lane = self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len();
-        let server = Arc::clone(self);
-        let placed = self.reactors[lane].spawn_with(move || async move {
-            let _place = Place(Arc::clone(&server));
-            server.session(stream, lane).await;
-        });
-        if placed.is_err() {
-            drop(Place(Arc::clone(self)));
-        }
+        let Some((place, shutdown)) = self.enter() else { return };
+        let lane = self.next_lane();
+        // A reactor that has stopped drops the task, and the place with it.
+        drop(self.reactors[lane].spawn_with(move || async move {
+            place.server.session(stream, lane, shutdown).await;
+        }));
     }
 
-    async fn session(&self, stream: Stream, lane: usize) {
+    /// A place for a connection and the switch that ends it; none when there are too many.
+    fn enter(self: &Arc<NbdServer>) -> Option<(Place, Shutdown)> {
+        let shutdown = Shutdown::new();
+        let mut open = self.open.lock();
+        if open.switches.len() >= self.most {
+            if let Some(held_back) = REFUSALS.due(()) {
+                let limit = self.most;
+                tracing::warn!(limit, "an NBD connection was refused: there are too many{held_back}");
+            }
+            return None;
+        }
+        if self.shutdown.is_triggered() {
+            shutdown.trigger();
+        }
+        open.last += 1;
+        let key = open.last;
+        open.switches.insert(key, shutdown.clone());
+        Some((Place { server: Arc::clone(self), key }, shutdown))
+    }
+
+    /// The reactor for the next connection.
+    fn next_lane(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len()
+    }
+
+    async fn session(&self, stream: Stream, lane: usize, shutdown: Shutdown) {
         let peer = stream.peer();
-        let exports = PoolExports::new(Arc::clone(&self.pool), Arc::clone(&self.sessions), lane);
-        match serve(stream, &exports, &self.limits, &self.shutdown).await {
+        let line = Arc::new(SocketLine { shutdown: shutdown.clone(), closer: stream.closer() });
+        let connection = Connection { consumer: consumer(peer), line };
+        let exports = PoolExports::new(Arc::clone(&self.volumes), connection, lane);
+        match serve(stream, &exports, &self.limits, &shutdown).await {
             Ok(summary) => tracing::debug!(?peer, ?summary, "an NBD session ended"),
             Err(error) => match error.kind() {
                 // Clients that vanish are everyday life.
@@ -115,14 +133,71 @@ impl NbdServer {
         }
     }
 
+    /// Serves `export` to the kernel on `socket`, with nothing said before the first request. `link` is told how that
+    /// ended.
+    ///
+    /// # Errors
+    /// Why it cannot be served, for people.
+    pub fn serve_kernel(
+        self: &Arc<NbdServer>,
+        export: String,
+        socket: UnixStream,
+        link: Link,
+    ) -> Result<(), String> {
+        let Some((place, shutdown)) = self.enter() else {
+            return Err("there are too many NBD connections".to_owned());
+        };
+        let lane = self.next_lane();
+        let placed = self.reactors[lane].spawn_with(move || async move {
+            let server = Arc::clone(&place.server);
+            match server.kernel_session(&export, socket, lane, shutdown).await {
+                Ok(end) => link.ended(end),
+                Err(why) => {
+                    tracing::warn!(export, "cannot serve the kernel: {why}");
+                    drop(link);
+                }
+            }
+            drop(place);
+        });
+        placed.map(drop).map_err(|_| "the daemon is stopping".to_owned())
+    }
+
+    async fn kernel_session(
+        &self,
+        export: &str,
+        socket: UnixStream,
+        lane: usize,
+        shutdown: Shutdown,
+    ) -> Result<LinkEnd, String> {
+        let stream = Stream::from_unix(socket).map_err(|e| e.to_string())?;
+        let client = ClientInfo { peer: stream.peer() };
+        let line = Arc::new(SocketLine { shutdown: shutdown.clone(), closer: stream.closer() });
+        let connection = Connection { consumer: unnamed_device(), line };
+        let exports = PoolExports::new(Arc::clone(&self.volumes), connection, lane);
+        let said = |why| match why {
+            OpenError::Policy(why) | OpenError::Failed(why) => why,
+            why => format!("{why:?}"),
+        };
+        let opened = exports.open(export, &client).await.map_err(said)?;
+        opened.begin().await.map_err(said)?;
+        let end = LinkEnd::from(&serve_attached(stream, opened, &self.limits, &shutdown).await);
+        if end == LinkEnd::Disconnected {
+            // Detached, by whatever program: the device does not wait for anything.
+            self.volumes.sessions.unpin(&Target::of_export(export), &unnamed_device());
+        }
+        Ok(end)
+    }
+
     /// Stops accepting, lets what is in flight finish, and waits for the sessions to end, at most this long.
     /// Returns how many are left.
     pub fn stop(&self, patience: Duration) -> usize {
-        self.shutdown.trigger();
         let deadline = Instant::now() + patience;
         let mut open = self.open.lock();
-        while *open > 0 && !self.closed.wait_until(&mut open, deadline).timed_out() {}
-        *open
+        // Under the lock, so that a session that is being placed either is in the list or sees the switch.
+        self.shutdown.trigger();
+        open.switches.values().for_each(Shutdown::trigger);
+        while !open.switches.is_empty() && !self.closed.wait_until(&mut open, deadline).timed_out() {}
+        open.switches.len()
     }
 
     /// The switch that ends everything that serves.
@@ -132,12 +207,49 @@ impl NbdServer {
 }
 
 /// A connection's place among the most there may be.
-struct Place(Arc<NbdServer>);
+struct Place {
+    server: Arc<NbdServer>,
+    key: u64,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        *self.0.open.lock() -= 1;
-        self.0.closed.notify_all();
+        self.server.open.lock().switches.remove(&self.key);
+        self.server.closed.notify_all();
+    }
+}
+
+/// How a session over a socket is ended.
+struct SocketLine {
+    shutdown: Shutdown,
+    closer: Closer,
+}
+
+impl Line for SocketLine {
+    fn end(&self, force: bool) {
+        self.shutdown.trigger();
+        if force {
+            // What is under way in the engine still ends by itself: it only cannot be answered any more.
+            self.closer.close();
+        }
+    }
+}
+
+/// The kernel as a consumer, before it is known as which device.
+pub(crate) fn unnamed_device() -> Consumer {
+    Consumer::Kernel { device: String::new() }
+}
+
+/// Who is at the other end of a socket.
+fn consumer(peer: Peer) -> Consumer {
+    match peer {
+        Peer::Unix { pid, uid } => {
+            // A name is for people; the process may be gone, or in a namespace of its own.
+            let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+            let command = command.map(|name| name.trim_end().to_owned()).filter(|name| !name.is_empty());
+            Consumer::Process { uid, pid, command }
+        }
+        Peer::Tcp(address) => Consumer::Host { address: address.ip().to_string() },
     }
 }
 

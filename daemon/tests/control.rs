@@ -5,13 +5,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cairn_api::attachment::{Attachment, Consumer};
 use cairn_api::error::{ErrorBody, ErrorCode};
 use cairn_api::pool::CheckReport;
 use cairn_api::snapshot::{DiffExtent, ExtentKind};
 use cairnd::control::ControlThread;
 use serde_json::{Value, json};
 
-#[path = "support/memory.rs"]
+#[path = "support/memory/mod.rs"]
 mod memory;
 use memory::MemoryEngine;
 
@@ -100,7 +101,7 @@ fn volumes_live_and_die() {
         json!({
             "name": "demo", "id": 1, "size": 1u64 << 30, "mapped": 1u64 << 28, "created": "2026-01-01T00:01:00Z",
             "description": "first", "origin": null, "snapshots": 0, "status": "available", "connections": 0,
-            "checksum_errors": 0,
+            "attachments": [], "shared": false, "type": "default", "pool": "main", "checksum_errors": 0,
         })
     );
     assert_eq!(server.ok("GET", "/v1/volumes/demo", Value::Null, 200), made);
@@ -233,6 +234,196 @@ fn the_pool_and_the_daemon_show_themselves() {
 }
 
 #[test]
+fn volumes_are_edited() {
+    let server = Server::with_demo();
+    let edited = server.ok("PATCH", "/v1/volumes/demo", json!({"description": "d", "shared": true}), 200);
+    assert_eq!((&edited["description"], &edited["shared"]), (&json!("d"), &json!(true)));
+    let renamed = server.ok("PATCH", "/v1/volumes/demo", json!({"name": "web"}), 200);
+    assert_eq!(
+        (&renamed["name"], &renamed["description"], &renamed["snapshots"]),
+        (&json!("web"), &json!("d"), &json!(2)),
+        "what is left out stays"
+    );
+    server.ok("GET", "/v1/volumes/web/snapshots/s1", Value::Null, 200);
+    assert_eq!(server.error("GET", "/v1/volumes/demo", "").0, 404);
+    server.engine.connect("web", 1);
+    let (status, body) = server.error("PATCH", "/v1/volumes/web", "{\"name\":\"demo\"}");
+    assert_eq!((status, body.error.code), (409, ErrorCode::Busy));
+}
+
+#[test]
+fn attachments_come_and_go() {
+    let server = Server::with_demo();
+    let none = json!({"attachments": []});
+    assert_eq!(server.ok("GET", "/v1/volumes/demo/attachments", Value::Null, 200), none);
+    let kernel = server.ok("POST", "/v1/volumes/demo/attach", Value::Null, 201);
+    assert_eq!(kernel["consumer"], json!({"kind": "kernel", "device": "/dev/nbd0"}));
+    assert_eq!((&kernel["export"], &kernel["connections"]), (&json!("demo"), &json!(2)));
+    assert_eq!(server.error("POST", "/v1/volumes/demo/attach", "").0, 409, "it is not shared");
+    let asked = json!({"device": "/dev/nbd5", "connections": 4, "snapshot": "s1"});
+    let snapshot = server.ok("POST", "/v1/volumes/demo/attach", asked, 201);
+    assert_eq!((&snapshot["export"], &snapshot["connections"]), (&json!("demo@s1"), &json!(4)));
+    assert_eq!(snapshot["consumer"]["device"], "/dev/nbd5");
+    let host = Attachment {
+        export: "demo@s2".into(),
+        consumer: Consumer::Host { address: "192.0.2.7".into() },
+        since: "2026-01-01T00:00:00Z".parse().expect("a time"),
+        connections: 1,
+        reads: 2,
+        writes: 0,
+        flushes: 0,
+        bytes_read: 8192,
+        bytes_written: 0,
+    };
+    server.engine.consume(host);
+    let all = server.ok("GET", "/v1/volumes/demo/attachments", Value::Null, 200);
+    let exports = |list: &Value| -> Vec<String> {
+        let list = list["attachments"].as_array().expect("a list");
+        list.iter().map(|a| a["export"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(exports(&all), ["demo", "demo@s1", "demo@s2"]);
+    assert_eq!(all["attachments"][2]["consumer"], json!({"kind": "host", "address": "192.0.2.7"}));
+    let volume = server.ok("GET", "/v1/volumes/demo", Value::Null, 200);
+    assert_eq!((&volume["status"], &volume["attachments"]), (&json!("in-use"), &json!([kernel])));
+
+    let left = server.ok("POST", "/v1/volumes/demo/detach", json!({"snapshot": "s1"}), 200);
+    assert_eq!(exports(&left), ["demo", "demo@s2"]);
+    let left = server.ok("POST", "/v1/volumes/demo/detach", Value::Null, 200);
+    assert_eq!(exports(&left), ["demo@s2"]);
+    assert_eq!(server.ok("POST", "/v1/volumes/demo/reset-attachments", Value::Null, 200), none);
+}
+
+/// A detach waits for I/O in flight, and keeps nobody else waiting meanwhile: least of all the one with `force`.
+#[test]
+fn a_detach_that_waits_is_in_nobodys_way() {
+    let server = Server::with_demo();
+    server.engine.connect("demo", 3);
+    server.engine.set_in_flight(true);
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| server.ok("POST", "/v1/volumes/demo/detach", Value::Null, 200)))
+            .collect();
+        server.ok("POST", "/v1/pool/check", Value::Null, 200);
+        let used = server.ok("GET", "/v1/volumes/demo", Value::Null, 200);
+        assert_eq!(used["connections"], 3, "nothing is cut while it is waited for");
+        let cut = server.ok("POST", "/v1/volumes/demo/detach", json!({"force": true}), 200);
+        assert_eq!(cut, json!({"attachments": []}));
+        assert!(waiting.iter().all(|one| !one.is_finished()), "they wait for what is in flight");
+        server.engine.set_in_flight(false);
+        for one in waiting {
+            assert_eq!(one.join().expect("answered"), json!({"attachments": []}));
+        }
+    });
+}
+
+#[test]
+fn types_and_rules_hold_for_their_volumes() {
+    let server = Server::with_demo();
+    let types = server.ok("GET", "/v1/types", Value::Null, 200);
+    assert_eq!((&types["types"][0]["name"], &types["types"][0]["volumes"]), (&json!("default"), &json!(1)));
+    let rule = json!({"total_iops_sec": 2000, "total_bytes_sec": 1u64 << 20});
+    let made = server.ok("POST", "/v1/qos", json!({"name": "gold", "rule": rule}), 201);
+    assert_eq!(made, json!({"name": "gold", "description": "", "rule": rule, "types": []}));
+    let fast =
+        json!({"name": "fast", "description": "d", "specs": {"a": "b"}, "qos": "gold", "default": true});
+    let made = server.ok("POST", "/v1/types", fast, 201);
+    assert_eq!(
+        made,
+        json!({"name": "fast", "description": "d", "specs": {"a": "b"}, "qos": "gold", "default": true, "volumes": 0})
+    );
+    assert_eq!(
+        server.ok("GET", "/v1/types/default", Value::Null, 200)["default"],
+        false,
+        "there is one default"
+    );
+    let volume = server.ok("POST", "/v1/volumes", json!({"name": "v", "size": 4096}), 201);
+    assert_eq!(volume["type"], "fast");
+
+    let retyped = server.ok("POST", "/v1/volumes/demo/retype", json!({"type": "fast"}), 200);
+    assert_eq!(retyped["type"], "fast");
+    let qos = server.ok("GET", "/v1/volumes/demo/qos", Value::Null, 200);
+    assert_eq!((&qos["source"], &qos["rule"], &qos["own"]), (&json!("type"), &rule, &json!({})));
+    let set = json!({"set": {"total_iops_sec": 0, "read_iops_sec": 5}});
+    let edited = server.ok("PATCH", "/v1/qos/gold", set, 200);
+    assert_eq!(
+        (&edited["rule"], &edited["types"]),
+        (&json!({"read_iops_sec": 5, "total_bytes_sec": 1u64 << 20}), &json!(["fast"]))
+    );
+    assert_eq!(server.ok("GET", "/v1/qos/gold", Value::Null, 200), edited);
+    let qos = server.ok("PATCH", "/v1/volumes/demo/qos", json!({"set": {"write_iops_sec": 7}}), 200);
+    assert_eq!((&qos["source"], &qos["rule"]), (&json!("volume"), &json!({"write_iops_sec": 7})));
+    assert_eq!((&qos["type"], &qos["type_rule"], &qos["waits"]), (&json!("fast"), &json!("gold"), &json!(0)));
+    server.engine.set_waits("demo", (3, 1500, 1));
+    let qos = server.ok("GET", "/v1/volumes/demo/qos", Value::Null, 200);
+    assert_eq!((&qos["waits"], &qos["waited_us"], &qos["waiting"]), (&json!(3), &json!(1500), &json!(1)));
+
+    assert_eq!(server.error("DELETE", "/v1/qos/gold", "").0, 409, "a type points to it");
+    assert_eq!(server.error("DELETE", "/v1/types/fast", "").0, 409, "volumes have it");
+    let edited = server.ok("PATCH", "/v1/types/fast", json!({"qos": "", "specs": {"a": "", "c": "d"}}), 200);
+    assert_eq!((&edited["qos"], &edited["specs"]), (&Value::Null, &json!({"c": "d"})));
+    server.ok("DELETE", "/v1/qos/gold", Value::Null, 204);
+    assert_eq!(server.ok("GET", "/v1/qos", Value::Null, 200), json!({"rules": []}));
+    server.ok("PATCH", "/v1/types/default", json!({"default": true}), 200);
+    for name in ["demo", "v"] {
+        server.ok("POST", &format!("/v1/volumes/{name}/retype"), json!({"type": "default"}), 200);
+    }
+    server.ok("DELETE", "/v1/types/fast", Value::Null, 204);
+    assert_eq!(server.error("GET", "/v1/types/fast", "").0, 404);
+}
+
+#[test]
+fn pools_are_added_chosen_and_removed() {
+    let server = Server::with_demo();
+    let made =
+        server.ok("POST", "/v1/pools", json!({"name": "bulk", "path": "/b", "limit": 1u64 << 30}), 201);
+    assert_eq!(
+        (&made["name"], &made["status"]["limit"], &made["error"]),
+        (&json!("bulk"), &json!(1u64 << 30), &Value::Null)
+    );
+    let specs = json!({"volume_backend_name": "bulk"});
+    server.ok("POST", "/v1/types", json!({"name": "slow", "specs": specs}), 201);
+    let volume = server.ok("POST", "/v1/volumes", json!({"name": "v", "size": 4096, "type": "slow"}), 201);
+    assert_eq!((&volume["type"], &volume["pool"]), (&json!("slow"), &json!("bulk")));
+    let wrong = server.error("POST", "/v1/volumes/v/retype", "{\"type\":\"default\"}");
+    assert_eq!(wrong.1.error.code, ErrorCode::InvalidArgument, "a type of another pool");
+
+    server.engine.set_used("bulk", (1 << 30) / 100 * 96);
+    let list = server.ok("GET", "/v1/pools", Value::Null, 200);
+    let figures: Vec<_> = list["pools"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|p| (&p["name"], &p["status"]["volumes"], &p["status"]["fill"]))
+        .collect();
+    assert_eq!(
+        figures,
+        [(&json!("main"), &json!(1), &json!("ok")), (&json!("bulk"), &json!(1), &json!("critical"))]
+    );
+    let grown = server.ok("POST", "/v1/pools/bulk/grow", json!({"limit": 2u64 << 30}), 200);
+    assert_eq!((&grown["limit"], &grown["fill"]), (&json!(2u64 << 30), &json!("ok")));
+    assert_eq!(server.ok("GET", "/v1/pools/bulk", Value::Null, 200), grown);
+    assert_eq!(
+        server.ok("GET", "/v1/pool", Value::Null, 200),
+        server.ok("GET", "/v1/pools/main", Value::Null, 200)
+    );
+    let checked = server.ok("POST", "/v1/pools/bulk/check?data=true", Value::Null, 200);
+    assert_eq!((&checked["clean"], &checked["data_verified"]), (&json!(true), &json!(3)));
+
+    assert_eq!(server.error("DELETE", "/v1/pools/bulk", "").0, 409, "it has a volume");
+    server.ok("DELETE", "/v1/volumes/v", Value::Null, 204);
+    server.ok("DELETE", "/v1/types/slow", Value::Null, 204);
+    server.engine.break_pool("bulk", "the disk is gone");
+    let list = server.ok("GET", "/v1/pools", Value::Null, 200);
+    assert_eq!(
+        list["pools"][1],
+        json!({"name": "bulk", "path": "/b", "status": null, "error": "the disk is gone"})
+    );
+    assert_eq!(server.error("POST", "/v1/pools/bulk/check", "").1.error.code, ErrorCode::Io);
+    server.ok("DELETE", "/v1/pools/bulk", Value::Null, 204);
+    assert_eq!(server.error("GET", "/v1/pools/bulk", "").0, 404);
+}
+
+#[test]
 fn every_route_is_described_and_every_description_is_a_route() {
     let server = Server::with_demo();
     let document = server.ok("GET", "/v1/openapi.json", Value::Null, 200);
@@ -257,30 +448,79 @@ fn every_route_is_described_and_every_description_is_a_route() {
     assert_eq!(
         described,
         [
+            "DELETE /v1/pools/{name}",
+            "DELETE /v1/qos/{name}",
+            "DELETE /v1/types/{name}",
             "DELETE /v1/volumes/{name}",
             "DELETE /v1/volumes/{name}/snapshots/{snapshot}",
             "GET /v1/info",
             "GET /v1/pool",
+            "GET /v1/pools",
+            "GET /v1/pools/{name}",
+            "GET /v1/qos",
+            "GET /v1/qos/{name}",
             "GET /v1/snapshots",
+            "GET /v1/types",
+            "GET /v1/types/{name}",
             "GET /v1/volumes",
             "GET /v1/volumes/{name}",
+            "GET /v1/volumes/{name}/attachments",
+            "GET /v1/volumes/{name}/qos",
             "GET /v1/volumes/{name}/snapshots",
             "GET /v1/volumes/{name}/snapshots/{snapshot}",
             "GET /v1/volumes/{name}/snapshots/{snapshot}/diff",
             "GET /v1/volumes/{name}/tree",
+            "PATCH /v1/qos/{name}",
+            "PATCH /v1/types/{name}",
+            "PATCH /v1/volumes/{name}",
+            "PATCH /v1/volumes/{name}/qos",
             "POST /v1/pool/check",
+            "POST /v1/pools",
+            "POST /v1/pools/{name}/check",
+            "POST /v1/pools/{name}/grow",
+            "POST /v1/qos",
             "POST /v1/snapshots",
+            "POST /v1/types",
             "POST /v1/volumes",
+            "POST /v1/volumes/{name}/attach",
+            "POST /v1/volumes/{name}/detach",
+            "POST /v1/volumes/{name}/reset-attachments",
             "POST /v1/volumes/{name}/resize",
+            "POST /v1/volumes/{name}/retype",
             "POST /v1/volumes/{name}/snapshots",
             "POST /v1/volumes/{name}/snapshots/{snapshot}/clone",
             "POST /v1/volumes/{name}/snapshots/{snapshot}/rollback",
         ]
     );
     let schemas = document["components"]["schemas"].as_object().expect("schemas");
-    for name in
-        ["Volume", "Snapshot", "Tree", "TreeNode", "Diff", "PoolStatus", "CheckReport", "Info", "ErrorBody"]
-    {
+    for name in [
+        "Volume",
+        "EditVolume",
+        "Retype",
+        "Snapshot",
+        "Tree",
+        "TreeNode",
+        "Diff",
+        "Attachment",
+        "Consumer",
+        "Attach",
+        "Detach",
+        "VolumeType",
+        "CreateType",
+        "EditType",
+        "QosPolicy",
+        "QosRule",
+        "VolumeQos",
+        "SetVolumeQos",
+        "PoolList",
+        "PoolStatus",
+        "Fill",
+        "CreatePool",
+        "GrowPool",
+        "CheckReport",
+        "Info",
+        "ErrorBody",
+    ] {
         assert!(schemas.contains_key(name), "{name} is described");
     }
 }
@@ -331,6 +571,53 @@ fn every_wrong_request_gets_the_one_error_shape() {
         ("POST", "/v1/pool/check?data=maybe", "", 400, ErrorCode::BadRequest, "query"),
         ("POST", "/v1/pool/check?dada=true", "", 400, ErrorCode::BadRequest, "dada"),
         ("DELETE", "/v1/volumes/demo?snapshot=true", "", 400, ErrorCode::BadRequest, "snapshot"),
+        ("PATCH", "/v1/volumes/demo", "", 400, ErrorCode::BadRequest, "needs a JSON body"),
+        ("PATCH", "/v1/volumes/demo", "{\"size\":1}", 400, ErrorCode::BadRequest, "unknown field `size`"),
+        ("PATCH", "/v1/volumes/demo", "{\"name\":\"a b\"}", 400, ErrorCode::InvalidArgument, "' '"),
+        ("POST", "/v1/volumes/demo/retype", "{\"type\":\"no\"}", 404, ErrorCode::NotFound, "no type \"no\""),
+        ("PATCH", "/v1/volumes/demo/qos", "{\"set\":{\"x\":1}}", 400, ErrorCode::InvalidArgument, "\"x\""),
+        (
+            "PATCH",
+            "/v1/volumes/demo/qos",
+            "{\"set\":{\"x\":\"1M\"}}",
+            400,
+            ErrorCode::BadRequest,
+            "expected u64",
+        ),
+        ("PATCH", "/v1/volumes/no/qos", "{\"set\":{}}", 404, ErrorCode::NotFound, "no"),
+        ("POST", "/v1/volumes/demo/attach", "{\"connections\":17}", 400, ErrorCode::InvalidArgument, "16"),
+        ("POST", "/v1/volumes/demo/attach", "{\"snapshot\":\"no\"}", 404, ErrorCode::NotFound, "no"),
+        ("POST", "/v1/volumes/demo/detach", "{\"forse\":1}", 400, ErrorCode::BadRequest, "forse"),
+        ("POST", "/v1/volumes/no/detach", "", 404, ErrorCode::NotFound, "no"),
+        ("GET", "/v1/volumes/no/attachments", "", 404, ErrorCode::NotFound, "no"),
+        ("POST", "/v1/types", "{\"name\":\"default\"}", 409, ErrorCode::Exists, "default"),
+        (
+            "POST",
+            "/v1/types",
+            "{\"name\":\"t\",\"qos\":\"no\"}",
+            404,
+            ErrorCode::NotFound,
+            "no QoS rule \"no\"",
+        ),
+        ("POST", "/v1/types", "{\"name\":\"t\",\"specs\":{\"a\":1}}", 400, ErrorCode::BadRequest, "string"),
+        ("DELETE", "/v1/types/default", "", 409, ErrorCode::Busy, "in use"),
+        ("POST", "/v1/qos", "{\"name\":\"q\"}", 400, ErrorCode::BadRequest, "missing field `rule`"),
+        (
+            "POST",
+            "/v1/qos",
+            "{\"name\":\"q\",\"rule\":{\"iops\":1}}",
+            400,
+            ErrorCode::BadRequest,
+            "field `iops`",
+        ),
+        ("DELETE", "/v1/qos/no", "", 404, ErrorCode::NotFound, "no"),
+        ("POST", "/v1/pools", "{\"name\":\"p\",\"path\":\"p\"}", 400, ErrorCode::InvalidArgument, "absolute"),
+        ("POST", "/v1/pools", "{\"name\":\"p\"}", 400, ErrorCode::BadRequest, "missing field `path`"),
+        ("POST", "/v1/pools/main/grow", "", 400, ErrorCode::InvalidArgument, "limit"),
+        ("POST", "/v1/pools/main/grow", "{\"limit\":1}", 400, ErrorCode::Shrink, "smaller"),
+        ("POST", "/v1/pools/no/check?data=true", "", 404, ErrorCode::NotFound, "no"),
+        ("POST", "/v1/pools/main/check?date=true", "", 400, ErrorCode::BadRequest, "date"),
+        ("DELETE", "/v1/pools/main", "", 409, ErrorCode::Busy, "started on"),
         ("GET", "/v1/volumes/%FF", "", 400, ErrorCode::BadRequest, "path"),
         ("GET", "/v1/volumes/a%2Fb", "", 404, ErrorCode::NotFound, "a/b"),
         ("GET", "/v1/volumes/no/tree", "", 404, ErrorCode::NotFound, "no"),

@@ -1,25 +1,108 @@
 //! The API's operations on a real engine: a pool on a simulated disk, reached through a reactor as in the daemon.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use cairn_api::attachment::{Attach, Consumer, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::info::Info;
+use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL};
 use cairn_api::snapshot::{
     CreateGroup, CreateSnapshot, DiffExtent, DiffQuery, ExtentKind, GroupMember, Rollback, TreeKind,
 };
-use cairn_api::volume::{CreateVolume, SnapshotRef, VolumeStatus};
+use cairn_api::types::{
+    BACKEND, CreateQosPolicy, CreateType, DEFAULT_TYPE, EditQosPolicy, EditType, QosSource, Retype,
+    SetVolumeQos,
+};
+use cairn_api::volume::{CreateVolume, EditVolume, SnapshotRef, VolumeStatus};
 use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Options, Pool};
-use cairn_uring::{Config, Reactor, ReactorThread};
-use cairnd::control::{Engine, Pending, PoolEngine, Sessions, Target};
+use cairn_uring::{Config, Handle, Reactor, ReactorThread};
+use cairnd::control::{Attachment, Engine, Line, Looking, Pending, PoolEngine, Sessions, Target};
+use cairnd::keeper::PoolFiles;
+use cairnd::pools::PoolSlot;
+use cairnd::volumes::Volumes;
 use jiff::Timestamp;
 
 const MIB: u64 = 1 << 20;
 
+fn options() -> Options {
+    Options { lanes: 1, map_cache_bytes: MIB, read_cache_bytes: MIB }
+}
+
+/// Disks by their paths, as a file system has them.
+struct SimFiles {
+    reactor: Handle,
+    disks: Mutex<HashMap<String, SimDisk>>,
+}
+
+impl SimFiles {
+    fn pool(&self, path: &str, limit: u64, fresh: bool, id: [u8; 16]) -> Result<Arc<Pool<SimDisk>>, String> {
+        let mut disks = self.disks.lock().expect("not poisoned");
+        let fresh = fresh && !disks.contains_key(path);
+        let disk = disks.entry(path.into()).or_insert_with(|| SimDisk::file(1 << 30)).clone();
+        let create = CreateOptions { limit, journal_bytes: None, segment_blocks: None };
+        let pool = self.reactor.spawn_with(move || async move {
+            if fresh {
+                Pool::create(disk, id, create, options()).await
+            } else {
+                Pool::open(disk, options()).await
+            }
+        });
+        pool.expect("the reactor runs").wait().expect("the task ends").map_err(|e| e.to_string())
+    }
+}
+
+impl PoolFiles<SimDisk> for SimFiles {
+    fn add(
+        &self,
+        name: &str,
+        path: &str,
+        create: bool,
+        limit: Option<u64>,
+    ) -> Result<PoolSlot<SimDisk>, String> {
+        if !create && !self.disks.lock().expect("not poisoned").contains_key(path) {
+            return Err("no such file".into());
+        }
+        let pool = self.pool(path, limit.unwrap_or(1 << 30), create, [8; 16])?;
+        Ok(PoolSlot { name: name.into(), path: path.into(), pool: Ok(pool) })
+    }
+
+    fn remove(&self, slot: &PoolSlot<SimDisk>) -> Result<(), String> {
+        let pool = slot.pool.clone()?;
+        let closed = self.reactor.spawn_with(move || async move { pool.close().await });
+        closed.expect("the reactor runs").wait().expect("the task ends").map_err(|e| e.to_string())
+    }
+
+    fn device_size(&self, path: &str) -> io::Result<Option<u64>> {
+        Ok(path.starts_with("/dev/").then_some(1 << 30))
+    }
+}
+
+/// A connection that ends when it is told to, after a number of polite requests.
+struct Client {
+    place: Mutex<Option<(Attachment, Looking)>>,
+    polite: AtomicUsize,
+}
+
+impl Line for Client {
+    fn end(&self, force: bool) {
+        let asked = self.polite.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if force || asked.is_err() {
+            let gone = self.place.lock().expect("not poisoned").take();
+            drop(gone);
+        }
+    }
+}
+
 struct World {
     reactor: ReactorThread,
     pool: Arc<Pool<SimDisk>>,
+    volumes: Arc<Volumes<SimDisk>>,
     sessions: Arc<Sessions>,
+    files: Arc<SimFiles>,
     engine: PoolEngine<SimDisk>,
     runtime: tokio::runtime::Runtime,
 }
@@ -27,18 +110,9 @@ struct World {
 impl World {
     fn new() -> World {
         let reactor = Reactor::start(Config::default()).expect("a reactor");
-        let pool = reactor.handle().spawn_with(|| async {
-            let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
-            Pool::create(
-                SimDisk::file(1 << 30),
-                [7; 16],
-                create,
-                Options { lanes: 1, map_cache_bytes: MIB, read_cache_bytes: MIB },
-            )
-            .await
-        });
-        let pool = pool.expect("the reactor runs").wait().expect("the task ends").expect("a pool");
-        let sessions = Sessions::new();
+        let files = Arc::new(SimFiles { reactor: reactor.handle().clone(), disks: Mutex::default() });
+        let pool = files.pool("/the/pool", 1 << 30, true, [7; 16]).expect("a pool");
+        let volumes = Volumes::new(pool.clone(), "/the/pool".into());
         let info = Info {
             version: "0.0.0".into(),
             pid: 1,
@@ -47,9 +121,27 @@ impl World {
             control: "/the/socket".into(),
             nbd: Vec::new(),
         };
-        let engine = PoolEngine::new(pool.clone(), reactor.handle().clone(), sessions.clone(), info);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        World { reactor, pool, sessions, engine, runtime }
+        let engine = PoolEngine::new(volumes.clone(), reactor.handle().clone(), files.clone(), None, info);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let sessions = volumes.sessions.clone();
+        World { reactor, pool, volumes, sessions, files, engine, runtime }
+    }
+
+    /// Connects the process `pid`; the client ends at the request after `polite` others unless it is forced.
+    fn client(&self, export: &str, pid: i32, polite: usize) -> Result<Arc<Client>, String> {
+        let looking = self.sessions.look(Target::of_export(export)).map_err(|e| e.to_string())?;
+        let client = Arc::new(Client { place: Mutex::default(), polite: AtomicUsize::new(polite) });
+        let consumer = Consumer::Process { uid: 0, pid, command: None };
+        let volume = export.split('@').next().expect("a name");
+        let shared = self.wait(self.engine.volume(volume.into())).map_err(|e| e.to_string())?.shared;
+        let attached = self.sessions.attach(&looking, &consumer, shared, client.clone());
+        let place = (attached.map_err(|e| e.to_string())?, looking);
+        *client.place.lock().expect("not poisoned") = Some(place);
+        Ok(client)
+    }
+
+    fn leave(client: &Client) {
+        drop(client.place.lock().expect("not poisoned").take());
     }
 
     fn wait<T>(&self, answer: Pending<T>) -> Result<T, ApiError> {
@@ -127,10 +219,10 @@ fn what_is_asked_for_is_done() {
     assert!(tree.nodes.iter().any(|n| n.kind == TreeKind::Head { volume: "c".into() }));
     assert_eq!(tree.nodes.len(), 5);
 
-    let status = w.ok(w.engine.pool());
+    let status = w.ok(w.engine.pool(None));
     assert_eq!((&*status.path, status.volumes, status.snapshots), ("/the/pool", 3, 3));
     assert_eq!(status.id, "07".repeat(16));
-    let report = w.ok(w.engine.check(true));
+    let report = w.ok(w.engine.check(None, true));
     assert!(report.clean, "{report:?}");
     assert_eq!((report.data_blocks, report.data_verified), (3, 3));
 
@@ -174,8 +266,10 @@ fn what_is_wrong_is_refused_with_its_code() {
     let source = Some(SnapshotRef { volume: "a".into(), snapshot: "s".into() });
     let small = CreateVolume { source: source.clone(), ..volume("x", Some(1)) };
     assert_eq!(w.code(w.engine.create_volume(small)), ErrorCode::Shrink);
-    let described = CreateVolume { source, description: "lost".into(), ..volume("x", None) };
-    assert_eq!(w.code(w.engine.create_volume(described)), ErrorCode::InvalidArgument);
+    let described = CreateVolume { source, description: "kept".into(), ..volume("x", None) };
+    assert_eq!(w.ok(w.engine.create_volume(described)).description, "kept");
+    let typed = CreateVolume { volume_type: Some("no".into()), ..volume("y", Some(MIB)) };
+    assert_eq!(w.code(w.engine.create_volume(typed)), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.resize_volume("a".into(), 1)), ErrorCode::Shrink);
     assert_eq!(w.code(w.engine.delete_volume("a".into(), false)), ErrorCode::HasSnapshots);
     assert_eq!(w.code(w.engine.delete_volume("no".into(), true)), ErrorCode::NotFound);
@@ -190,19 +284,19 @@ fn what_is_in_use_stays_and_what_is_going_is_not_connected_to() {
     let w = World::new();
     w.create("a", MIB);
     w.snapshot("a", "s");
-    let head = w.sessions.attach(Target::of_export("a")).expect("free");
-    let reader = w.sessions.attach(Target::of_export("a@s")).expect("free");
+    let head = w.client("a", 1, 0).expect("free");
+    let reader = w.client("a@s", 2, 0).expect("free");
     let shown = w.ok(w.engine.volume("a".into()));
     assert_eq!((shown.status, shown.connections), (VolumeStatus::InUse, 1));
     assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Busy);
     assert_eq!(w.code(w.engine.delete_snapshot("a".into(), "s".into())), ErrorCode::Busy);
     assert_eq!(w.code(w.engine.rollback("a".into(), "s".into(), Rollback::default())), ErrorCode::Busy);
     w.ok(w.engine.rollback("a".into(), "s".into(), Rollback { force: true }));
-    drop(head);
+    World::leave(&head);
     assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Busy, "a snapshot is being read");
-    drop(reader);
+    World::leave(&reader);
     w.ok(w.engine.delete_volume("a".into(), true));
-    assert!(w.sessions.attach(Target::of_export("a")).is_ok(), "the hold ends with the operation");
+    assert!(w.sessions.look(Target::of_export("a")).is_ok(), "the hold ends with the operation");
     w.reactor.join().expect("ends in order");
 }
 
@@ -210,11 +304,11 @@ fn what_is_in_use_stays_and_what_is_going_is_not_connected_to() {
 fn a_connection_that_is_just_closing_is_waited_for() {
     let w = World::new();
     w.create("a", MIB);
-    let leaving = w.sessions.attach(Target::of_export("a")).expect("free");
+    let leaving = w.client("a", 1, 0).expect("free");
     let deletion = w.engine.delete_volume("a".into(), false);
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| w.runtime.block_on(deletion));
-        drop(leaving);
+        World::leave(&leaving);
         assert_eq!(thread.join().expect("ends"), Ok(()));
     });
     w.reactor.join().expect("ends in order");
@@ -224,6 +318,211 @@ fn a_connection_that_is_just_closing_is_waited_for() {
 fn with_the_reactor_gone_the_answer_says_so() {
     let World { reactor, engine, runtime, .. } = World::new();
     reactor.join().expect("ends in order");
-    let error = runtime.block_on(engine.check(false)).expect_err("nobody is left to do it");
+    let error = runtime.block_on(engine.check(None, false)).expect_err("nobody is left to do it");
     assert_eq!(error.code, ErrorCode::Unavailable);
+}
+
+fn limits(settings: &[(&str, u64)]) -> SetVolumeQos {
+    SetVolumeQos { set: settings.iter().map(|(key, value)| ((*key).into(), *value)).collect() }
+}
+
+#[test]
+fn types_carry_limits_to_their_volumes() {
+    let w = World::new();
+    let rule = limits(&[("total_iops_sec", 100)]).set;
+    let policy = CreateQosPolicy { name: "slow".into(), ..CreateQosPolicy::default() };
+    assert_eq!(
+        w.code(w.engine.edit_qos_policy("slow".into(), EditQosPolicy::default())),
+        ErrorCode::NotFound
+    );
+    w.ok(w.engine.create_qos_policy(policy.clone()));
+    assert_eq!(w.code(w.engine.create_qos_policy(policy)), ErrorCode::Exists);
+    let edited = EditQosPolicy { set: rule, ..EditQosPolicy::default() };
+    assert_eq!(w.ok(w.engine.edit_qos_policy("slow".into(), edited)).rule.total_iops_sec, 100);
+
+    let new = |name: &str, qos: &str| CreateType {
+        name: name.into(),
+        qos: Some(qos.into()),
+        default: true,
+        ..CreateType::default()
+    };
+    assert_eq!(w.code(w.engine.create_type(new("bronze", "no"))), ErrorCode::NotFound);
+    w.ok(w.engine.create_type(new("bronze", "slow")));
+    assert_eq!(w.code(w.engine.create_type(new("bronze", "slow"))), ErrorCode::Exists);
+    w.create("a", MIB);
+    let shown = w.ok(w.engine.volume("a".into()));
+    assert_eq!((&*shown.volume_type, &*shown.pool, shown.shared), ("bronze", MAIN_POOL, false));
+
+    let qos = w.ok(w.engine.volume_qos("a".into()));
+    assert_eq!(
+        (qos.source, qos.rule.total_iops_sec, qos.type_rule.as_deref()),
+        (QosSource::Type, 100, Some("slow"))
+    );
+    let own =
+        w.ok(w.engine.set_volume_qos("a".into(), limits(&[("read_bytes_sec", 5), ("write_iops_sec", 6)])));
+    assert_eq!((own.source, own.rule.read_bytes_sec, own.rule.total_iops_sec), (QosSource::Volume, 5, 0));
+    let bad = w.engine.set_volume_qos("a".into(), limits(&[("total_bytes_sec", 5)]));
+    assert_eq!(w.code(bad), ErrorCode::InvalidArgument, "total and read exclude each other");
+    assert_eq!(
+        w.code(w.engine.set_volume_qos("a".into(), limits(&[("iops", 5)]))),
+        ErrorCode::InvalidArgument
+    );
+    let cleared =
+        w.engine.set_volume_qos("a".into(), limits(&[("read_bytes_sec", 0), ("write_iops_sec", 0)]));
+    assert_eq!(w.ok(cleared).source, QosSource::Type);
+
+    // All of it is in the pool: an engine that comes later finds it.
+    let later = Volumes::new(w.pool.clone(), "/the/pool".into());
+    let engine = PoolEngine::new(later, w.reactor.handle().clone(), w.files.clone(), None, w.engine.info());
+    assert_eq!(w.ok(engine.volume_qos("a".into())).rule.total_iops_sec, 100);
+    assert!(w.ok(engine.volume_type("bronze".into())).default);
+
+    assert_eq!(w.code(w.engine.delete_type("bronze".into())), ErrorCode::Busy, "a volume has it");
+    assert_eq!(w.code(w.engine.delete_qos_policy("slow".into())), ErrorCode::Busy, "a type points to it");
+    let retype = |name: &str| Retype { volume_type: name.into() };
+    assert_eq!(w.code(w.engine.retype_volume("a".into(), retype("no"))), ErrorCode::NotFound);
+    w.ok(w.engine.retype_volume("a".into(), retype(DEFAULT_TYPE)));
+    assert_eq!(w.ok(w.engine.volume_qos("a".into())).source, QosSource::None);
+    assert_eq!(w.code(w.engine.delete_type("bronze".into())), ErrorCode::Busy, "it is the default");
+    let default = |yes| EditType { default: Some(yes), ..EditType::default() };
+    assert_eq!(w.code(w.engine.edit_type("bronze".into(), default(false))), ErrorCode::InvalidArgument);
+    w.ok(w.engine.edit_type(DEFAULT_TYPE.into(), default(true)));
+    w.ok(w.engine.delete_type("bronze".into()));
+    w.ok(w.engine.delete_qos_policy("slow".into()));
+    assert_eq!(w.code(w.engine.delete_type(DEFAULT_TYPE.into())), ErrorCode::Busy);
+    let names: Vec<_> = w.ok(w.engine.types()).types.into_iter().map(|t| t.name).collect();
+    assert_eq!(names, [DEFAULT_TYPE]);
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn volumes_of_several_pools_are_as_of_one() {
+    let w = World::new();
+    let create = |name: &str, path: &str| CreatePool { name: name.into(), path: path.into(), limit: None };
+    assert_eq!(w.code(w.engine.create_pool(create("bulk", "relative"))), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(w.engine.create_pool(create("bulk", "/the/pool"))), ErrorCode::Exists);
+    assert_eq!(w.code(w.engine.create_pool(create(MAIN_POOL, "/bulk"))), ErrorCode::Exists);
+    let made = w.ok(w.engine.create_pool(create("bulk", "/bulk")));
+    assert_eq!((made.error, made.status.map(|s| s.volumes)), (None, Some(0)));
+    let typed = CreateType {
+        name: "bulk".into(),
+        specs: [(BACKEND.to_owned(), "bulk".to_owned())].into(),
+        ..CreateType::default()
+    };
+    w.ok(w.engine.create_type(typed.clone()));
+    let elsewhere =
+        CreateType { name: "x".into(), specs: [(BACKEND.to_owned(), "no".to_owned())].into(), ..typed };
+    assert_eq!(w.code(w.engine.create_type(elsewhere)), ErrorCode::NotFound);
+
+    let volume = |name: &str, volume_type: &str| CreateVolume {
+        name: name.into(),
+        size: Some(MIB),
+        volume_type: Some(volume_type.into()),
+        ..CreateVolume::default()
+    };
+    assert_eq!(w.ok(w.engine.create_volume(volume("b", "bulk"))).pool, "bulk");
+    w.create("a", MIB);
+    assert_eq!(
+        w.code(w.engine.create_volume(volume("b", DEFAULT_TYPE))),
+        ErrorCode::Exists,
+        "in the other pool"
+    );
+    let renamed = EditVolume { name: Some("b".into()), ..EditVolume::default() };
+    assert_eq!(w.code(w.engine.edit_volume("a".into(), renamed)), ErrorCode::Exists);
+    let names: Vec<_> = w.ok(w.engine.volumes()).volumes.into_iter().map(|v| (v.name, v.pool)).collect();
+    assert_eq!(names, [("a".into(), MAIN_POOL.into()), ("b".into(), "bulk".into())]);
+    w.snapshot("b", "s");
+    assert_eq!(w.ok(w.engine.snapshots(None)).snapshots.len(), 1);
+    assert_eq!(w.ok(w.engine.volume_type("bulk".into())).volumes, 1);
+    let source = SnapshotRef { volume: "b".into(), snapshot: "s".into() };
+    let clone = CreateVolume { name: "c".into(), source: Some(source.clone()), ..CreateVolume::default() };
+    let cloned = w.ok(w.engine.create_volume(clone.clone()));
+    assert_eq!((&*cloned.pool, &*cloned.volume_type), ("bulk", "bulk"), "as its source");
+    let moved = CreateVolume { name: "d".into(), volume_type: Some(DEFAULT_TYPE.into()), ..clone };
+    assert_eq!(w.code(w.engine.create_volume(moved)), ErrorCode::InvalidArgument);
+    let retyped = w.engine.retype_volume("b".into(), Retype { volume_type: DEFAULT_TYPE.into() });
+    assert_eq!(w.code(retyped), ErrorCode::Unsupported);
+    let members = ["a", "b"].map(|v| GroupMember { volume: v.into(), name: "g".into() }).into();
+    let group = CreateGroup { members, description: String::new() };
+    assert_eq!(w.code(w.engine.create_group(group)), ErrorCode::InvalidArgument, "two orders of writes");
+
+    assert_eq!(w.ok(w.engine.pool(Some("bulk".into()))).volumes, 2);
+    assert!(w.ok(w.engine.check(Some("bulk".into()), true)).clean);
+    assert_eq!(w.code(w.engine.check(Some("no".into()), true)), ErrorCode::NotFound);
+    let grow = |limit| GrowPool { limit };
+    assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(None))), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(Some(MIB)))), ErrorCode::Shrink);
+    assert_eq!(w.ok(w.engine.grow_pool("bulk".into(), grow(Some(2 << 30)))).limit, 2 << 30);
+
+    assert_eq!(w.code(w.engine.remove_pool("bulk".into())), ErrorCode::Busy, "it has volumes");
+    w.ok(w.engine.delete_volume("b".into(), true));
+    w.ok(w.engine.delete_volume("c".into(), true));
+    assert_eq!(w.code(w.engine.remove_pool("bulk".into())), ErrorCode::Busy, "a type names it");
+    w.ok(w.engine.delete_type("bulk".into()));
+    w.ok(w.engine.remove_pool("bulk".into()));
+    assert_eq!(w.code(w.engine.remove_pool(MAIN_POOL.into())), ErrorCode::Busy);
+    assert_eq!(w.ok(w.engine.pools()).pools.len(), 1);
+
+    // It comes back as it was left, unless a name is taken by now.
+    w.ok(w.engine.create_pool(create("bulk", "/bulk")));
+    assert_eq!(w.ok(w.engine.pool(Some("bulk".into()))).limit, 2 << 30);
+    w.ok(w.engine.create_type(CreateType {
+        name: "bulk".into(),
+        specs: [(BACKEND.to_owned(), "bulk".to_owned())].into(),
+        ..CreateType::default()
+    }));
+    w.ok(w.engine.create_volume(volume("e", "bulk")));
+    let slot = w.volumes.pools.remove("bulk").expect("is there");
+    w.files.remove(&slot).expect("closes");
+    w.create("e", MIB);
+    let error = w.wait(w.engine.create_pool(create("again", "/bulk"))).expect_err("two volumes e");
+    assert!(error.code == ErrorCode::Exists && error.message.contains("'e'"), "{error:?}");
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn attachments_are_exclusive_and_can_be_ended() {
+    let w = World::new();
+    w.create("a", MIB);
+    w.snapshot("a", "s");
+    assert_eq!(
+        w.code(w.engine.detach("a".into(), Detach::default())),
+        ErrorCode::NotFound,
+        "nobody is there"
+    );
+    let _first = w.client("a", 1, 0).expect("free");
+    let _second = w.client("a", 1, 0).expect("the same process");
+    assert!(w.client("a", 2, 0).err().expect("taken").contains("pid 1"));
+    let shown = w.ok(w.engine.volume("a".into())).attachments;
+    assert_eq!((shown.len(), shown[0].connections, &*shown[0].export), (1, 2, "a"));
+
+    let shared = |yes| EditVolume { shared: Some(yes), ..EditVolume::default() };
+    assert!(w.ok(w.engine.edit_volume("a".into(), shared(true))).shared);
+    let _third = w.client("a", 2, 0).expect("shared now");
+    let _reader = w.client("a@s", 3, 0).expect("a snapshot");
+    assert_eq!(w.ok(w.engine.attachments("a".into())).attachments.len(), 3);
+    let renamed = EditVolume { name: Some("b".into()), ..EditVolume::default() };
+    assert_eq!(w.code(w.engine.edit_volume("a".into(), renamed.clone())), ErrorCode::Busy);
+
+    let left = w.ok(w.engine.detach("a".into(), Detach::default())).attachments;
+    assert_eq!(left.iter().map(|a| &*a.export).collect::<Vec<_>>(), ["a@s"], "the snapshot's reader stays");
+    let of_snapshot = |snapshot: &str| Detach { snapshot: Some(snapshot.into()), force: false };
+    assert_eq!(w.code(w.engine.detach("a".into(), of_snapshot("no"))), ErrorCode::NotFound);
+    assert!(w.ok(w.engine.detach("a".into(), of_snapshot("s"))).attachments.is_empty());
+
+    // One that does not end when it is asked to.
+    let _stubborn = w.client("a", 4, 1).expect("free");
+    let forced = Detach { force: true, snapshot: None };
+    assert!(w.ok(w.engine.detach("a".into(), forced)).attachments.is_empty());
+    let _stale = w.client("a@s", 5, 1).expect("free");
+    let device = Consumer::Kernel { device: "/dev/nbd0".into() };
+    w.sessions.pin(Target::of_export("a"), &device, true).expect("free");
+    assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Busy);
+    assert!(w.ok(w.engine.reset_attachments("a".into())).attachments.is_empty());
+
+    let edited = w.ok(w.engine.edit_volume("a".into(), renamed));
+    assert_eq!((&*edited.name, edited.shared, edited.snapshots), ("b", true, 1));
+    assert_eq!(w.code(w.engine.volume("a".into())), ErrorCode::NotFound);
+    assert_eq!(w.code(w.engine.attach("b".into(), Attach::default())), ErrorCode::Unsupported);
+    w.reactor.join().expect("ends in order");
 }

@@ -224,6 +224,15 @@ pub trait Export: 'static {
     /// What it is. Called at negotiation only.
     fn info(&self) -> ExportInfo;
 
+    /// The client is about to use it, which a client that only asks what there is never comes to: the last chance to
+    /// refuse. Called once.
+    ///
+    /// # Errors
+    /// Why it may not, or not now.
+    fn begin(&self) -> impl Future<Output = Result<(), OpenError>> {
+        ready(Ok(()))
+    }
+
     /// The metadata contexts besides `base:allocation` that match one of these queries, each once; with no query, all.
     /// What a query other than an exact name matches is the namespace's own affair; a trailing colon usually means
     /// everything that begins so. Where that is much, names that end so may stand for what a further query lists.

@@ -248,9 +248,10 @@ impl<X: Exports, T: Transport> Negotiation<'_, X, T> {
     async fn export_name(&mut self, payload: &[u8]) -> Result<Next<X::Export>, SessionError> {
         let refused = |why: String| SessionError::new(SessionErrorKind::Refused, why);
         let name = payload::export_name(payload).map_err(|e| refused(format!("EXPORT_NAME: {}", e.0)))?;
-        let export = self.exports.open(name, self.client).await.map_err(|error| {
-            refused(format!("EXPORT_NAME of '{}': {}", echo(name), describe(&error, name).1))
-        })?;
+        let unavailable =
+            |error| refused(format!("EXPORT_NAME of '{}': {}", echo(name), describe(&error, name).1));
+        let export = self.exports.open(name, self.client).await.map_err(unavailable)?;
+        export.begin().await.map_err(unavailable)?;
         let info = export.info();
         self.keep_selection_for(name);
         let flags = transmission_flags(&info, self.style, self.selection.is_some());
@@ -283,6 +284,9 @@ impl<X: Exports, T: Transport> Negotiation<'_, X, T> {
             },
         };
         if code == option::GO {
+            if let Err(error) = export.begin().await {
+                return Ok(self.not_opened(code, request.name, &error));
+            }
             self.keep_selection_for(request.name);
         }
         let selected =

@@ -76,7 +76,7 @@ fn a_copy_of_a_snapshot_with_the_changed_ranges_is_the_other_snapshot() {
     // Beyond the snapshots, a head that grew, and an automatic snapshot of it after a rollback, which is an ancestor of
     // nothing.
     drop(client);
-    daemon.cairn(&["volume", "resize", "demo", "--size", "48M"]).ok();
+    daemon.cairn(&["volume", "resize", "demo", "--size", "48M", "--yes"]).ok();
     let mut client = daemon.connect("demo");
     change_at_random(&mut client, &mut rng, 48 * MIB / BLOCK as u64);
     drop(client);
@@ -123,6 +123,7 @@ fn libnbd_and_qemu_show_what_changed() {
     client.write(512 * MIB, &[3; BLOCK]).expect("a write");
     let block = BLOCK as u64;
     let until_tuesday = [(0, block), (8 * MIB, 2 * block)];
+    drop(client);
 
     let listed = run("nbdinfo", &["--json", &daemon.uri("demo")]).ok().json();
     let listed = listed["exports"][0]["contexts"].as_array().expect("contexts are a list").clone();
@@ -164,7 +165,6 @@ fn libnbd_and_qemu_show_what_changed() {
     let described = run("nbdinfo", &["--map=qemu:dirty-bitmap:tuesday", &daemon.uri("demo")]).ok().stdout;
     assert!(described.contains("dirty"), "{described}");
     run("nbdinfo", &["--map=cairn:changed:sunday", &daemon.uri("demo")]).refused();
-    drop(client);
     daemon.stop();
 }
 

@@ -51,6 +51,7 @@ fn nbdinfo_maps_what_was_written_zeroed_and_trimmed() {
     client.write_zeroes(448 * KIB, 32 << 10).expect("zeroes");
     client.write(GIB - 4 * KIB, &[3; BLOCK]).expect("a write");
     client.flush().expect("a flush");
+    drop(client);
 
     let map = nbdinfo(&["--map", "--json", &daemon.uri("demo")]);
     let extents = map.as_array().expect("a map is a list");

@@ -62,13 +62,15 @@ fn names_in_use_are_refused_and_change_nothing() {
 #[test]
 fn volumes_grow_at_once_and_never_shrink() {
     let (_dir, daemon) = demo();
+    // Looked at by nbdinfo while it is in use.
+    daemon.cairn(&["volume", "edit", "demo", "--shared", "on"]).ok();
     let mut before = daemon.connect("demo");
     before.write(64 * MIB - 4096, &[1; BLOCK]).expect("a write");
     daemon.cairn(&["volume", "resize", "demo", "--size", "32M"]).refused();
     daemon.cairn(&["volume", "resize", "demo", "--size", "0"]).refused();
     assert_eq!(daemon.connect("demo").info().size, 64 * MIB, "a refused shrink changes nothing");
 
-    daemon.cairn(&["volume", "resize", "demo", "--size", "1G"]).ok();
+    daemon.cairn(&["volume", "resize", "demo", "--size", "1G", "--yes"]).ok();
     let mut after = daemon.connect("demo");
     assert_eq!(after.info().size, 1024 * MIB);
     let size = run("nbdinfo", &["--size", &daemon.uri("demo")]).ok().stdout;

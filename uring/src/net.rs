@@ -305,16 +305,12 @@ impl Stream {
     ///
     /// `NotConnected` when the connection is gone.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let how = match how {
-            Shutdown::Read => libc::SHUT_RD,
-            Shutdown::Write => libc::SHUT_WR,
-            Shutdown::Both => libc::SHUT_RDWR,
-        };
-        // SAFETY: a system call on a descriptor we own.
-        if unsafe { libc::shutdown(self.socket.as_raw_fd(), how) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+        shut_down(&self.socket, how)
+    }
+
+    /// What ends the connection from anywhere else, as [`shutdown`](Stream::shutdown) of both directions does.
+    pub fn closer(&self) -> Closer {
+        Closer { socket: Arc::clone(&self.socket) }
     }
 
     /// Who is at the other end, as of when the connection was made.
@@ -324,6 +320,33 @@ impl Stream {
 
     async fn receive<B: IoBufMut>(&self, buf: B, skip: usize, flags: i32) -> (io::Result<usize>, B) {
         Op::new(Recv { socket: Arc::clone(&self.socket), buf, skip, flags }).await
+    }
+}
+
+fn shut_down(socket: &OwnedFd, how: Shutdown) -> io::Result<()> {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: a system call on a descriptor that the reference keeps open.
+    if unsafe { libc::shutdown(socket.as_raw_fd(), how) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Ends a [`Stream`]'s connection, from any thread. It keeps the descriptor open, not the connection.
+#[derive(Clone, Debug)]
+pub struct Closer {
+    socket: Arc<OwnedFd>,
+}
+
+impl Closer {
+    /// Ends the connection; what waits for it gets an error or the end of the stream.
+    pub fn close(&self) {
+        // The only failure is ENOTCONN: it has ended already.
+        let _ = shut_down(&self.socket, Shutdown::Both);
     }
 }
 

@@ -1,12 +1,15 @@
 //! Text for people: tables, lists of fields, sizes and times. Nothing here prints; everything returns text.
 
+pub(crate) mod attachments;
 pub(crate) mod pool;
+pub(crate) mod qos;
 pub(crate) mod snapshots;
 pub(crate) mod tree;
+pub(crate) mod types;
 pub(crate) mod volumes;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -30,6 +33,7 @@ pub(crate) struct Look {
 pub(crate) enum Tone {
     Good,
     Active,
+    Warning,
     Bad,
     Faint,
     Strong,
@@ -40,6 +44,7 @@ impl Tone {
         match self {
             Tone::Good => AnsiColor::Green.on_default(),
             Tone::Active => AnsiColor::Cyan.on_default(),
+            Tone::Warning => AnsiColor::Yellow.on_default().bold(),
             Tone::Bad => AnsiColor::Red.on_default().bold(),
             Tone::Faint => Style::new().dimmed(),
             Tone::Strong => Style::new().bold(),
@@ -52,6 +57,7 @@ impl Tone {
         match self {
             Tone::Good => cell.fg(Color::DarkGreen),
             Tone::Active => cell.fg(Color::DarkCyan),
+            Tone::Warning => cell.fg(Color::DarkYellow).add_attribute(Attribute::Bold),
             Tone::Bad => cell.fg(Color::DarkRed).add_attribute(Attribute::Bold),
             Tone::Faint => cell.add_attribute(Attribute::Dim),
             Tone::Strong => cell.add_attribute(Attribute::Bold),
@@ -125,6 +131,10 @@ fn table(columns: &[Column], rows: Vec<Vec<Cell>>, look: &Look) -> String {
     for (at, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, if at + 1 == columns.len() { 0 } else { 2 }));
         column.set_cell_alignment(columns[at].1);
+        // Text may be wrapped, a figure may not.
+        if columns[at].1 == CellAlignment::Right {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     let mut text = String::new();
     for line in table.lines() {
@@ -146,6 +156,11 @@ fn fields(fields: &[(&str, String)], look: &Look) -> String {
         .collect()
 }
 
+/// What is not there, in a table.
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
 /// `1 snapshot`, `2 snapshots`.
 fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
@@ -154,6 +169,11 @@ fn count(number: u64, one: &str) -> String {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+
+    /// As a terminal of 80 columns without colours shows it.
+    pub(crate) fn narrow() -> Look {
+        Look { width: Some(80), ..look() }
+    }
 
     /// 2026-01-02 00:00 UTC, as a pipe shows it.
     pub(crate) fn look() -> Look {

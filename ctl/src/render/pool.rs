@@ -1,9 +1,10 @@
-//! The pool for people.
+//! Pools for people.
 
 use cairn_api::Size;
-use cairn_api::pool::{CheckReport, PoolStatus};
+use cairn_api::pool::{CheckReport, Fill, PoolEntry, PoolStatus};
+use comfy_table::Cell;
 
-use super::{Look, Tone, count, fields};
+use super::{Look, Tone, count, fields, left, right, table};
 
 /// The share of `whole` that `part` is, in percent with one decimal.
 fn percent(part: u64, whole: u64) -> String {
@@ -11,7 +12,88 @@ fn percent(part: u64, whole: u64) -> String {
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
-/// The pool's figures, one a line, the worrying ones first where there are any.
+fn tone(fill: Fill) -> Tone {
+    match fill {
+        Fill::Ok => Tone::Good,
+        Fill::High => Tone::Warning,
+        Fill::Critical => Tone::Bad,
+    }
+}
+
+/// In a word, how a pool fares.
+fn state(entry: &PoolEntry) -> (&'static str, Tone) {
+    match &entry.status {
+        None => ("not open", Tone::Bad),
+        Some(status) if status.fenced.is_some() => ("fenced", Tone::Bad),
+        Some(status) if status.checksum_errors > 0 => ("damaged", Tone::Bad),
+        Some(_) => ("healthy", Tone::Good),
+    }
+}
+
+/// All pools as a table, and below it why some could not be opened.
+pub(crate) fn list(pools: &[PoolEntry], look: &Look) -> String {
+    let columns = [
+        left("NAME"),
+        left("STATE"),
+        left("FILL"),
+        right("USED"),
+        right("LIMIT"),
+        right("VOLUMES"),
+        left("PATH"),
+    ];
+    let rows = pools.iter().map(|entry| {
+        let (word, mood) = state(entry);
+        let figure = |figure: fn(&PoolStatus) -> String| {
+            Cell::new(entry.status.as_ref().map_or_else(|| "-".to_owned(), figure))
+        };
+        let fill = entry.status.as_ref().map_or(Cell::new("-"), |status| {
+            tone(status.fill).cell(Cell::new(format!(
+                "{} ({})",
+                status.fill.as_str(),
+                percent(status.used, status.limit)
+            )))
+        });
+        vec![
+            Cell::new(&entry.name),
+            mood.cell(Cell::new(word)),
+            fill,
+            figure(|status| Size(status.used).to_string()),
+            figure(|status| Size(status.limit).to_string()),
+            figure(|status| status.volumes.to_string()),
+            Cell::new(&entry.path),
+        ]
+    });
+    let mut text = table(&columns, rows.collect(), look);
+    for PoolEntry { name, error, .. } in pools {
+        if let Some(error) = error {
+            text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, &format!("{name}:"))));
+        }
+    }
+    text
+}
+
+/// After adding one.
+pub(crate) fn created(entry: &PoolEntry) -> String {
+    let PoolEntry { name, path, status, .. } = entry;
+    let Some(status) = status else { return format!("added pool {name} on {path}\n") };
+    let limit = Size(status.limit);
+    match status.volumes {
+        0 => format!("created pool {name} on {path}; it may grow to {limit}\n"),
+        n => format!("added pool {name} on {path} with {}; it may grow to {limit}\n", count(n, "volume")),
+    }
+}
+
+/// After letting one grow.
+pub(crate) fn grown(status: &PoolStatus) -> String {
+    format!("pool {} may now grow to {}\n", status.name, Size(status.limit))
+}
+
+/// What to ask before removing one.
+pub(crate) fn remove_question(entry: &PoolEntry) -> String {
+    format!("Stop using pool {} ({})? What is in it stays as it is.", entry.name, entry.path)
+}
+
+/// A pool's figures, one a line, the worrying ones first where there are any.
 pub(crate) fn status(status: &PoolStatus, look: &Look) -> String {
     let mut lines = Vec::new();
     if let Some(why) = &status.fenced {
@@ -23,9 +105,11 @@ pub(crate) fn status(status: &PoolStatus, look: &Look) -> String {
         lines.push(("state", look.paint(Tone::Good, "healthy")));
     }
     lines.extend([
+        ("name", status.name.clone()),
         ("path", status.path.clone()),
         ("id", status.id.clone()),
         ("format", status.format.to_string()),
+        ("fill", look.paint(tone(status.fill), status.fill.as_str())),
         ("used", format!("{} ({} of the limit)", Size(status.used), percent(status.used, status.limit))),
         ("free", Size(status.free).to_string()),
         ("size", Size(status.size).to_string()),
@@ -79,11 +163,12 @@ pub(crate) fn check(report: &CheckReport, look: &Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::look;
+    use super::super::testing::{look, narrow};
     use super::*;
 
     fn healthy() -> PoolStatus {
         PoolStatus {
+            name: "main".into(),
             path: "/dev/vdb".into(),
             id: "00ff".into(),
             format: 1,
@@ -92,6 +177,7 @@ mod tests {
             used: 1 << 30,
             free: 900 << 30,
             reserve: 64 << 20,
+            fill: Fill::Ok,
             volumes: 3,
             snapshots: 12,
             pending_deletes: 0,
@@ -110,9 +196,11 @@ mod tests {
             status(&healthy(), &look()),
             "\
 state        healthy
+name         main
 path         /dev/vdb
 id           00ff
 format       1
+fill         ok
 used         1.0 GiB (0.0 % of the limit)
 free         900.0 GiB
 size         4.0 GiB
@@ -125,6 +213,61 @@ checkpoints  5
 barriers     77
 "
         );
+    }
+
+    #[test]
+    fn pools_are_a_table() {
+        let main = PoolEntry {
+            name: "main".into(),
+            path: "/var/lib/cairn/pool.cairn".into(),
+            status: Some(healthy()),
+            error: None,
+        };
+        let bulk = PoolStatus { used: 950 << 30, fill: Fill::High, ..healthy() };
+        let bulk = PoolEntry { name: "bulk".into(), path: "/b".into(), status: Some(bulk), ..main.clone() };
+        let gone = PoolEntry {
+            name: "gone".into(),
+            path: "/g".into(),
+            status: None,
+            error: Some("No such file or directory".into()),
+        };
+        assert_eq!(
+            list(&[main.clone(), bulk.clone(), gone.clone()], &look()),
+            "\
+NAME  STATE     FILL                USED    LIMIT  VOLUMES  PATH
+main  healthy   ok (0.0 %)       1.0 GiB  1.0 TiB        3  /var/lib/cairn/pool.cairn
+bulk  healthy   high (92.7 %)  950.0 GiB  1.0 TiB        3  /b
+gone  not open  -                      -        -        -  /g
+gone: No such file or directory
+"
+        );
+        assert_eq!(
+            list(std::slice::from_ref(&main), &narrow()),
+            "\
+NAME  STATE    FILL           USED    LIMIT  VOLUMES  PATH
+main  healthy  ok (0.0 %)  1.0 GiB  1.0 TiB        3  /var/lib/cairn/pool.cairn
+"
+        );
+        let coloured = Look { colour: true, ..look() };
+        assert!(list(std::slice::from_ref(&bulk), &coloured).contains("38;5;3m"), "a warning is yellow");
+        let fill = |fill| status(&PoolStatus { fill, ..healthy() }, &coloured);
+        assert!(fill(Fill::Ok).contains("\u{1b}[32mok"), "{}", fill(Fill::Ok));
+        assert!(fill(Fill::High).contains("33mhigh"), "{}", fill(Fill::High));
+        assert!(fill(Fill::Critical).contains("31mcritical"), "{}", fill(Fill::Critical));
+
+        let fenced = PoolStatus { fenced: Some("x".into()), ..healthy() };
+        assert_eq!(state(&PoolEntry { status: Some(fenced), ..main.clone() }).0, "fenced");
+        let damaged = PoolStatus { checksum_errors: 1, ..healthy() };
+        assert_eq!(state(&PoolEntry { status: Some(damaged), ..main.clone() }).0, "damaged");
+        assert_eq!(created(&bulk), "added pool bulk on /b with 3 volumes; it may grow to 1.0 TiB\n");
+        let new = PoolStatus { volumes: 0, ..healthy() };
+        assert_eq!(
+            created(&PoolEntry { status: Some(new), ..bulk.clone() }),
+            "created pool bulk on /b; it may grow to 1.0 TiB\n"
+        );
+        assert_eq!(created(&gone), "added pool gone on /g\n");
+        assert_eq!(grown(&healthy()), "pool main may now grow to 1.0 TiB\n");
+        assert_eq!(remove_question(&bulk), "Stop using pool bulk (/b)? What is in it stays as it is.");
     }
 
     #[test]

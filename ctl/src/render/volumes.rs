@@ -1,10 +1,11 @@
 //! Volumes for people.
 
 use cairn_api::Size;
+use cairn_api::attachment::{Attachment, Consumer};
 use cairn_api::volume::{Volume, VolumeStatus};
 use comfy_table::Cell;
 
-use super::{Look, Tone, count, fields, left, right, table};
+use super::{Look, Tone, attachments, count, fields, left, right, table};
 
 fn tone(status: VolumeStatus) -> Tone {
     match status {
@@ -18,48 +19,79 @@ fn origin(volume: &Volume) -> Option<String> {
     volume.origin.as_ref().map(|origin| format!("{}@{}", origin.volume, origin.snapshot))
 }
 
-/// All volumes as a table.
-pub(crate) fn list(volumes: &[Volume], look: &Look) -> String {
+/// Who uses a volume, as short as can be: `fio (4211)`, and how many more.
+fn used_by(volume: &Volume) -> String {
+    match &*volume.attachments {
+        [] => "-".to_owned(),
+        [one] => attachments::brief(&one.consumer),
+        [first, rest @ ..] => format!("{}, {} more", attachments::brief(&first.consumer), rest.len()),
+    }
+}
+
+/// All volumes as a table. What says the same of all of them is left out; the pools unless there are `several`.
+pub(crate) fn list(volumes: &[Volume], several: bool, look: &Look) -> String {
     if volumes.is_empty() {
         return "There are no volumes. Create one: cairn volume create NAME --size 10G\n".to_owned();
     }
+    let shared = volumes.iter().any(|volume| volume.shared);
+    let used = volumes.iter().any(|volume| !volume.attachments.is_empty());
+    let cloned = volumes.iter().any(|volume| volume.origin.is_some());
     let columns = [
-        left("NAME"),
-        right("SIZE"),
-        right("USED"),
-        left("STATUS"),
-        right("CLIENTS"),
-        right("SNAPSHOTS"),
-        left("ORIGIN"),
-        left("CREATED"),
+        (true, left("NAME")),
+        (true, right("SIZE")),
+        (true, right("USED")),
+        (true, left("STATUS")),
+        (true, left("TYPE")),
+        (several, left("POOL")),
+        (shared, left("SHARED")),
+        (used, left("USED BY")),
+        (true, right("SNAPSHOTS")),
+        (cloned, left("ORIGIN")),
+        (true, left("CREATED")),
     ];
     let rows = volumes.iter().map(|volume| {
-        vec![
+        let cells = [
             Cell::new(&volume.name),
             Cell::new(Size(volume.size)),
             Cell::new(Size(volume.mapped)),
             tone(volume.status).cell(Cell::new(volume.status.as_str())),
-            Cell::new(volume.connections),
+            Cell::new(&volume.volume_type),
+            Cell::new(&volume.pool),
+            Cell::new(if volume.shared { "yes" } else { "-" }),
+            Cell::new(used_by(volume)),
             Cell::new(volume.snapshots),
             Cell::new(origin(volume).unwrap_or_else(|| "-".to_owned())),
             Cell::new(look.ago(volume.created)),
-        ]
+        ];
+        cells.into_iter().zip(&columns).filter(|(_, (shown, _))| *shown).map(|(cell, _)| cell).collect()
     });
-    table(&columns, rows.collect(), look)
+    let rows = rows.collect();
+    let columns: Vec<_> = columns.into_iter().filter(|(shown, _)| *shown).map(|(_, column)| column).collect();
+    table(&columns, rows, look)
 }
 
-/// One volume, a field a line.
-pub(crate) fn show(volume: &Volume, uri: Option<&str>, look: &Look) -> String {
+/// One volume, a field a line; with its pool when there are `several`.
+pub(crate) fn show(volume: &Volume, several: bool, uri: Option<&str>, look: &Look) -> String {
     let mut lines = vec![
         ("name", volume.name.clone()),
         ("id", volume.id.to_string()),
         ("status", look.paint(tone(volume.status), volume.status.as_str())),
         ("size", format!("{} ({} bytes)", Size(volume.size), volume.size)),
         ("used", Size(volume.mapped).to_string()),
-        ("snapshots", volume.snapshots.to_string()),
-        ("clients", volume.connections.to_string()),
-        ("created", look.when(volume.created)),
+        ("type", volume.volume_type.clone()),
     ];
+    if several {
+        lines.push(("pool", volume.pool.clone()));
+    }
+    lines.extend([
+        ("snapshots", volume.snapshots.to_string()),
+        ("shared", if volume.shared { "yes" } else { "no" }.to_owned()),
+        ("clients", volume.connections.to_string()),
+    ]);
+    for attachment in &volume.attachments {
+        lines.push(("used by", attachments::line(attachment, look)));
+    }
+    lines.push(("created", look.when(volume.created)));
     if let Some(origin) = origin(volume) {
         lines.push(("origin", origin));
     }
@@ -88,11 +120,33 @@ pub(crate) fn created(volume: &Volume, uri: Option<&str>, look: &Look) -> String
     text
 }
 
-/// After growing one.
-pub(crate) fn resized(volume: &Volume, _: &Look) -> String {
-    let clients = match volume.connections {
-        0 => String::new(),
-        n => format!("; {} must ask for the size again to see it", count(n, "connected client")),
+/// After editing the one that was called `before`.
+pub(crate) fn edited(volume: &Volume, before: &str) -> String {
+    if volume.name != before {
+        return format!("volume {before} is now called {}\n", volume.name);
+    }
+    format!("changed volume {}\n", volume.name)
+}
+
+/// After giving one another type.
+pub(crate) fn retyped(volume: &Volume) -> String {
+    format!("volume {} is now of type {}\n", volume.name, volume.volume_type)
+}
+
+/// What to ask before growing.
+pub(crate) fn resize_question(volume: &Volume, size: u64) -> String {
+    let Volume { name, size: present, .. } = volume;
+    format!("Grow volume {name} from {} to {}? It cannot be made smaller again.", Size(*present), Size(size))
+}
+
+/// After growing one. The kernel's devices are told by the daemon, other clients cannot be.
+pub(crate) fn resized(volume: &Volume) -> String {
+    let kernel = |a: &&Attachment| matches!(a.consumer, Consumer::Kernel { .. });
+    let clients: Vec<_> = volume.attachments.iter().filter(|a| !kernel(a)).collect();
+    let clients = match &*clients {
+        [] => String::new(),
+        [one] => format!("; {} must ask for the size again to see it", one.consumer),
+        many => format!("; {} clients must ask for the size again to see it", many.len()),
     };
     format!("volume {} is now {}{clients}\n", volume.name, Size(volume.size))
 }
@@ -113,7 +167,8 @@ pub(crate) fn delete_question(volumes: &[Volume], with_snapshots: bool) -> Strin
 mod tests {
     use cairn_api::volume::SnapshotRef;
 
-    use super::super::testing::{at, look};
+    use super::super::attachments::testing::{fio, kernel};
+    use super::super::testing::{at, look, narrow};
     use super::*;
 
     fn demo() -> Volume {
@@ -127,7 +182,11 @@ mod tests {
             origin: None,
             snapshots: 2,
             status: VolumeStatus::InUse,
-            connections: 1,
+            connections: 4,
+            attachments: vec![fio()],
+            shared: false,
+            volume_type: "default".into(),
+            pool: "main".into(),
             checksum_errors: 0,
         }
     }
@@ -141,6 +200,7 @@ mod tests {
             snapshots: 0,
             status: VolumeStatus::Available,
             connections: 0,
+            attachments: Vec::new(),
             ..demo()
         }
     }
@@ -148,45 +208,93 @@ mod tests {
     #[test]
     fn a_list_is_a_table() {
         assert_eq!(
-            list(&[copy(), demo()], &look()),
+            list(&[Volume { origin: None, ..copy() }], false, &narrow()),
             "\
-NAME        SIZE     USED  STATUS     CLIENTS  SNAPSHOTS  ORIGIN   CREATED
-a-copy     512 B      0 B  available        0          0  demo@s1  5 minutes ago
-demo    10.0 GiB  1.5 GiB  in-use           1          2  -        5 minutes ago
+NAME     SIZE  USED  STATUS     TYPE     SNAPSHOTS  CREATED
+a-copy  512 B   0 B  available  default          0  5 minutes ago
 "
         );
-        assert!(list(&[], &look()).starts_with("There are no volumes."));
+        let bulk = Volume { pool: "bulk".into(), volume_type: "slow".into(), shared: true, ..demo() };
+        assert_eq!(
+            list(&[copy(), Volume { attachments: vec![fio(), fio()], ..bulk }], true, &look()),
+            "\
+NAME        SIZE     USED  STATUS     TYPE     POOL  SHARED  USED BY             SNAPSHOTS  ORIGIN   CREATED
+a-copy     512 B      0 B  available  default  main  -       -                           0  demo@s1  5 minutes ago
+demo    10.0 GiB  1.5 GiB  in-use     slow     bulk  yes     fio (4211), 1 more          2  -        5 minutes ago
+"
+        );
+        assert!(list(&[], false, &look()).starts_with("There are no volumes."));
+    }
+
+    #[test]
+    fn a_list_of_volumes_in_use_fits_a_terminal() {
+        assert_eq!(
+            list(
+                &[Volume { name: "db".into(), ..demo() }, Volume { name: "demo".into(), ..demo() }],
+                false,
+                &narrow()
+            ),
+            "\
+NAME      SIZE     USED  STATUS  TYPE     USED BY     SNAPSHOTS  CREATED
+db    10.0 GiB  1.5 GiB  in-use  default  fio (4211)          2  5 minutes ago
+demo  10.0 GiB  1.5 GiB  in-use  default  fio (4211)          2  5 minutes ago
+"
+        );
     }
 
     #[test]
     fn one_is_its_fields() {
         let volume = Volume { description: "the first".into(), checksum_errors: 3, ..demo() };
         assert_eq!(
-            show(&volume, Some("nbd+unix:///demo?socket=/s"), &look()),
+            show(&volume, true, Some("nbd+unix:///demo?socket=/s"), &narrow()),
             "\
 name             demo
 id               1
 status           in-use
 size             10.0 GiB (10737418240 bytes)
 used             1.5 GiB
+type             default
+pool             main
 snapshots        2
-clients          1
+shared           no
+clients          4
+used by          fio (pid 4211, uid 1000), 4 connections, since 2 hours ago
 created          2026-01-01 23:55:00 UTC (5 minutes ago)
 description      the first
 checksum errors  3
 connect          nbd+unix:///demo?socket=/s
 "
         );
+        let text = show(&Volume { shared: true, ..copy() }, false, None, &look());
+        assert!(text.contains("shared     yes\nclients    0\ncreated "), "{text}");
+        assert!(!text.contains("pool"), "there is only one: {text}");
     }
 
     #[test]
     fn changes_say_what_they_did() {
         assert_eq!(created(&demo(), Some("URI"), &look()), "created volume demo (10.0 GiB)\nconnect  URI\n");
         assert_eq!(created(&copy(), None, &look()), "created volume a-copy (512 B) from demo@s1\n");
-        assert_eq!(resized(&copy(), &look()), "volume a-copy is now 512 B\n");
+        assert_eq!(edited(&demo(), "old"), "volume old is now called demo\n");
+        assert_eq!(edited(&demo(), "demo"), "changed volume demo\n");
+        assert_eq!(retyped(&demo()), "volume demo is now of type default\n");
         assert_eq!(
-            resized(&demo(), &look()),
-            "volume demo is now 10.0 GiB; 1 connected client must ask for the size again to see it\n"
+            resize_question(&demo(), 20 << 30),
+            "Grow volume demo from 10.0 GiB to 20.0 GiB? It cannot be made smaller again."
+        );
+        assert_eq!(resized(&copy()), "volume a-copy is now 512 B\n");
+        assert_eq!(
+            resized(&demo()),
+            "volume demo is now 10.0 GiB; fio (pid 4211, uid 1000) must ask for the size again to see it\n"
+        );
+        let two = Volume { attachments: vec![fio(), kernel(), fio()], ..demo() };
+        assert_eq!(
+            resized(&two),
+            "volume demo is now 10.0 GiB; 2 clients must ask for the size again to see it\n"
+        );
+        assert_eq!(
+            resized(&Volume { attachments: vec![kernel()], ..demo() }),
+            "volume demo is now 10.0 GiB\n",
+            "a device is told"
         );
         assert_eq!(
             delete_question(&[demo()], true),

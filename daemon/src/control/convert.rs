@@ -1,13 +1,15 @@
 //! From the engine's words to the API's.
 
 use cairn_api::error::{ApiError, ErrorCode};
-use cairn_api::pool::{CheckReport, PoolStatus};
+use cairn_api::pool::{CheckReport, Fill, PoolStatus};
 use cairn_api::snapshot::{DiffExtent, ExtentKind, Snapshot, TreeKind, TreeNode};
 use cairn_api::volume::{SnapshotRef, Volume, VolumeStatus};
 use cairn_cow::{self as cow, ErrorKind};
 use jiff::Timestamp;
 
 use super::sessions::{InUse, Sessions, Target};
+use crate::pools::PoolSlot;
+use crate::settings::{is_shared, volume_type};
 
 /// An engine's error with its cause in the sentence and, by its kind, what to do about it.
 pub(super) fn error(error: &cow::Error) -> ApiError {
@@ -64,7 +66,10 @@ fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
 /// The answer to an operation on something that others use.
 pub(super) fn in_use(target: &Target, why: &InUse) -> ApiError {
     let hint = match why {
-        InUse::Connected(_) => "disconnect the NBD clients first (for the kernel's: nbd-client -d DEVICE)",
+        InUse::Connected(_) | InUse::Taken(_) => {
+            "disconnect the NBD clients first, or have the daemon do it: cairn volume detach"
+        }
+        InUse::Attached(_) => "detach it first: cairn volume detach",
         InUse::Held => "wait for it to end, then try again",
     };
     ApiError::new(ErrorCode::Busy, format!("{target} is in use: {why}")).with_hint(hint)
@@ -79,12 +84,14 @@ fn time(ms: u64) -> Timestamp {
         .unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-pub(super) fn volume(info: cow::VolumeInfo, fenced: bool, sessions: &Sessions) -> Volume {
-    let connections = sessions.count(&Target::Head { volume: info.name.clone() }) as u64;
-    let status = match connections {
-        _ if fenced || info.checksum_errors > 0 => VolumeStatus::Error,
-        0 => VolumeStatus::Available,
-        _ => VolumeStatus::InUse,
+pub(super) fn volume(info: cow::VolumeInfo, pool: &str, fenced: bool, sessions: &Sessions) -> Volume {
+    let attachments = sessions.attachments(&Target::Head { volume: info.name.clone() });
+    let status = if fenced || info.checksum_errors > 0 {
+        VolumeStatus::Error
+    } else if attachments.is_empty() {
+        VolumeStatus::Available
+    } else {
+        VolumeStatus::InUse
     };
     Volume {
         name: info.name,
@@ -96,7 +103,11 @@ pub(super) fn volume(info: cow::VolumeInfo, fenced: bool, sessions: &Sessions) -
         origin: info.origin.map(|o| SnapshotRef { volume: o.volume, snapshot: o.snapshot }),
         snapshots: info.snapshots as u64,
         status,
-        connections,
+        connections: attachments.iter().map(|a| a.connections).sum(),
+        attachments,
+        shared: is_shared(&info.attributes),
+        volume_type: volume_type(&info.attributes).to_owned(),
+        pool: pool.to_owned(),
         checksum_errors: info.checksum_errors,
     }
 }
@@ -143,9 +154,21 @@ pub(super) fn diff_extent(extent: cow::DiffExtent) -> DiffExtent {
     }
 }
 
-pub(super) fn pool_status(status: cow::PoolStatus, path: String) -> PoolStatus {
+/// Percentages of what a pool can hold at which it counts as filling up, and as nearly full.
+const WATERMARKS: [(u64, Fill); 2] = [(95, Fill::Critical), (80, Fill::High)];
+
+/// Which watermark a pool has reached.
+pub(crate) fn fill(status: &cow::PoolStatus) -> Fill {
+    let (used, all) = (u128::from(status.used), u128::from(status.used) + u128::from(status.free));
+    let reached = WATERMARKS.iter().find(|(percent, _)| used * 100 >= all * u128::from(*percent));
+    reached.map_or(Fill::Ok, |(_, fill)| *fill)
+}
+
+pub(super) fn pool_status<D: cow::Disk>(status: cow::PoolStatus, slot: &PoolSlot<D>) -> PoolStatus {
     PoolStatus {
-        path,
+        name: slot.name.clone(),
+        path: slot.path.clone(),
+        fill: fill(&status),
         id: status.id,
         format: status.format,
         limit: status.limit,
@@ -181,6 +204,8 @@ pub(super) fn check_report(report: cow::CheckReport) -> CheckReport {
 #[cfg(test)]
 mod tests {
     use std::io;
+
+    use cairn_api::attachment::Consumer;
 
     use super::*;
 
@@ -242,12 +267,48 @@ mod tests {
             attributes: cow::Attributes::default(),
         };
         let sessions = Sessions::new();
-        assert_eq!(volume(info.clone(), false, &sessions).status, VolumeStatus::Available);
-        let _client = sessions.attach(Target::Head { volume: "a".into() }).expect("free");
-        let used = volume(info.clone(), false, &sessions);
-        assert_eq!((used.status, used.connections), (VolumeStatus::InUse, 1));
-        assert_eq!(volume(info.clone(), true, &sessions).status, VolumeStatus::Error);
+        let show = |info: &cow::VolumeInfo, fenced| volume(info.clone(), "main", fenced, &sessions);
+        let free = show(&info, false);
+        assert_eq!(
+            (free.status, free.volume_type.as_str(), free.shared),
+            (VolumeStatus::Available, "default", false)
+        );
+        let device = Consumer::Kernel { device: "/dev/nbd0".into() };
+        sessions.pin(Target::Head { volume: "a".into() }, &device, false).expect("free");
+        let used = show(&info, false);
+        assert_eq!((used.status, used.connections), (VolumeStatus::InUse, 0));
+        assert_eq!(used.attachments[0].consumer, device);
+        assert_eq!(show(&info, true).status, VolumeStatus::Error);
         let bad = cow::VolumeInfo { checksum_errors: 1, ..info };
-        assert_eq!(volume(bad, false, &sessions).status, VolumeStatus::Error);
+        assert_eq!(show(&bad, false).status, VolumeStatus::Error);
+    }
+
+    #[test]
+    fn watermarks_are_of_what_can_be_held() {
+        let full = |used, free| {
+            let status = cow::PoolStatus {
+                id: String::new(),
+                format: 1,
+                limit: 1000,
+                size: 0,
+                used,
+                free,
+                reserve: 0,
+                volumes: 0,
+                snapshots: 0,
+                pending_deletes: 0,
+                fenced: None,
+                journal_used: 0,
+                journal_size: 0,
+                checkpoints: 0,
+                barriers: 0,
+                checksum_errors: 0,
+            };
+            fill(&status)
+        };
+        assert_eq!([full(0, 0), full(u64::MAX, 0)], [Fill::Critical; 2]);
+        assert_eq!([full(0, 1), full(79, 21), full(0, u64::MAX)], [Fill::Ok; 3]);
+        assert_eq!([full(80, 20), full(94, 6)], [Fill::High; 2]);
+        assert_eq!(full(95, 5), Fill::Critical);
     }
 }

@@ -2,13 +2,18 @@
 
 use std::pin::Pin;
 
+use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::ApiError;
 use cairn_api::info::Info;
-use cairn_api::pool::{CheckReport, PoolStatus};
+use cairn_api::pool::{CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus};
 use cairn_api::snapshot::{
     CreateGroup, CreateSnapshot, Diff, DiffQuery, Rollback, RolledBack, Snapshot, SnapshotList, Tree,
 };
-use cairn_api::volume::{CreateVolume, Volume, VolumeList};
+use cairn_api::types::{
+    CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
+    TypeList, VolumeQos, VolumeType,
+};
+use cairn_api::volume::{CreateVolume, EditVolume, Volume, VolumeList};
 
 /// An answer under way. Boxed, since the control side does hundreds of calls a second at most and the trait stays
 /// usable as `dyn`.
@@ -27,6 +32,22 @@ pub trait Engine: Send + Sync + 'static {
     fn volume(&self, name: String) -> Pending<Volume>;
     /// A new volume, blank or cloned from a snapshot.
     fn create_volume(&self, request: CreateVolume) -> Pending<Volume>;
+    /// Names, describes or shares a volume differently.
+    fn edit_volume(&self, name: String, request: EditVolume) -> Pending<Volume>;
+    /// Gives a volume another type, which holds at once.
+    fn retype_volume(&self, name: String, request: Retype) -> Pending<Volume>;
+    /// A volume's limits.
+    fn volume_qos(&self, name: String) -> Pending<VolumeQos>;
+    /// Changes a volume's own limits, which hold at once.
+    fn set_volume_qos(&self, name: String, request: SetVolumeQos) -> Pending<VolumeQos>;
+    /// Who uses a volume and its snapshots.
+    fn attachments(&self, volume: String) -> Pending<AttachmentList>;
+    /// Attaches a volume or snapshot to this machine's kernel.
+    fn attach(&self, volume: String, request: Attach) -> Pending<Attachment>;
+    /// Ends the use of a volume or snapshot; resolves when nobody uses it any more.
+    fn detach(&self, volume: String, request: Detach) -> Pending<AttachmentList>;
+    /// Forgets every use of a volume and its snapshots, whatever state it is in.
+    fn reset_attachments(&self, volume: String) -> Pending<AttachmentList>;
     /// Grows a volume to `size` bytes.
     fn resize_volume(&self, name: String, size: u64) -> Pending<Volume>;
     /// Deletes a volume nobody is connected to, if asked for with its snapshots.
@@ -49,8 +70,38 @@ pub trait Engine: Send + Sync + 'static {
     /// What differs between a snapshot and another one, or the head.
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff>;
 
-    /// The pool's figures.
-    fn pool(&self) -> Pending<PoolStatus>;
-    /// Checks the whole pool, with `data` every data block too.
-    fn check(&self, data: bool) -> Pending<CheckReport>;
+    /// All types.
+    fn types(&self) -> Pending<TypeList>;
+    /// One type.
+    fn volume_type(&self, name: String) -> Pending<VolumeType>;
+    /// A new type.
+    fn create_type(&self, request: CreateType) -> Pending<VolumeType>;
+    /// Changes a type, for its volumes at once.
+    fn edit_type(&self, name: String, request: EditType) -> Pending<VolumeType>;
+    /// Deletes a type that no volume has.
+    fn delete_type(&self, name: String) -> Pending<()>;
+
+    /// All QoS rules.
+    fn qos_policies(&self) -> Pending<QosPolicyList>;
+    /// One QoS rule.
+    fn qos_policy(&self, name: String) -> Pending<QosPolicy>;
+    /// A new QoS rule.
+    fn create_qos_policy(&self, request: CreateQosPolicy) -> Pending<QosPolicy>;
+    /// Changes a QoS rule, for all volumes it holds for at once.
+    fn edit_qos_policy(&self, name: String, request: EditQosPolicy) -> Pending<QosPolicy>;
+    /// Deletes a QoS rule that no type points to.
+    fn delete_qos_policy(&self, name: String) -> Pending<()>;
+
+    /// All pools.
+    fn pools(&self) -> Pending<PoolList>;
+    /// A pool's figures; of the first one without a name.
+    fn pool(&self, name: Option<String>) -> Pending<PoolStatus>;
+    /// Another pool, new or with what it holds.
+    fn create_pool(&self, request: CreatePool) -> Pending<PoolEntry>;
+    /// Lets a pool grow further.
+    fn grow_pool(&self, name: String, request: GrowPool) -> Pending<PoolStatus>;
+    /// Forgets a pool without volumes; its file stays.
+    fn remove_pool(&self, name: String) -> Pending<()>;
+    /// Checks a whole pool, with `data` every data block too; the first one without a name.
+    fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport>;
 }

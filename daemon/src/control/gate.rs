@@ -12,6 +12,9 @@ use super::engine::Pending;
 const MAX_RUNNING: usize = 64;
 /// Operations running or waiting; more are refused. Larger than the server's limit on connections would be useless.
 const MAX_QUEUED: usize = 1024;
+/// Operations that wait for somebody else's I/O to end, at once; more are refused. Apart from the others, so that disks
+/// which are slow to let go never keep the quick operations waiting.
+const MAX_DRAINING: usize = 64;
 /// How long a client waits for an operation that should be quick. Generous: a barrier on a busy disk takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,6 +25,8 @@ pub(super) enum Length {
     Short,
     /// Takes as long as it takes, one at a time: it reads the whole pool.
     Long,
+    /// Takes as long as somebody else's I/O takes to end, without work of its own: many at a time.
+    Drain,
 }
 
 /// Runs engine calls apart from their clients and within bounds.
@@ -29,6 +34,7 @@ pub(super) struct Gate {
     running: Arc<Semaphore>,
     queued: Arc<Semaphore>,
     long: Arc<Semaphore>,
+    draining: Arc<Semaphore>,
     patience: Duration,
 }
 
@@ -42,6 +48,7 @@ impl Gate {
             running: Arc::new(Semaphore::new(MAX_RUNNING)),
             queued: Arc::new(Semaphore::new(MAX_QUEUED)),
             long: Arc::new(Semaphore::new(1)),
+            draining: Arc::new(Semaphore::new(MAX_DRAINING)),
             patience,
         }
     }
@@ -56,11 +63,12 @@ impl Gate {
         let place = match length {
             Length::Short => Arc::clone(&self.queued).try_acquire_owned(),
             Length::Long => Arc::clone(&self.long).try_acquire_owned(),
+            Length::Drain => Arc::clone(&self.draining).try_acquire_owned(),
         };
         let place = place.map_err(|e| refused(length, &e))?;
         let running = match length {
             Length::Short => Some(Arc::clone(&self.running)),
-            Length::Long => None,
+            Length::Long | Length::Drain => None,
         };
         let pending = pending();
         let task = tokio::spawn(async move {
@@ -73,7 +81,7 @@ impl Gate {
             pending.await
         });
         let joined = match length {
-            Length::Long => task.await,
+            Length::Long | Length::Drain => task.await,
             Length::Short => match tokio::time::timeout(self.patience, task).await {
                 Ok(joined) => joined,
                 Err(_) => return Err(took_too_long(self.patience)),
@@ -93,6 +101,10 @@ fn refused(length: Length, error: &TryAcquireError) -> ApiError {
         (Length::Long, TryAcquireError::NoPermits) => {
             ApiError::new(ErrorCode::Busy, "a check or comparison is already under way")
                 .with_hint("wait for it to end, then try again")
+        }
+        (Length::Drain, TryAcquireError::NoPermits) => {
+            ApiError::new(ErrorCode::Busy, "too many operations wait for I/O to end")
+                .with_hint("try again when some have ended")
         }
         (Length::Short, TryAcquireError::NoPermits) => {
             ApiError::new(ErrorCode::Unavailable, "the daemon has too many requests waiting")
@@ -170,6 +182,37 @@ mod tests {
             go.notify_one();
             assert_eq!(first.await.expect("joins"), Ok(1));
             assert_eq!(gate.run(Length::Long, || Box::pin(async { Ok(4) })).await, Ok(4));
+        });
+    }
+
+    #[test]
+    fn operations_that_drain_are_waited_for_side_by_side() {
+        runtime().block_on(async {
+            let gate = Arc::new(Gate::with_patience(Duration::ZERO));
+            let ends = Arc::new(Semaphore::new(0));
+            let drain = || {
+                let (gate, ends) = (gate.clone(), ends.clone());
+                tokio::spawn(async move {
+                    gate.run(Length::Drain, move || {
+                        Box::pin(async move {
+                            ends.acquire().await.expect("open").forget();
+                            Ok(())
+                        })
+                    })
+                    .await
+                })
+            };
+            let waiting: Vec<_> = (0..MAX_DRAINING).map(|_| drain()).collect();
+            while gate.draining.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(drain().await.expect("joins").expect_err("full").code, ErrorCode::Busy);
+            let long = gate.run(Length::Long, || Box::pin(async { Ok(1) })).await;
+            assert_eq!(long, Ok(1), "others do not wait for them");
+            ends.add_permits(MAX_DRAINING);
+            for one in waiting {
+                assert_eq!(one.await.expect("joins"), Ok(()), "patience is for short operations");
+            }
         });
     }
 

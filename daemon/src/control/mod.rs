@@ -20,19 +20,24 @@
 //! [`Sessions`] is where control and data meet: the NBD side enters every connection there, and a delete or rollback
 //! holds it against new ones while it runs.
 
+mod attachments;
+mod context;
 mod convert;
 mod engine;
 mod gate;
 mod pool;
+mod pools;
 mod reply;
 mod routes;
 mod server;
 mod sessions;
 mod socket;
+mod types;
 
+pub(crate) use convert::fill;
 pub use engine::{Engine, Pending};
 pub use pool::PoolEngine;
 pub use routes::{openapi, router};
 pub use server::{ControlThread, start};
-pub use sessions::{Attachment, Held, InUse, Sessions, Target};
+pub use sessions::{Attachment, Closed, Held, InUse, IoCounters, Line, Looking, Sessions, Target};
 pub use socket::bind_unix;

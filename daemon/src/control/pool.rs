@@ -1,96 +1,143 @@
-//! The engine behind the API: the pool, reached through a reactor.
+//! The engine behind the API: pools, reached through a reactor.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::info::Info;
-use cairn_api::pool::{CheckReport, PoolStatus};
+use cairn_api::pool::{CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus};
 use cairn_api::snapshot::{
     CreateGroup, CreateSnapshot, Diff, DiffQuery, MAX_DIFF_EXTENTS, Rollback, RolledBack, Snapshot,
     SnapshotList, Tree,
 };
-use cairn_api::volume::{CreateVolume, Volume, VolumeList};
-use cairn_cow::{DiffExtent, Disk, Pool, Result as CowResult, SnapshotInfo, VolumeInfo};
+use cairn_api::types::{
+    CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
+    TypeList, VolumeQos, VolumeType,
+};
+use cairn_api::volume::{CreateVolume, EditVolume, Volume, VolumeList};
+use cairn_cow::{DiffExtent, Disk, Edit, Holder, NewVolume, Result as CowResult, SnapshotInfo};
 use cairn_uring::Handle;
 
-use super::convert;
+use super::context::{Context, invalid};
 use super::engine::{Engine, Pending};
-use super::sessions::{Held, InUse, Sessions, Target};
+use super::sessions::{Sessions, Target};
+use super::{attachments, convert, pools, types};
+use crate::devices::Devices;
+use crate::keeper::PoolFiles;
+use crate::settings;
+use crate::volumes::Volumes;
 
-/// How often and how long a delete or rollback waits for connections to go: half a second in all.
-const HOLD_ATTEMPTS: u32 = 25;
-const HOLD_PAUSE: Duration = Duration::from_millis(20);
-
-/// The API's operations on a pool.
+/// The API's operations on pools.
 ///
 /// What changes something, and what does I/O, runs on the reactor as one task that keeps every hold it needs until it
-/// has ended. What only looks reads the pool's state from the control thread.
+/// has ended. What only looks reads state in memory from the control thread; what blocks has a thread of its own.
 pub struct PoolEngine<D: Disk> {
-    pool: Arc<Pool<D>>,
-    reactor: Handle,
-    sessions: Arc<Sessions>,
+    context: Context<D>,
     info: Info,
 }
 
 impl<D: Disk> PoolEngine<D> {
-    /// Works on `pool` through `reactor`, one of the reactors that the pool's disk belongs to. `info` is what
+    /// Works on `volumes` through `reactor`, one of the reactors that the pools' disks belong to. `info` is what
     /// `/v1/info` answers.
-    pub fn new(pool: Arc<Pool<D>>, reactor: Handle, sessions: Arc<Sessions>, info: Info) -> PoolEngine<D> {
-        PoolEngine { pool, reactor, sessions, info }
-    }
-
-    /// Runs `operation` on the reactor, from when the answer is first asked for.
-    fn run<T, F, Fut>(&self, operation: F) -> Pending<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(Arc<Pool<D>>, Arc<Sessions>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, ApiError>> + 'static,
-    {
-        let (pool, reactor, sessions) = (self.pool.clone(), self.reactor.clone(), self.sessions.clone());
-        Box::pin(async move {
-            let Ok(answer) = reactor.spawn_with(move || operation(pool, sessions)) else {
-                return Err(shutting_down());
-            };
-            answer.await.unwrap_or_else(|_| Err(shutting_down()))
-        })
-    }
-
-    /// Answers from the pool's state in memory.
-    fn look<T, F>(&self, look: F) -> Pending<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Pool<D>, &Sessions) -> CowResult<T> + Send + 'static,
-    {
-        let (pool, sessions) = (self.pool.clone(), self.sessions.clone());
-        Box::pin(async move { look(&pool, &sessions).map_err(|e| convert::error(&e)) })
+    pub fn new(
+        volumes: Arc<Volumes<D>>,
+        reactor: Handle,
+        files: Arc<dyn PoolFiles<D>>,
+        devices: Option<Arc<dyn Devices>>,
+        info: Info,
+    ) -> PoolEngine<D> {
+        PoolEngine { context: Context::new(volumes, files, devices, reactor), info }
     }
 }
 
-fn shutting_down() -> ApiError {
-    ApiError::new(ErrorCode::Unavailable, "the daemon is shutting down")
-        .with_hint("try again once it is back")
+fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
+    result.map_err(|e| convert::error(&e))
 }
 
-fn invalid(message: impl Into<String>) -> ApiError {
-    ApiError::new(ErrorCode::InvalidArgument, message)
+fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
+    let (pool_name, pool) = volumes.pools.of_volume(name)?;
+    let fenced = pool.status().fenced.is_some();
+    Ok(convert::volume(pool.volume(name)?, &pool_name, fenced, &volumes.sessions))
 }
 
-fn show<D: Disk>(pool: &Pool<D>, sessions: &Sessions, info: VolumeInfo) -> Volume {
-    convert::volume(info, pool.status().fenced.is_some(), sessions)
-}
-
-/// Takes `target` for one operation, giving connections that are just being closed a moment to be gone: a client that
-/// has disconnected does not know when the daemon has noticed.
-async fn hold(sessions: &Arc<Sessions>, target: Target) -> Result<Held, ApiError> {
-    for _ in 0..HOLD_ATTEMPTS {
-        match sessions.hold(target.clone()) {
-            Ok(held) => return Ok(held),
-            Err(InUse::Connected(_)) => cairn_uring::sleep(HOLD_PAUSE).await,
-            Err(InUse::Held) => break,
+async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume, ApiError> {
+    let CreateVolume { name, size, description, source, volume_type: asked, shared } = request;
+    if c.volumes.pools.of_volume(&name).is_ok() {
+        return Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{name}'"))
+            .with_hint("choose another name"));
+    }
+    let settings = c.volumes.settings();
+    let of_source = match &source {
+        Some(source) => {
+            let (pool_name, pool) = c.pool_of(&source.volume)?;
+            let attributes = api(pool.attributes(Holder::Volume(&source.volume)))?;
+            Some((pool_name, settings::volume_type(&attributes).to_owned()))
         }
+        None => None,
+    };
+    let inherited = of_source.as_ref().map(|(_, volume_type)| volume_type.clone());
+    let volume_type = asked.or(inherited).unwrap_or_else(|| settings.default_type.clone());
+    let backend = types::settings_of(&settings, &volume_type)?.backend().unwrap_or(MAIN_POOL);
+    if let Some((pool, _)) = of_source.filter(|(pool, _)| pool != backend) {
+        let why =
+            format!("a clone stays in its source's pool '{pool}', type '{volume_type}' is of '{backend}'");
+        return Err(invalid(why).with_hint("choose a type of the same pool"));
     }
-    sessions.hold(target.clone()).map_err(|why| convert::in_use(&target, &why))
+    let pool = api(c.volumes.pools.get(backend))?;
+    let mut attributes = vec![(settings::VOLUME_TYPE, volume_type.as_str())];
+    if shared {
+        attributes.push((settings::VOLUME_SHARED, settings::YES));
+    }
+    let new = NewVolume { name: &name, description: &description, attributes: &attributes };
+    api(match (&source, size) {
+        (None, None) => {
+            return Err(invalid("a blank volume needs a size").with_hint("give \"size\" in bytes"));
+        }
+        (None, Some(size)) => pool.create_volume_with(new, size).await,
+        (Some(source), size) => pool.clone_volume_with(&source.volume, &source.snapshot, new, size).await,
+    })?;
+    api(show(&c.volumes, &name))
+}
+
+async fn edit<D: Disk>(c: Context<D>, name: String, request: EditVolume) -> Result<Volume, ApiError> {
+    let (_, pool) = c.pool_of(&name)?;
+    let renamed = request.name.as_deref().filter(|new| *new != name);
+    let sessions = &c.volumes.sessions;
+    let _held = match renamed {
+        Some(new) if c.volumes.pools.of_volume(new).is_ok() => {
+            return Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{new}'"))
+                .with_hint("choose another name"));
+        }
+        // Clients that come back would ask for the old name, and get what may be called so by then.
+        Some(_) => Some(attachments::hold(sessions, Target::Volume { volume: name.clone() }).await?),
+        None => None,
+    };
+    let shared = request.shared.map(|shared| (settings::VOLUME_SHARED, shared.then_some(settings::YES)));
+    let edit = Edit {
+        name: request.name.as_deref(),
+        description: request.description.as_deref(),
+        attributes: shared.as_slice(),
+    };
+    let info = api(pool.edit_volume(&name, edit).await)?;
+    api(show(&c.volumes, &info.name))
+}
+
+async fn retype<D: Disk>(c: Context<D>, name: String, request: Retype) -> Result<Volume, ApiError> {
+    let (pool_name, pool) = c.pool_of(&name)?;
+    let settings = c.volumes.settings();
+    let backend = types::settings_of(&settings, &request.volume_type)?.backend().unwrap_or(MAIN_POOL);
+    if backend != pool_name {
+        let why = format!(
+            "volume '{name}' is in the pool '{pool_name}', type '{}' is of '{backend}'",
+            request.volume_type
+        );
+        return Err(ApiError::new(ErrorCode::Unsupported, why)
+            .with_hint("make a volume of that type and copy the data: nbdcopy"));
+    }
+    let changes = [(settings::VOLUME_TYPE, Some(request.volume_type.as_str()))];
+    api(pool.set_attributes(Holder::Volume(&name), &changes).await)?;
+    c.volumes.apply_limits();
+    api(show(&c.volumes, &name))
 }
 
 fn snapshot_list(mut infos: Vec<SnapshotInfo>, sessions: &Sessions) -> SnapshotList {
@@ -114,113 +161,169 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn volumes(&self) -> Pending<VolumeList> {
-        self.look(|pool, sessions| {
-            let fenced = pool.status().fenced.is_some();
-            let mut infos = pool.volumes();
-            infos.sort_by(|a, b| a.name.cmp(&b.name));
-            let volumes = infos.into_iter().map(|info| convert::volume(info, fenced, sessions)).collect();
-            Ok(VolumeList { volumes })
+        self.context.look(|volumes| {
+            let mut shown = Vec::new();
+            for (name, pool) in volumes.pools.open() {
+                let fenced = pool.status().fenced.is_some();
+                let infos = pool.volumes().into_iter();
+                shown.extend(infos.map(|info| convert::volume(info, &name, fenced, &volumes.sessions)));
+            }
+            shown.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(VolumeList { volumes: shown })
         })
     }
 
     fn volume(&self, name: String) -> Pending<Volume> {
-        self.look(move |pool, sessions| Ok(show(pool, sessions, pool.volume(&name)?)))
+        self.context.look(move |volumes| show(volumes, &name))
     }
 
     fn create_volume(&self, request: CreateVolume) -> Pending<Volume> {
-        self.run(async move |pool, sessions| {
-            let CreateVolume { name, size, description, source } = request;
-            let created = match (source, size) {
-                (None, None) => {
-                    return Err(invalid("a blank volume needs a size").with_hint("give \"size\" in bytes"));
-                }
-                (None, Some(size)) => pool.create_volume(&name, size, &description).await,
-                (Some(_), _) if !description.is_empty() => {
-                    return Err(invalid("a clone cannot be given a description").with_hint("leave it out"));
-                }
-                (Some(source), size) => {
-                    pool.clone_volume(&source.volume, &source.snapshot, &name, size).await
-                }
-            };
-            Ok(show(&pool, &sessions, created.map_err(|e| convert::error(&e))?))
-        })
+        self.context.change(move |c| create(c, request))
+    }
+
+    fn edit_volume(&self, name: String, request: EditVolume) -> Pending<Volume> {
+        self.context.change(move |c| edit(c, name, request))
+    }
+
+    fn retype_volume(&self, name: String, request: Retype) -> Pending<Volume> {
+        self.context.change(move |c| retype(c, name, request))
+    }
+
+    fn volume_qos(&self, name: String) -> Pending<VolumeQos> {
+        self.context.look(move |volumes| types::volume_limits(volumes, &name))
+    }
+
+    fn set_volume_qos(&self, name: String, request: SetVolumeQos) -> Pending<VolumeQos> {
+        self.context.change(move |c| types::set_volume_limits(c, name, request))
+    }
+
+    fn attachments(&self, volume: String) -> Pending<AttachmentList> {
+        self.context.look(move |volumes| attachments::list(volumes, &volume))
+    }
+
+    fn attach(&self, volume: String, request: Attach) -> Pending<Attachment> {
+        Box::pin(attachments::attach(self.context.clone(), volume, request))
+    }
+
+    fn detach(&self, volume: String, request: Detach) -> Pending<AttachmentList> {
+        Box::pin(attachments::detach(self.context.clone(), volume, request))
+    }
+
+    fn reset_attachments(&self, volume: String) -> Pending<AttachmentList> {
+        Box::pin(attachments::reset(self.context.clone(), volume))
     }
 
     fn resize_volume(&self, name: String, size: u64) -> Pending<Volume> {
-        self.run(async move |pool, sessions| {
-            let resized = pool.resize_volume(&name, size).await.map_err(|e| convert::error(&e))?;
-            Ok(show(&pool, &sessions, resized))
+        let context = self.context.clone();
+        Box::pin(async move {
+            let grown = context.run(async move |c| {
+                let (_, pool) = c.pool_of(&name)?;
+                let info = api(pool.resize_volume(&name, size).await)?;
+                Ok((api(show(&c.volumes, &name))?, attachments::key(&pool, info.id)))
+            });
+            let (volume, key) = grown.await?;
+            attachments::tell_size(&context, key, volume.size).await;
+            Ok(volume)
         })
     }
 
     fn delete_volume(&self, name: String, with_snapshots: bool) -> Pending<()> {
-        self.run(async move |pool, sessions| {
+        self.context.run(async move |c| {
+            let (_, pool) = c.pool_of(&name)?;
             let volume = name.clone();
             let target = if with_snapshots { Target::Volume { volume } } else { Target::Head { volume } };
-            let _held = hold(&sessions, target).await?;
-            pool.delete_volume(&name, with_snapshots).await.map_err(|e| convert::error(&e))
+            let _held = attachments::hold(&c.volumes.sessions, target).await?;
+            api(pool.delete_volume(&name, with_snapshots).await)
         })
     }
 
     fn tree(&self, volume: String) -> Pending<Tree> {
-        self.look(move |pool, _| {
+        self.context.look(move |volumes| {
+            let (_, pool) = volumes.pools.of_volume(&volume)?;
             let nodes = pool.tree(&volume)?.into_iter().map(convert::tree_node).collect();
             Ok(Tree { volume, nodes })
         })
     }
 
     fn snapshots(&self, volume: Option<String>) -> Pending<SnapshotList> {
-        self.look(move |pool, sessions| Ok(snapshot_list(pool.snapshots(volume.as_deref())?, sessions)))
+        self.context.look(move |volumes| {
+            let infos = match &volume {
+                Some(volume) => volumes.pools.of_volume(volume)?.1.snapshots(Some(volume))?,
+                None => {
+                    let pools = volumes.pools.open();
+                    let of_each = pools.iter().map(|(_, pool)| pool.snapshots(None));
+                    of_each.collect::<CowResult<Vec<_>>>()?.concat()
+                }
+            };
+            Ok(snapshot_list(infos, &volumes.sessions))
+        })
     }
 
     fn snapshot(&self, volume: String, name: String) -> Pending<Snapshot> {
-        self.look(move |pool, sessions| Ok(convert::snapshot(pool.snapshot(&volume, &name)?, sessions)))
+        self.context.look(move |volumes| {
+            let (_, pool) = volumes.pools.of_volume(&volume)?;
+            Ok(convert::snapshot(pool.snapshot(&volume, &name)?, &volumes.sessions))
+        })
     }
 
     fn create_snapshot(&self, volume: String, request: CreateSnapshot) -> Pending<Snapshot> {
-        self.run(async move |pool, sessions| {
+        self.context.run(async move |c| {
+            let (_, pool) = c.pool_of(&volume)?;
             let of = [(volume.as_str(), request.name.as_str())];
-            let created =
-                pool.create_snapshots(&of, &request.description).await.map_err(|e| convert::error(&e))?;
+            let created = api(pool.create_snapshots(&of, &request.description).await)?;
             match created.into_iter().next() {
-                Some(info) => Ok(convert::snapshot(info, &sessions)),
+                Some(info) => Ok(convert::snapshot(info, &c.volumes.sessions)),
                 None => Err(ApiError::new(ErrorCode::Internal, "the engine made no snapshot")),
             }
         })
     }
 
     fn create_group(&self, request: CreateGroup) -> Pending<SnapshotList> {
-        self.run(async move |pool, sessions| {
+        self.context.run(async move |c| {
             let of: Vec<_> = request.members.iter().map(|m| (m.volume.as_str(), m.name.as_str())).collect();
-            let created =
-                pool.create_snapshots(&of, &request.description).await.map_err(|e| convert::error(&e))?;
-            let snapshots = created.into_iter().map(|info| convert::snapshot(info, &sessions)).collect();
+            let mut pools = of.iter().map(|(volume, _)| c.pool_of(volume)).collect::<Result<Vec<_>, _>>()?;
+            pools.dedup_by(|a, b| a.0 == b.0);
+            let pool = match pools.as_slice() {
+                [] => Arc::clone(c.volumes.pools.main()),
+                [(_, pool)] => Arc::clone(pool),
+                [(one, _), (other, _), ..] => {
+                    let why = format!("these volumes are in several pools, '{one}' and '{other}' among them");
+                    return Err(
+                        invalid(why).with_hint("a pool has one order of writes: snapshot each on its own")
+                    );
+                }
+            };
+            let created = api(pool.create_snapshots(&of, &request.description).await)?;
+            let sessions = &c.volumes.sessions;
+            let snapshots = created.into_iter().map(|info| convert::snapshot(info, sessions)).collect();
             Ok(SnapshotList { snapshots })
         })
     }
 
     fn delete_snapshot(&self, volume: String, name: String) -> Pending<()> {
-        self.run(async move |pool, sessions| {
-            let _held =
-                hold(&sessions, Target::Snapshot { volume: volume.clone(), name: name.clone() }).await?;
-            pool.delete_snapshot(&volume, &name).await.map_err(|e| convert::error(&e))
+        self.context.run(async move |c| {
+            let (_, pool) = c.pool_of(&volume)?;
+            let target = Target::Snapshot { volume: volume.clone(), name: name.clone() };
+            let _held = attachments::hold(&c.volumes.sessions, target).await?;
+            api(pool.delete_snapshot(&volume, &name).await)
         })
     }
 
     fn rollback(&self, volume: String, snapshot: String, request: Rollback) -> Pending<RolledBack> {
-        self.run(async move |pool, sessions| {
-            let target = Target::Head { volume: volume.clone() };
-            let _held = if request.force { None } else { Some(hold(&sessions, target).await?) };
-            let undo = pool.rollback(&volume, &snapshot).await.map_err(|e| convert::error(&e))?;
-            let info = pool.volume(&volume).map_err(|e| convert::error(&e))?;
-            Ok(RolledBack { volume: show(&pool, &sessions, info), undo: convert::snapshot(undo, &sessions) })
+        self.context.run(async move |c| {
+            let (_, pool) = c.pool_of(&volume)?;
+            let (sessions, target) = (&c.volumes.sessions, Target::Head { volume: volume.clone() });
+            let _held = if request.force { None } else { Some(attachments::hold(sessions, target).await?) };
+            let undo = api(pool.rollback(&volume, &snapshot).await)?;
+            let volume = api(show(&c.volumes, &volume))?;
+            Ok(RolledBack { volume, undo: convert::snapshot(undo, sessions) })
         })
     }
 
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff> {
-        self.run(async move |pool, _| {
-            let extents =
-                pool.diff(&volume, &snapshot, query.to.as_deref()).await.map_err(|e| convert::error(&e))?;
+        self.context.run(async move |c| {
+            let (_, pool) = c.pool_of(&volume)?;
+            let extents = api(pool.diff(&volume, &snapshot, query.to.as_deref()).await)?;
             let (shown, next) = page(&extents, query.offset, MAX_DIFF_EXTENTS);
             Ok(Diff {
                 changed: extents.iter().map(|extent| extent.len).sum(),
@@ -233,15 +336,75 @@ impl<D: Disk> Engine for PoolEngine<D> {
         })
     }
 
-    fn pool(&self) -> Pending<PoolStatus> {
-        let path = self.info.pool.clone();
-        self.look(move |pool, _| Ok(convert::pool_status(pool.status(), path)))
+    fn types(&self) -> Pending<TypeList> {
+        self.context.look(|volumes| Ok(types::types(volumes)))
     }
 
-    fn check(&self, data: bool) -> Pending<CheckReport> {
-        self.run(async move |pool, _| {
-            let report = pool.check(data).await.map_err(|e| convert::error(&e))?;
-            Ok(convert::check_report(report))
+    fn volume_type(&self, name: String) -> Pending<VolumeType> {
+        let volumes = Arc::clone(&self.context.volumes);
+        Box::pin(async move { types::show(&volumes, &name) })
+    }
+
+    fn create_type(&self, request: CreateType) -> Pending<VolumeType> {
+        self.context.change(move |c| types::create(c, request))
+    }
+
+    fn edit_type(&self, name: String, request: EditType) -> Pending<VolumeType> {
+        self.context.change(move |c| types::edit(c, name, request))
+    }
+
+    fn delete_type(&self, name: String) -> Pending<()> {
+        self.context.change(move |c| types::delete(c, name))
+    }
+
+    fn qos_policies(&self) -> Pending<QosPolicyList> {
+        self.context.look(|volumes| Ok(types::policies(volumes)))
+    }
+
+    fn qos_policy(&self, name: String) -> Pending<QosPolicy> {
+        let volumes = Arc::clone(&self.context.volumes);
+        Box::pin(async move { types::policy(&volumes, &name) })
+    }
+
+    fn create_qos_policy(&self, request: CreateQosPolicy) -> Pending<QosPolicy> {
+        self.context.change(move |c| types::create_policy(c, request))
+    }
+
+    fn edit_qos_policy(&self, name: String, request: EditQosPolicy) -> Pending<QosPolicy> {
+        self.context.change(move |c| types::edit_policy(c, name, request))
+    }
+
+    fn delete_qos_policy(&self, name: String) -> Pending<()> {
+        self.context.change(move |c| types::delete_policy(c, name))
+    }
+
+    fn pools(&self) -> Pending<PoolList> {
+        self.context.look(|volumes| Ok(pools::list(volumes)))
+    }
+
+    fn pool(&self, name: Option<String>) -> Pending<PoolStatus> {
+        self.context.look(move |volumes| pools::status(volumes, name))
+    }
+
+    fn create_pool(&self, request: CreatePool) -> Pending<PoolEntry> {
+        Box::pin(pools::create(self.context.clone(), request))
+    }
+
+    fn grow_pool(&self, name: String, request: GrowPool) -> Pending<PoolStatus> {
+        Box::pin(pools::grow(self.context.clone(), name, request))
+    }
+
+    fn remove_pool(&self, name: String) -> Pending<()> {
+        Box::pin(pools::remove(self.context.clone(), name))
+    }
+
+    fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport> {
+        self.context.run(async move |c| {
+            let pool = match &name {
+                Some(name) => api(c.volumes.pools.get(name))?,
+                None => Arc::clone(c.volumes.pools.main()),
+            };
+            Ok(convert::check_report(api(pool.check(data).await)?))
         })
     }
 }

@@ -1,14 +1,25 @@
-//! Who is connected to what: the one place where the NBD side and the control side meet.
+//! Who uses what: the one place where the NBD side and the control side meet.
 //!
-//! The NBD side calls [`Sessions::attach`] *before* it looks a volume up and keeps the [`Attachment`] as long as the
-//! connection uses it. A delete or rollback calls [`Sessions::hold`] and keeps the [`Held`] until it is done. One
-//! excludes the other, so no connection can slip in between the check that nobody is there and the deletion.
+//! ```text
+//! INFO, LIST_META_CONTEXT ─► look            keeps what was found from being deleted, and nobody from anything
+//! GO                      ─► attach          enters the connection under its consumer
+//! delete, rename, ...     ─► hold            nobody uses it, and nobody can begin to
+//! detach                  ─► end             asks, or forces, connections to end
+//! ```
+//!
+//! A consumer is a process, a host or the kernel: all connections of one are one attachment. A volume's head has at
+//! most one unless it is shared; snapshots are read-only and always shared.
+//!
+//! The NBD side calls [`Sessions::look`] *before* it looks a volume up, so no connection can slip in between the check
+//! that nobody is there and a deletion.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use cairn_api::attachment::{self, Consumer};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 /// What a client connects to, or an operation wants for itself.
@@ -26,7 +37,7 @@ pub enum Target {
         /// The snapshot's name.
         name: String,
     },
-    /// A volume's head and all its snapshots. Only for [`Sessions::hold`]; as an attachment it is the head.
+    /// A volume's head and all its snapshots. Nobody connects to that.
     Volume {
         /// The volume's name.
         volume: String,
@@ -42,9 +53,25 @@ impl Target {
         }
     }
 
+    /// The target of a volume's head or of one of its snapshots.
+    pub fn of(volume: String, snapshot: Option<String>) -> Target {
+        match snapshot {
+            Some(name) => Target::Snapshot { volume, name },
+            None => Target::Head { volume },
+        }
+    }
+
     fn volume(&self) -> &str {
         match self {
             Target::Head { volume } | Target::Snapshot { volume, .. } | Target::Volume { volume } => volume,
+        }
+    }
+
+    /// The NBD export's name.
+    pub(crate) fn export(&self) -> String {
+        match self {
+            Target::Head { volume } | Target::Volume { volume } => volume.clone(),
+            Target::Snapshot { volume, name } => format!("{volume}@{name}"),
         }
     }
 
@@ -74,15 +101,21 @@ impl fmt::Display for Target {
 pub enum InUse {
     /// So many NBD connections use it.
     Connected(usize),
-    /// An operation has it for itself at this moment.
+    /// This kernel device is attached to it, if not connected now.
+    Attached(String),
+    /// It is not shared and somebody else has it.
+    Taken(Consumer),
+    /// An operation has it for itself.
     Held,
 }
 
 impl fmt::Display for InUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            InUse::Connected(1) => f.write_str("an NBD client is connected to it"),
-            InUse::Connected(n) => write!(f, "{n} NBD connections use it"),
+            InUse::Connected(1) => f.write_str("1 NBD client is connected"),
+            InUse::Connected(count) => write!(f, "{count} NBD clients are connected"),
+            InUse::Attached(device) => write!(f, "it is attached as {device}"),
+            InUse::Taken(consumer) => write!(f, "it is attached to {consumer} and not shared"),
             InUse::Held => f.write_str("another operation on it is under way"),
         }
     }
@@ -90,7 +123,58 @@ impl fmt::Display for InUse {
 
 impl std::error::Error for InUse {}
 
-/// The registry. One a daemon, shared by `Arc`. Locked for a few map look-ups a connection, never over I/O.
+/// What one connection has done. Only its reactor counts; anybody reads.
+#[derive(Default, Debug)]
+pub struct IoCounters {
+    reads: AtomicU64,
+    writes: AtomicU64,
+    flushes: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+}
+
+/// Adds without a locked instruction: there is one writer.
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+impl IoCounters {
+    /// A read of so many bytes was answered.
+    pub fn read(&self, bytes: u64) {
+        add(&self.reads, 1);
+        add(&self.bytes_read, bytes);
+    }
+
+    /// A write of so many bytes was answered; of none for a trim or zeroes.
+    pub fn wrote(&self, bytes: u64) {
+        add(&self.writes, 1);
+        add(&self.bytes_written, bytes);
+    }
+
+    /// A flush was answered.
+    pub fn flushed(&self) {
+        add(&self.flushes, 1);
+    }
+
+    /// Adds what another connection has done.
+    fn absorb(&self, other: &IoCounters) {
+        for (mine, theirs) in self.all().into_iter().zip(other.all()) {
+            add(mine, theirs.load(Ordering::Relaxed));
+        }
+    }
+
+    fn all(&self) -> [&AtomicU64; 5] {
+        [&self.reads, &self.writes, &self.flushes, &self.bytes_read, &self.bytes_written]
+    }
+}
+
+/// How a connection is ended from outside; given with it when it is entered.
+pub trait Line: Send + Sync {
+    /// Ends the connection: after what has been sent to it, or at once.
+    fn end(&self, force: bool);
+}
+
+/// The registry. One a daemon, shared by `Arc`. Locked for a few look-ups a connection, never over I/O.
 #[derive(Default)]
 pub struct Sessions {
     state: Mutex<State>,
@@ -98,8 +182,116 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct State {
-    attached: HashMap<Target, usize>,
+    looking: HashMap<Target, usize>,
+    attached: HashMap<Target, Vec<Group>>,
     held: Vec<Target>,
+    last_id: u64,
+}
+
+/// One consumer of one target.
+struct Group {
+    consumer: Consumer,
+    since: Timestamp,
+    connections: Vec<Connected>,
+    /// What connections did that have ended.
+    past: IoCounters,
+    /// It stays without connections: a kernel device that will be connected again.
+    pinned: bool,
+}
+
+struct Connected {
+    id: u64,
+    counters: Arc<IoCounters>,
+    line: Arc<dyn Line>,
+}
+
+impl Group {
+    fn new(consumer: Consumer) -> Group {
+        let since = Timestamp::now();
+        Group { consumer, since, connections: Vec::new(), past: IoCounters::default(), pinned: false }
+    }
+
+    fn show(&self, target: &Target) -> attachment::Attachment {
+        let sum = IoCounters::default();
+        sum.absorb(&self.past);
+        self.connections.iter().for_each(|c| sum.absorb(&c.counters));
+        let [reads, writes, flushes, bytes_read, bytes_written] =
+            sum.all().map(|counter| counter.load(Ordering::Relaxed));
+        attachment::Attachment {
+            export: target.export(),
+            consumer: self.consumer.clone(),
+            since: self.since,
+            connections: self.connections.len() as u64,
+            reads,
+            writes,
+            flushes,
+            bytes_read,
+            bytes_written,
+        }
+    }
+}
+
+/// Whether two connections are of one consumer. A process in a namespace of its own has no id here, and could be any.
+fn same(one: &Consumer, other: &Consumer) -> bool {
+    match (one, other) {
+        (Consumer::Process { uid, pid, .. }, Consumer::Process { uid: other_uid, pid: other_pid, .. }) => {
+            uid == other_uid && pid == other_pid && *pid != 0
+        }
+        // A version has one kernel device at most, whose name is not known before it is attached.
+        (Consumer::Kernel { .. }, Consumer::Kernel { .. }) => true,
+        (one, other) => one == other,
+    }
+}
+
+impl State {
+    fn check_held(&self, target: &Target) -> Result<(), InUse> {
+        if self.held.iter().any(|held| held.overlaps(target)) { Err(InUse::Held) } else { Ok(()) }
+    }
+
+    fn groups(&self, target: &Target) -> impl Iterator<Item = (&Target, &Group)> {
+        let matching = self.attached.iter().filter(move |(attached, _)| attached.overlaps(target));
+        matching.flat_map(|(target, groups)| groups.iter().map(move |group| (target, group)))
+    }
+
+    fn connections(&self, target: &Target) -> usize {
+        self.groups(target).map(|(_, group)| group.connections.len()).sum()
+    }
+
+    /// How many look at `target`: everybody who is connected, and those who have yet to decide.
+    fn lookers(&self, target: &Target) -> usize {
+        self.looking.iter().filter(|(seen, _)| seen.overlaps(target)).map(|(_, count)| count).sum()
+    }
+
+    /// The group of `consumer`, new if need be, unless another one is in its way.
+    fn group(
+        &mut self,
+        target: Target,
+        consumer: &Consumer,
+        shared: bool,
+    ) -> Result<(u64, &mut Group), InUse> {
+        self.last_id += 1;
+        let alone = !shared && matches!(target, Target::Head { .. });
+        let groups = self.attached.entry(target).or_default();
+        let known = groups.iter().position(|group| same(&group.consumer, consumer));
+        let other = groups.iter().enumerate().find(|(at, _)| Some(*at) != known);
+        if let Some((_, other)) = other.filter(|_| alone) {
+            return Err(InUse::Taken(other.consumer.clone()));
+        }
+        let at = known.unwrap_or_else(|| {
+            groups.push(Group::new(consumer.clone()));
+            groups.len() - 1
+        });
+        Ok((self.last_id, &mut groups[at]))
+    }
+
+    fn tidy(&mut self, target: &Target) {
+        if let Some(groups) = self.attached.get_mut(target) {
+            groups.retain(|group| group.pinned || !group.connections.is_empty());
+            if groups.is_empty() {
+                self.attached.remove(target);
+            }
+        }
+    }
 }
 
 impl Sessions {
@@ -108,73 +300,194 @@ impl Sessions {
         Arc::default()
     }
 
-    /// Enters a connection to `target`. Call it before looking the version up, so that what was found cannot be
-    /// deleted in between.
+    /// Keeps `target` from being held while somebody looks at it. Call it before looking the version up, so that what
+    /// was found cannot be deleted in between.
     ///
     /// # Errors
     /// [`InUse::Held`] while an operation has the target for itself.
-    pub fn attach(self: &Arc<Sessions>, target: Target) -> Result<Attachment, InUse> {
-        let target = match target {
-            Target::Volume { volume } => Target::Head { volume },
-            target => target,
-        };
+    pub fn look(self: &Arc<Sessions>, target: Target) -> Result<Looking, InUse> {
         let mut state = self.state.lock();
-        if state.held.iter().any(|held| held.overlaps(&target)) {
-            return Err(InUse::Held);
-        }
-        *state.attached.entry(target.clone()).or_insert(0) += 1;
-        Ok(Attachment { sessions: Arc::clone(self), target })
+        state.check_held(&target)?;
+        *state.looking.entry(target.clone()).or_insert(0) += 1;
+        Ok(Looking { sessions: Arc::clone(self), target })
     }
 
-    /// Takes `target` for one operation: no connection uses it, and none can be made until the result is dropped.
+    /// Enters a connection of `consumer` to what it looks at.
+    ///
+    /// # Errors
+    /// [`InUse::Taken`] when another consumer has it and it is not shared.
+    pub fn attach(
+        self: &Arc<Sessions>,
+        looking: &Looking,
+        consumer: &Consumer,
+        shared: bool,
+        line: Arc<dyn Line>,
+    ) -> Result<Attachment, InUse> {
+        let target = looking.target.clone();
+        let counters = Arc::new(IoCounters::default());
+        let mut state = self.state.lock();
+        let entered = state.group(target.clone(), consumer, shared);
+        let entered = entered.map(|(id, group)| {
+            group.connections.push(Connected { id, counters: Arc::clone(&counters), line });
+            id
+        });
+        state.tidy(&target);
+        Ok(Attachment { id: entered?, sessions: Arc::clone(self), target, counters })
+    }
+
+    /// Reserves `target` for a kernel device, which keeps it, connected or not, until [`unpin`](Self::unpin).
+    ///
+    /// # Errors
+    /// As for [`look`](Self::look) and [`attach`](Self::attach).
+    pub fn pin(&self, target: Target, consumer: &Consumer, shared: bool) -> Result<(), InUse> {
+        let mut state = self.state.lock();
+        state.check_held(&target)?;
+        let entered = state.group(target.clone(), consumer, shared);
+        let outcome = entered.and_then(|(_, group)| match std::mem::replace(&mut group.pinned, true) {
+            true => Err(InUse::Attached(group.consumer.to_string())),
+            false => Ok(()),
+        });
+        state.tidy(&target);
+        outcome
+    }
+
+    /// Says what the device is called that [`pin`](Self::pin) reserved its target for.
+    pub fn name_device(&self, target: &Target, device: &Consumer) {
+        let mut state = self.state.lock();
+        for group in state.attached.get_mut(target).into_iter().flatten() {
+            if same(&group.consumer, device) {
+                group.consumer = device.clone();
+            }
+        }
+    }
+
+    /// The device does not keep its target any more.
+    pub fn unpin(&self, target: &Target, consumer: &Consumer) {
+        let mut state = self.state.lock();
+        for group in state.attached.get_mut(target).into_iter().flatten() {
+            group.pinned &= !same(&group.consumer, consumer);
+        }
+        state.tidy(target);
+    }
+
+    /// Takes `target` for one operation: nobody uses it, and nobody can begin to until the result is dropped.
     ///
     /// # Errors
     /// Who is in the way.
     pub fn hold(self: &Arc<Sessions>, target: Target) -> Result<Held, InUse> {
         let mut state = self.state.lock();
-        if state.held.iter().any(|held| held.overlaps(&target)) {
-            return Err(InUse::Held);
-        }
-        let connections: usize = state
-            .attached
-            .iter()
-            .filter(|(attached, _)| attached.overlaps(&target))
-            .map(|(_, count)| count)
-            .sum();
+        state.check_held(&target)?;
+        let connections = state.connections(&target).max(state.lookers(&target));
         if connections > 0 {
             return Err(InUse::Connected(connections));
+        }
+        let pinned = state.groups(&target).next().map(|(_, group)| group.consumer.to_string());
+        if let Some(device) = pinned {
+            return Err(InUse::Attached(device));
         }
         state.held.push(target.clone());
         Ok(Held { sessions: Arc::clone(self), target })
     }
 
+    /// Lets nobody in to `target` until the result is dropped; who is there stays.
+    ///
+    /// # Errors
+    /// [`InUse::Held`] while an operation has the target for itself.
+    pub fn close(self: &Arc<Sessions>, target: Target) -> Result<Closed, InUse> {
+        let mut state = self.state.lock();
+        state.check_held(&target)?;
+        state.held.push(target.clone());
+        Ok(Closed { _held: Held { sessions: Arc::clone(self), target } })
+    }
+
+    /// Connections to `target` and what it covers, the looks of those who have yet to decide included.
+    pub fn connections(&self, target: &Target) -> usize {
+        let state = self.state.lock();
+        state.connections(target).max(state.lookers(target))
+    }
+
+    /// Asks the connections to `target` to end, or ends them at once. They are gone when
+    /// [`connections`](Self::connections) says so.
+    pub fn end(&self, target: &Target, force: bool) {
+        let lines: Vec<Arc<dyn Line>> = {
+            let state = self.state.lock();
+            let connections = state.groups(target).flat_map(|(_, group)| &group.connections);
+            connections.map(|connected| Arc::clone(&connected.line)).collect()
+        };
+        lines.iter().for_each(|line| line.end(force));
+    }
+
+    /// Who is attached to exactly `target`, the first first.
+    pub fn attachments(&self, target: &Target) -> Vec<attachment::Attachment> {
+        let state = self.state.lock();
+        let mut shown: Vec<_> =
+            state.attached.get(target).into_iter().flatten().map(|group| group.show(target)).collect();
+        shown.sort_by_key(|attachment| attachment.since);
+        shown
+    }
+
     /// Connections to exactly `target`.
     pub fn count(&self, target: &Target) -> usize {
-        self.state.lock().attached.get(target).copied().unwrap_or(0)
+        let state = self.state.lock();
+        let groups = state.attached.get(target).into_iter().flatten();
+        groups.map(|group| group.connections.len()).sum()
     }
 
     /// All connections.
     pub fn total(&self) -> usize {
-        self.state.lock().attached.values().sum()
+        self.state.lock().attached.values().flatten().map(|group| group.connections.len()).sum()
+    }
+}
+
+/// Somebody's look at a target; dropping it ends that.
+pub struct Looking {
+    sessions: Arc<Sessions>,
+    target: Target,
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        let mut state = self.sessions.state.lock();
+        if let Some(count) = state.looking.get_mut(&self.target) {
+            *count -= 1;
+            if *count == 0 {
+                state.looking.remove(&self.target);
+            }
+        }
     }
 }
 
 /// A connection's place in the registry; dropping it leaves.
 pub struct Attachment {
+    id: u64,
     sessions: Arc<Sessions>,
     target: Target,
+    counters: Arc<IoCounters>,
+}
+
+impl Attachment {
+    /// Where the connection counts what it does.
+    pub fn counters(&self) -> &IoCounters {
+        &self.counters
+    }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
         let mut state = self.sessions.state.lock();
-        if let Entry::Occupied(mut entry) = state.attached.entry(self.target.clone()) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
+        for group in state.attached.get_mut(&self.target).into_iter().flatten() {
+            if let Some(at) = group.connections.iter().position(|connected| connected.id == self.id) {
+                group.past.absorb(&self.counters);
+                group.connections.swap_remove(at);
             }
         }
+        state.tidy(&self.target);
     }
+}
+
+/// Keeps newcomers out; dropping it lets them in again.
+pub struct Closed {
+    _held: Held,
 }
 
 /// An operation's exclusive hold; dropping it lets connections in again.
@@ -194,28 +507,57 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    /// Counts how often it was asked to end, and how often forced.
+    #[derive(Default)]
+    struct Ends([AtomicUsize; 2]);
+
+    impl Line for Ends {
+        fn end(&self, force: bool) {
+            self.0[usize::from(force)].fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     fn head(volume: &str) -> Target {
         Target::of_export(volume)
     }
 
+    fn process(pid: i32) -> Consumer {
+        Consumer::Process { uid: 0, pid, command: None }
+    }
+
+    fn connect(
+        sessions: &Arc<Sessions>,
+        target: Target,
+        consumer: &Consumer,
+        shared: bool,
+    ) -> Result<(Looking, Attachment), InUse> {
+        let looking = sessions.look(target)?;
+        let attachment = sessions.attach(&looking, consumer, shared, Arc::new(Ends::default()))?;
+        Ok((looking, attachment))
+    }
+
     #[test]
     fn connections_and_operations_exclude_each_other() {
         let sessions = Sessions::new();
-        let first = sessions.attach(head("a")).expect("free");
-        let second = sessions.attach(head("a")).expect("shared");
+        let first = connect(&sessions, head("a"), &process(1), false).expect("free");
+        let second = connect(&sessions, head("a"), &process(1), false).expect("the same process");
         assert_eq!(sessions.count(&head("a")), 2);
         assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Connected(2)));
         drop(first);
         assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Connected(1)));
         drop(second);
         let held = sessions.hold(head("a")).expect("nobody is left");
-        assert_eq!(sessions.attach(head("a")).err(), Some(InUse::Held));
+        assert_eq!(sessions.look(head("a")).err(), Some(InUse::Held));
         assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Held));
-        assert!(sessions.attach(head("b")).is_ok(), "other volumes are not concerned");
+        assert!(sessions.look(head("b")).is_ok(), "other volumes are not concerned");
         drop(held);
-        assert!(sessions.attach(head("a")).is_ok());
+        let looking = sessions.look(head("a")).expect("free");
+        assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Connected(1)));
+        drop(looking);
         assert_eq!(sessions.total(), 0, "everyone has left");
     }
 
@@ -223,16 +565,92 @@ mod tests {
     fn a_volume_covers_its_snapshots() {
         let sessions = Sessions::new();
         let whole = Target::Volume { volume: "a".into() };
-        let reader = sessions.attach(Target::of_export("a@s1")).expect("free");
+        let reader = connect(&sessions, Target::of_export("a@s1"), &process(1), false).expect("free");
         assert_eq!(sessions.hold(whole.clone()).err(), Some(InUse::Connected(1)));
         assert!(sessions.hold(head("a")).is_ok(), "the head alone is free");
         assert!(sessions.hold(Target::of_export("a@s2")).is_ok());
         drop(reader);
         let held = sessions.hold(whole).expect("nobody is left");
-        assert_eq!(sessions.attach(Target::of_export("a@s1")).err(), Some(InUse::Held));
-        assert_eq!(sessions.attach(head("a")).err(), Some(InUse::Held));
-        assert!(sessions.attach(Target::of_export("ab@s1")).is_ok());
+        assert_eq!(sessions.look(Target::of_export("a@s1")).err(), Some(InUse::Held));
+        assert_eq!(sessions.look(head("a")).err(), Some(InUse::Held));
+        assert!(sessions.look(Target::of_export("ab@s1")).is_ok());
         drop(held);
-        assert!(sessions.attach(Target::of_export("a@s1")).is_ok());
+        assert!(sessions.look(Target::of_export("a@s1")).is_ok());
+    }
+
+    #[test]
+    fn a_head_has_one_consumer_unless_it_is_shared() {
+        let sessions = Sessions::new();
+        let first = connect(&sessions, head("a"), &process(1), false).expect("free");
+        let taken = connect(&sessions, head("a"), &process(2), false).err();
+        assert_eq!(taken, Some(InUse::Taken(process(1))));
+        assert_eq!(sessions.attachments(&head("a")).len(), 1, "who was refused left nothing");
+        let second = connect(&sessions, head("a"), &process(2), true).expect("shared now");
+        let late = connect(&sessions, head("a"), &process(1), false).err();
+        assert_eq!(late, Some(InUse::Taken(process(2))), "not shared any more");
+        drop(first);
+        assert!(connect(&sessions, head("a"), &process(2), false).is_ok());
+        drop(second);
+        let snapshot = Target::of_export("a@s");
+        let _one = connect(&sessions, snapshot.clone(), &process(1), false).expect("free");
+        assert!(connect(&sessions, snapshot, &process(2), false).is_ok(), "a snapshot is only read");
+        let _hidden = connect(&sessions, head("b"), &process(0), false).expect("free");
+        assert!(connect(&sessions, head("b"), &process(0), false).is_err(), "it may be another process");
+    }
+
+    #[test]
+    fn what_was_done_is_counted_over_all_connections_of_a_consumer() {
+        let sessions = Sessions::new();
+        let (_looking, first) = connect(&sessions, head("a"), &process(1), false).expect("free");
+        let second = connect(&sessions, head("a"), &process(1), false).expect("the same");
+        first.counters().read(4096);
+        second.1.counters().wrote(8192);
+        second.1.counters().flushed();
+        drop(second);
+        let shown = &sessions.attachments(&head("a"))[0];
+        assert_eq!((shown.export.as_str(), &shown.consumer, shown.connections), ("a", &process(1), 1));
+        assert_eq!((shown.reads, shown.writes, shown.flushes), (1, 1, 1));
+        assert_eq!((shown.bytes_read, shown.bytes_written), (4096, 8192));
+    }
+
+    #[test]
+    fn ending_reaches_every_connection_of_the_target_and_no_other() {
+        let sessions = Sessions::new();
+        let lines: Vec<Arc<Ends>> = (0..3).map(|_| Arc::default()).collect();
+        let _held: Vec<_> = ["a", "a@s", "b"]
+            .iter()
+            .zip(&lines)
+            .map(|(export, line)| {
+                let looking = sessions.look(Target::of_export(export)).expect("free");
+                let line: Arc<dyn Line> = line.clone();
+                (sessions.attach(&looking, &process(1), false, line).ok(), looking)
+            })
+            .collect();
+        sessions.end(&head("a"), false);
+        sessions.end(&Target::Volume { volume: "a".into() }, true);
+        let ends: Vec<[usize; 2]> =
+            lines.iter().map(|line| line.0.each_ref().map(|n| n.load(Ordering::Relaxed))).collect();
+        assert_eq!(ends, [[1, 1], [0, 1], [0, 0]]);
+    }
+
+    #[test]
+    fn a_kernel_device_keeps_its_volume_without_connections() {
+        let sessions = Sessions::new();
+        let device = Consumer::Kernel { device: "/dev/nbd3".into() };
+        let unnamed = Consumer::Kernel { device: String::new() };
+        sessions.pin(head("a"), &unnamed, false).expect("free");
+        assert!(sessions.pin(head("a"), &unnamed, true).is_err(), "one device a volume");
+        sessions.name_device(&head("a"), &device);
+        assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Attached("/dev/nbd3".into())));
+        assert_eq!(
+            connect(&sessions, head("a"), &process(1), false).err(),
+            Some(InUse::Taken(device.clone()))
+        );
+        let own = connect(&sessions, head("a"), &unnamed, false).expect("its own connection");
+        drop(own);
+        assert_eq!(sessions.attachments(&head("a"))[0].connections, 0);
+        sessions.unpin(&head("a"), &device);
+        assert!(sessions.attachments(&head("a")).is_empty());
+        assert!(sessions.hold(head("a")).is_ok());
     }
 }

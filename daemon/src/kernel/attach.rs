@@ -171,6 +171,9 @@ struct Attachment {
 }
 
 impl KernelDevices {
+    /// Most connections that one device can have.
+    pub const MAX_CONNECTIONS: u8 = MAX_CONNECTIONS;
+
     /// Makes devices of what `serve` serves, through `driver`. Starts the thread that replaces lost connections.
     ///
     /// # Errors

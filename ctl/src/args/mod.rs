@@ -1,0 +1,232 @@
+//! The command line. Its words are fixed: scripts rely on them.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`volume`], [`snapshot`], [`types`], [`qos`], [`pool`] | the subcommands of one subject each |
+//! | [`values`] | what an argument may be beyond a word or a number |
+
+mod pool;
+mod qos;
+mod snapshot;
+mod types;
+mod values;
+mod volume;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use pool::Pool;
+pub(crate) use qos::{Qos, Rule, RuleChanges};
+pub(crate) use snapshot::Snapshot;
+pub(crate) use types::{Specs, Type, TypeChanges};
+pub(crate) use values::{Device, Export, InUse, Setting, Spec, Switch};
+pub(crate) use volume::{CreateVolume, Volume, VolumeChanges};
+
+/// Where the daemon listens in production.
+const DEFAULT_SOCKET: &str = "/run/cairn/control.sock";
+
+const EXAMPLES: &str = "\
+Examples:
+  cairn --dev ./dev volume create demo --size 10G
+  cairn --dev ./dev snapshot create demo before-upgrade
+  cairn --dev ./dev snapshot tree demo
+  cairn --json volume list | jq '.volumes[].name'
+
+The daemon is found by --socket or --dev, else by CAIRN_SOCKET or CAIRN_DEV in the
+environment, else at /run/cairn/control.sock. Sizes are binary: 10G is 10 GiB.";
+
+/// Volumes, snapshots, types and pools of a running cairnd.
+#[derive(Parser, Debug)]
+#[command(name = "cairn", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// The folder of a daemon started with --dev DIR
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "socket")]
+    pub(crate) dev: Option<PathBuf>,
+
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Print the daemon's JSON instead of tables
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the daemon is to be found, and how it would be started there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) socket: PathBuf,
+    /// The folder, when it is a `--dev` one.
+    pub(crate) dev: Option<PathBuf>,
+}
+
+impl Cli {
+    pub(crate) fn place(&self) -> Place {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        place(self.dev.clone(), self.socket.clone(), set("CAIRN_DEV"), set("CAIRN_SOCKET"))
+    }
+}
+
+fn place(
+    dev: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    env_dev: Option<PathBuf>,
+    env_socket: Option<PathBuf>,
+) -> Place {
+    let in_folder = |folder: PathBuf| Place { socket: folder.join("control.sock"), dev: Some(folder) };
+    let at = |socket| Place { socket, dev: None };
+    match (dev, socket, env_dev, env_socket) {
+        (Some(folder), ..) => in_folder(folder),
+        (None, Some(path), ..) => at(path),
+        (None, None, _, Some(path)) => at(path),
+        (None, None, Some(folder), None) => in_folder(folder),
+        (None, None, None, None) => at(PathBuf::from(DEFAULT_SOCKET)),
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Virtual disks
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(Volume),
+    /// What volumes held at a moment
+    #[command(subcommand, visible_alias = "snap")]
+    Snapshot(Snapshot),
+    /// Kinds of volumes: which pool they are in, which limits they have
+    #[command(subcommand)]
+    Type(Type),
+    /// Limits to volumes' I/O
+    #[command(subcommand)]
+    Qos(Qos),
+    /// The files or devices that hold everything
+    #[command(subcommand)]
+    Pool(Pool),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(args: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("cairn").chain(args.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_form_parses() {
+        for args in [
+            "--dev d volume create demo --size 10G",
+            "volume create demo --from a@b",
+            "volume create demo --from a@b --size 20G --description x",
+            "--json volume list",
+            "volume list --json",
+            "volume show demo --socket /s",
+            "volume create demo --size 1G --type fast --shared",
+            "volume edit demo --name web",
+            "volume edit demo --description x --shared off",
+            "volume retype demo fast",
+            "volume resize demo --size 20G",
+            "volume resize demo --size 20G --yes",
+            "volume attach demo",
+            "volume attach demo@s /dev/nbd3 --connections 4 --read-only",
+            "volume attach demo --snapshot s",
+            "volume detach demo --force",
+            "volume detach demo@s",
+            "volume detach /dev/nbd0",
+            "volume reset-attachments demo --yes",
+            "volume attachments demo",
+            "volume delete a b --yes --with-snapshots",
+            "snapshot create demo s",
+            "snapshot create a,b s",
+            "snapshot list",
+            "snapshot list demo",
+            "snapshot tree demo",
+            "snapshot show demo s",
+            "snapshot clone demo s new",
+            "snapshot rollback demo s --yes",
+            "snapshot delete demo a b c",
+            "snapshot diff demo a",
+            "snapshot diff demo a b",
+            "type create fast --description x --spec a=b --spec c=d --pool bulk --qos gold --default",
+            "type list",
+            "type show fast",
+            "type edit fast --no-qos --spec a=",
+            "type delete fast slow",
+            "qos set demo total_iops_sec=2000 total_bytes_sec=100M",
+            "qos show demo",
+            "qos rule create gold total_iops_sec=2000 --description x",
+            "qos rule list",
+            "qos rule show gold",
+            "qos rule edit gold total_iops_sec=0 read_iops_sec=5",
+            "qos rule edit gold --description x",
+            "qos rule delete gold silver",
+            "pool list",
+            "pool status",
+            "pool status bulk",
+            "pool check --data",
+            "pool check bulk",
+            "pool create bulk --path /p --limit 100G",
+            "pool grow --limit 200G",
+            "pool grow bulk",
+            "pool remove bulk --yes",
+        ] {
+            parse(args).unwrap_or_else(|e| panic!("{args}: {e}"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told_with_exit_code_2() {
+        for (args, part) in [
+            ("volume create demo", "--size"),
+            ("volume create demo --size 10X", "is not a size"),
+            ("volume create demo --from ab", "expected VOLUME@SNAPSHOT"),
+            ("volume create demo --from @b", "expected VOLUME@SNAPSHOT"),
+            ("volume delete", "<NAME>"),
+            ("volume lsit", "similar subcommand"),
+            ("volume edit demo", "--name <NEW>"),
+            ("volume edit demo --shared maybe", "possible values: on, off"),
+            ("volume retype demo", "<TYPE>"),
+            ("volume attach demo nbd0", "a device such as /dev/nbd0"),
+            ("volume attach demo --connections 17", "17 is not in 1..=16"),
+            ("volume detach /dev/sda", "a device such as /dev/nbd0"),
+            ("type create fast --spec a", "expected KEY=VALUE"),
+            ("type edit fast", "--no-qos"),
+            ("type edit fast --qos a --no-qos", "cannot be used with"),
+            ("qos set demo", "<KEY=VALUE>"),
+            ("qos set demo iops=5", "is not a key of a QoS rule"),
+            ("qos set demo total_iops=5", "did you mean total_iops_sec?"),
+            ("qos rule create gold", "<KEY=VALUE>"),
+            ("qos rule edit gold", "KEY=VALUE"),
+            ("pool create bulk", "--path"),
+            ("pool grow --limit x", "is not a size"),
+            ("pool remove", "<NAME>"),
+            ("snapshot delete demo", "<NAME>"),
+            ("--dev d --socket s volume list", "cannot be used with"),
+        ] {
+            let error = parse(args).expect_err(args);
+            assert_eq!(error.exit_code(), 2, "{args}");
+            assert!(error.to_string().contains(part), "{args}\nlacks {part:?}:\n{error}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        let path = |p: &str| Some(PathBuf::from(p));
+        let socket = |p: Place| p.socket.display().to_string();
+        assert_eq!(socket(place(path("d"), None, path("e"), path("s"))), "d/control.sock");
+        assert_eq!(socket(place(None, path("x"), path("e"), path("s"))), "x");
+        assert_eq!(socket(place(None, None, path("e"), path("s"))), "s");
+        assert_eq!(place(None, None, path("e"), None).dev, path("e"));
+        assert_eq!(socket(place(None, None, None, None)), DEFAULT_SOCKET);
+    }
+}

@@ -1,0 +1,200 @@
+//! What an argument may be beyond a word or a number.
+
+use std::str::FromStr;
+
+use cairn_api::qos::{QosError, QosRule};
+use cairn_api::volume::SnapshotRef;
+use clap::ValueEnum;
+
+/// `VOLUME@SNAPSHOT`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct From(pub(crate) SnapshotRef);
+
+impl FromStr for From {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<From, String> {
+        match text.split_once('@') {
+            Some((volume, snapshot)) if !volume.is_empty() && !snapshot.is_empty() => {
+                Ok(From(SnapshotRef { volume: volume.to_owned(), snapshot: snapshot.to_owned() }))
+            }
+            _ => Err("expected VOLUME@SNAPSHOT, for example demo@before-upgrade".to_owned()),
+        }
+    }
+}
+
+/// `VOLUME` or `VOLUME@SNAPSHOT`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Export {
+    pub(crate) volume: String,
+    pub(crate) snapshot: Option<String>,
+}
+
+impl FromStr for Export {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Export, String> {
+        if !text.contains('@') && !text.is_empty() {
+            return Ok(Export { volume: text.to_owned(), snapshot: None });
+        }
+        let From(SnapshotRef { volume, snapshot }) =
+            text.parse().map_err(|_| "expected VOLUME or VOLUME@SNAPSHOT, for example demo".to_owned())?;
+        Ok(Export { volume, snapshot: Some(snapshot) })
+    }
+}
+
+impl std::fmt::Display for Export {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.snapshot {
+            Some(snapshot) => write!(f, "{}@{snapshot}", self.volume),
+            None => f.write_str(&self.volume),
+        }
+    }
+}
+
+/// `/dev/nbdN`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Device(pub(crate) String);
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Device, String> {
+        match text.strip_prefix("/dev/nbd") {
+            Some(number) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
+                Ok(Device(text.to_owned()))
+            }
+            _ => Err("expected a device such as /dev/nbd0".to_owned()),
+        }
+    }
+}
+
+/// What is in use: an export by its name, or whatever a device is attached to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum InUse {
+    Export(Export),
+    Device(Device),
+}
+
+impl FromStr for InUse {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<InUse, String> {
+        if text.starts_with('/') { text.parse().map(InUse::Device) } else { text.parse().map(InUse::Export) }
+    }
+}
+
+/// `on` or `off`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Switch {
+    /// Yes
+    On,
+    /// No
+    Off,
+}
+
+/// `KEY=VALUE` of a type; without a value the key is taken away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Spec {
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl FromStr for Spec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Spec, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                Ok(Spec { key: key.to_owned(), value: value.to_owned() })
+            }
+            _ => Err("expected KEY=VALUE, for example media=ssd".to_owned()),
+        }
+    }
+}
+
+/// `KEY=VALUE` of a QoS rule, where the value of a key of bytes may be a size.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: u64,
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    /// Whether the value goes with the other limits is the daemon's to say: it knows them. Here it is read in a rule in
+    /// which it makes sense.
+    fn from_str(text: &str) -> Result<Setting, String> {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        let mut rule = vec![text.to_owned()];
+        if value.bytes().any(|b| b != b'0') {
+            let (limit, is_length) = match key.strip_suffix("_max_length") {
+                Some(limit) => (limit, true),
+                None => (key.strip_suffix("_max").unwrap_or(key), false),
+            };
+            if limit != key {
+                rule.push(format!("{limit}=1"));
+            }
+            if is_length {
+                rule.push(format!("{limit}_max=1"));
+            }
+            if key == "size_iops_sec" {
+                rule.push("total_iops_sec=1".to_owned());
+            }
+        }
+        let read = QosRule::default().merge(rule.iter().map(String::as_str));
+        let read = read.map_err(|QosError { message, hint }| match hint {
+            Some(hint) => format!("{message}; {hint}"),
+            None => message,
+        })?;
+        // A key that is not set is not in a rule's JSON.
+        let json = serde_json::to_value(read).map_err(|e| e.to_string())?;
+        Ok(Setting { key: key.to_owned(), value: json.get(key).and_then(|v| v.as_u64()).unwrap_or(0) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_a_rule_can_be_set_and_cleared_alone() {
+        for key in QosRule::key_names() {
+            let unit = if key.contains("bytes") && !key.ends_with("length") { "7K" } else { "7" };
+            let value = if unit == "7K" { 7 << 10 } else { 7 };
+            assert_eq!(format!("{key}={unit}").parse(), Ok(Setting { key: key.into(), value }));
+            assert_eq!(format!("{key}=0").parse(), Ok(Setting { key: key.into(), value: 0 }));
+        }
+        assert_eq!("size_iops_sec=16K".parse(), Ok(Setting { key: "size_iops_sec".into(), value: 16 << 10 }));
+    }
+
+    #[test]
+    fn settings_are_refused_with_the_reason() {
+        for (text, part) in [
+            ("total_iops_sec", "write key=value"),
+            ("total_iops_sec=", "a whole number"),
+            ("total_iops_sec=2K", "a whole number"),
+            ("total_iop_sec=1", "did you mean total_iops_sec?"),
+            ("foo_max_length=1", "\"foo_max_length\" is not a key"),
+            ("total_bytes_sec=1.5G", "only whole numbers"),
+            ("read_iops_sec_max_length=90000", "is more than 86400"),
+        ] {
+            let error = text.parse::<Setting>().expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn exports_and_devices_are_told_apart() {
+        let export = |volume: &str, snapshot: Option<&str>| {
+            Ok(InUse::Export(Export { volume: volume.into(), snapshot: snapshot.map(str::to_owned) }))
+        };
+        assert_eq!("demo".parse(), export("demo", None));
+        assert_eq!("demo@s1".parse(), export("demo", Some("s1")));
+        assert_eq!("/dev/nbd12".parse(), Ok(InUse::Device(Device("/dev/nbd12".into()))));
+        for text in ["", "@s1", "demo@", "/dev/nbd", "/dev/nbd0p1", "/dev/sda", "/dev/nbd-1"] {
+            text.parse::<InUse>().expect_err(text);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! One function a command: ask the daemon, say what it said.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`volume`], [`attachments`] | volumes, and who uses them |
+//! | [`snapshot`] | snapshots, clones, rollbacks, differences |
+//! | [`types`], [`qos`] | types of volumes, limits to their I/O |
+//! | [`pool`] | pools |
+
+mod attachments;
+mod pool;
+mod qos;
+mod snapshot;
+mod types;
+mod volume;
+
+use cairn_api::info::Info;
+use cairn_api::path;
+use serde_json::json;
+
+use crate::args;
+use crate::client::{Client, Wait};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Runs one command.
+pub(crate) async fn run(command: args::Command, client: &Client, output: &Output) -> Result<(), Failure> {
+    match command {
+        args::Command::Volume(command) => volume::run(command, client, output).await,
+        args::Command::Snapshot(command) => snapshot::run(command, client, output).await,
+        args::Command::Type(command) => types::run(command, client, output).await,
+        args::Command::Qos(command) => qos::run(command, client, output).await,
+        args::Command::Pool(command) => pool::run(command, client, output).await,
+    }
+}
+
+/// How to connect to an export, for people only: the first of the daemon's endpoints.
+async fn uri(client: &Client, output: &Output, export: &str) -> Result<Option<String>, Failure> {
+    if output.json {
+        return Ok(None);
+    }
+    let info = client.get::<Info>(path::INFO, Wait::Short).await?.value;
+    Ok(info.nbd.first().map(|endpoint| endpoint.uri(export)))
+}
+
+/// Deletes one after the other and says which; the first that fails ends it.
+async fn delete_each(
+    what: &str,
+    names: &[String],
+    paths: impl Iterator<Item = String>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut deleted = Vec::new();
+    let mut outcome = Ok(());
+    for (name, path) in names.iter().zip(paths) {
+        outcome = client.delete(&path).await;
+        if outcome.is_err() {
+            break;
+        }
+        deleted.push(name);
+        if !output.json {
+            output.print(&format!("deleted {what} {name}\n"))?;
+        }
+    }
+    if output.json && (outcome.is_ok() || !deleted.is_empty()) {
+        output.print(&format!("{}\n", json!({ "deleted": deleted })))?;
+    }
+    outcome
+}

@@ -1,0 +1,95 @@
+//! Snapshots, clones, rollbacks and differences.
+
+use cairn_api::path;
+use cairn_api::snapshot::{
+    CreateGroup, CreateSnapshot, Diff, GroupMember, Rollback, RolledBack, Snapshot, SnapshotList, Tree,
+};
+use cairn_api::volume::{CloneSnapshot, Volume};
+
+use super::{delete_each, uri};
+use crate::args;
+use crate::client::{Client, Wait};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render::{snapshots, tree, volumes};
+
+pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Output) -> Result<(), Failure> {
+    match command {
+        args::Snapshot::Create { volume, name, description } if volume.contains(',') => {
+            let member = |volume: &str| GroupMember { volume: volume.to_owned(), name: name.clone() };
+            let request = CreateGroup { members: volume.split(',').map(member).collect(), description };
+            let made = client.post::<SnapshotList>(path::SNAPSHOTS, &request).await?;
+            output.answer(&made, |list, _| list.snapshots.iter().map(snapshots::created).collect())
+        }
+        args::Snapshot::Create { volume, name, description } => {
+            let request = CreateSnapshot { name, description };
+            let made = client.post::<Snapshot>(&path::volume_sub(&volume, "snapshots"), &request).await?;
+            output.answer(&made, |snapshot, _| snapshots::created(snapshot))
+        }
+        args::Snapshot::List { volume } => {
+            let path = match &volume {
+                Some(volume) => path::volume_sub(volume, "snapshots"),
+                None => path::SNAPSHOTS.to_owned(),
+            };
+            let list = client.get::<SnapshotList>(&path, Wait::Short).await?;
+            output.answer(&list, |list, look| snapshots::list(&list.snapshots, look))
+        }
+        args::Snapshot::Tree { volume } => {
+            let tree = client.get::<Tree>(&path::volume_sub(&volume, "tree"), Wait::Short).await?;
+            output.answer(&tree, tree::draw)
+        }
+        args::Snapshot::Show { volume, name } => {
+            let shown = client.get::<Snapshot>(&path::snapshot(&volume, &name), Wait::Short).await?;
+            let uri = uri(client, output, &format!("{volume}@{name}")).await?;
+            output.answer(&shown, |snapshot, look| snapshots::show(snapshot, uri.as_deref(), look))
+        }
+        args::Snapshot::Clone { volume, name, new_volume, size } => {
+            let request =
+                CloneSnapshot { name: new_volume, size: size.map(|s| s.bytes()), description: String::new() };
+            let made = client.post::<Volume>(&path::snapshot_sub(&volume, &name, "clone"), &request).await?;
+            let uri = uri(client, output, &made.value.name).await?;
+            output.answer(&made, |volume, look| volumes::created(volume, uri.as_deref(), look))
+        }
+        args::Snapshot::Rollback { volume, name, yes, force } => {
+            output.confirm(&snapshots::rollback_question(&volume, &name), yes)?;
+            let path = path::snapshot_sub(&volume, &name, "rollback");
+            let done = client.post::<RolledBack>(&path, &Rollback { force }).await?;
+            output.answer(&done, |done, _| snapshots::rolled_back(done, &name))
+        }
+        args::Snapshot::Delete { volume, names } => {
+            let paths = names.iter().map(|name| path::snapshot(&volume, name));
+            let shown: Vec<_> = names.iter().map(|name| format!("{volume}@{name}")).collect();
+            delete_each("snapshot", &shown, paths, client, output).await
+        }
+        args::Snapshot::Diff { volume, name, to } => {
+            diff(&volume, &name, to.as_deref(), client, output).await
+        }
+    }
+}
+
+/// Joins the pages of a comparison.
+async fn diff(
+    volume: &str,
+    name: &str,
+    to: Option<&str>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    let spinner = output.spin("comparing");
+    let base = path::snapshot_sub(volume, name, "diff");
+    let mut answer = client.get::<Diff>(&path::with_query(base.clone(), &[("to", to)]), Wait::Long).await?;
+    if answer.value.next.is_some() {
+        while let Some(next) = answer.value.next {
+            let query = [("to", to), ("offset", Some(&*next.to_string()))];
+            let page = client.get::<Diff>(&path::with_query(base.clone(), &query), Wait::Long).await?.value;
+            answer.value.extents.extend(page.extents);
+            answer.value.changed = page.changed;
+            // A daemon that does not get on would keep this loop for ever.
+            answer.value.next = page.next.filter(|further| *further > next);
+        }
+        let joined = serde_json::to_vec(&answer.value);
+        answer.raw = joined.map_err(|e| Failure::local("internal", e.to_string()))?.into();
+    }
+    drop(spinner);
+    output.answer(&answer, snapshots::diff)
+}

@@ -1,0 +1,97 @@
+//! Volumes.
+
+use cairn_api::path;
+use cairn_api::pool::PoolList;
+use cairn_api::types::Retype;
+use cairn_api::volume::{CreateVolume, EditVolume, ResizeVolume, Volume, VolumeList};
+
+use super::{attachments, delete_each, uri};
+use crate::args::{self, Switch};
+use crate::client::{Client, Wait};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render::volumes;
+
+pub(super) async fn run(command: args::Volume, client: &Client, output: &Output) -> Result<(), Failure> {
+    match command {
+        args::Volume::Create(args::CreateVolume { name, size, from, volume_type, shared, description }) => {
+            let (size, source) = (size.map(|s| s.bytes()), from.map(|from| from.0));
+            let request = CreateVolume { name, size, description, source, volume_type, shared };
+            let made = client.post::<Volume>(path::VOLUMES, &request).await?;
+            let uri = uri(client, output, &made.value.name).await?;
+            output.answer(&made, |volume, look| volumes::created(volume, uri.as_deref(), look))
+        }
+        args::Volume::List => {
+            let list = client.get::<VolumeList>(path::VOLUMES, Wait::Short).await?;
+            let pools = several_pools(client, output).await?;
+            output.answer(&list, |list, look| volumes::list(&list.volumes, pools, look))
+        }
+        args::Volume::Show { name } => {
+            let shown = client.get::<Volume>(&path::volume(&name), Wait::Short).await?;
+            let pools = several_pools(client, output).await?;
+            let uri = uri(client, output, &shown.value.name).await?;
+            output.answer(&shown, |volume, look| volumes::show(volume, pools, uri.as_deref(), look))
+        }
+        args::Volume::Edit { name, changes: args::VolumeChanges { new_name, description, shared } } => {
+            let shared = shared.map(|shared| shared == Switch::On);
+            let request = EditVolume { name: new_name, description, shared };
+            let edited = client.patch::<Volume>(&path::volume(&name), &request).await?;
+            output.answer(&edited, |volume, _| volumes::edited(volume, &name))
+        }
+        args::Volume::Retype { name, to } => {
+            let request = Retype { volume_type: to };
+            let retyped = client.post::<Volume>(&path::volume_sub(&name, "retype"), &request).await?;
+            output.answer(&retyped, |volume, _| volumes::retyped(volume))
+        }
+        args::Volume::Resize { name, size, yes } => resize(&name, size.bytes(), yes, client, output).await,
+        args::Volume::Attach { name, device, connections, read_only, snapshot } => {
+            let how = attachments::How { device, connections, read_only, snapshot };
+            attachments::attach(name, how, client, output).await
+        }
+        args::Volume::Detach { name, force } => attachments::detach(name, force, client, output).await,
+        args::Volume::ResetAttachments { name, yes } => attachments::reset(&name, yes, client, output).await,
+        args::Volume::Attachments { name } => attachments::list(&name, client, output).await,
+        args::Volume::Delete { names, with_snapshots, yes } => {
+            delete_volumes(&names, with_snapshots, yes, client, output).await
+        }
+    }
+}
+
+/// Whether there is more than one pool, so that it is worth saying which one holds a volume; for people only.
+async fn several_pools(client: &Client, output: &Output) -> Result<bool, Failure> {
+    if output.json {
+        return Ok(false);
+    }
+    Ok(client.get::<PoolList>(path::POOLS, Wait::Short).await?.value.pools.len() > 1)
+}
+
+/// Growing cannot be undone, so that it is asked for; what the daemon refuses or what changes nothing is not.
+async fn resize(name: &str, size: u64, yes: bool, client: &Client, output: &Output) -> Result<(), Failure> {
+    if !yes {
+        let present = client.get::<Volume>(&path::volume(name), Wait::Short).await?.value;
+        if size > present.size {
+            output.confirm(&volumes::resize_question(&present, size), yes)?;
+        }
+    }
+    let grown = client.post::<Volume>(&path::volume_sub(name, "resize"), &ResizeVolume { size }).await?;
+    output.answer(&grown, |volume, _| volumes::resized(volume))
+}
+
+async fn delete_volumes(
+    names: &[String],
+    with_snapshots: bool,
+    yes: bool,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    if !yes {
+        let mut doomed = Vec::new();
+        for name in names {
+            doomed.push(client.get::<Volume>(&path::volume(name), Wait::Short).await?.value);
+        }
+        output.confirm(&volumes::delete_question(&doomed, with_snapshots), yes)?;
+    }
+    let snapshots = with_snapshots.then_some("true");
+    let paths = names.iter().map(|name| path::with_query(path::volume(name), &[("snapshots", snapshots)]));
+    delete_each("volume", names, paths, client, output).await
+}

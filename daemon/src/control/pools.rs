@@ -1,0 +1,150 @@
+//! Adding pools to the first one, growing them, and forgetting them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus};
+use cairn_cow::{Disk, Holder};
+
+use super::context::{Context, blocking, busy, check_name, invalid};
+use super::convert;
+use crate::pools::PoolSlot;
+use crate::settings::pool_key;
+use crate::volumes::Volumes;
+
+fn entry<D: Disk>(slot: &PoolSlot<D>) -> PoolEntry {
+    PoolEntry {
+        name: slot.name.clone(),
+        path: slot.path.clone(),
+        status: slot.pool.as_ref().ok().map(|pool| convert::pool_status(pool.status(), slot)),
+        error: slot.pool.as_ref().err().cloned(),
+    }
+}
+
+pub(super) fn list<D: Disk>(volumes: &Volumes<D>) -> PoolList {
+    PoolList { pools: volumes.pools.slots().iter().map(entry).collect() }
+}
+
+pub(super) fn status<D: Disk>(volumes: &Volumes<D>, name: Option<String>) -> cairn_cow::Result<PoolStatus> {
+    let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
+    let pool = volumes.pools.get(&name)?;
+    Ok(convert::pool_status(pool.status(), &volumes.pools.slot(&name)?))
+}
+
+/// Runs on the control side, since opening a pool blocks.
+pub(super) async fn create<D: Disk>(c: Context<D>, request: CreatePool) -> Result<PoolEntry, ApiError> {
+    let CreatePool { name, path, limit } = request;
+    check_name(&name)?;
+    if !Path::new(&path).is_absolute() {
+        return Err(invalid(format!("the path {path:?} is not absolute"))
+            .with_hint("the daemon may run in another folder: write the whole path"));
+    }
+    let _alone = c.alone().await;
+    let slots = c.volumes.pools.slots();
+    if slots.iter().any(|slot| slot.name == name) {
+        return Err(ApiError::new(ErrorCode::Exists, format!("there is already a pool '{name}'"))
+            .with_hint("choose another name"));
+    }
+    if let Some(other) = slots.iter().find(|slot| slot.path == path) {
+        return Err(ApiError::new(ErrorCode::Exists, format!("{path} is the pool '{}' already", other.name)));
+    }
+    let (files, named, at) = (Arc::clone(&c.files), name.clone(), path.clone());
+    let added = blocking(move || files.add(&named, &at, true, limit).map_err(invalid)).await?;
+    let kept = match collision(&c.volumes, &added) {
+        Some(volume) => Err(ApiError::new(
+            ErrorCode::Exists,
+            format!("the pool at {path} has a volume '{volume}', which there is already"),
+        )
+        .with_hint("rename one of the two first: cairn volume edit NAME --name NEW")),
+        None => remember(&c, name, Some(path)).await,
+    };
+    if let Err(error) = kept {
+        let files = Arc::clone(&c.files);
+        // The reason why it was not added counts, not how well it was closed again.
+        let _ = blocking(move || files.remove(&added).map_err(invalid)).await;
+        return Err(error);
+    }
+    let entry = entry(&added);
+    c.volumes.pools.add(added);
+    Ok(entry)
+}
+
+/// A volume of a pool whose name is taken.
+fn collision<D: Disk>(volumes: &Volumes<D>, added: &PoolSlot<D>) -> Option<String> {
+    let pool = added.pool.as_ref().ok()?;
+    pool.volumes().into_iter().map(|v| v.name).find(|name| volumes.pools.of_volume(name).is_ok())
+}
+
+/// Has the next start open the pool, or not any more.
+async fn remember<D: Disk>(c: &Context<D>, name: String, path: Option<String>) -> Result<(), ApiError> {
+    let main = Arc::clone(c.volumes.pools.main());
+    c.run(async move |_| {
+        let kept = main.set_attributes(Holder::Pool, &[(&pool_key(&name), path.as_deref())]).await;
+        kept.map_err(|e| convert::error(&e))
+    })
+    .await
+}
+
+/// Runs on the control side.
+pub(super) async fn grow<D: Disk>(
+    c: Context<D>,
+    name: String,
+    request: GrowPool,
+) -> Result<PoolStatus, ApiError> {
+    let found = c.volumes.pools.slot(&name).map_err(|e| convert::error(&e))?;
+    let pool = c.volumes.pools.get(&name).map_err(|e| convert::error(&e))?;
+    let (files, path) = (Arc::clone(&c.files), found.path.clone());
+    let size = blocking(move || {
+        files.device_size(&path).map_err(|e| invalid(format!("cannot tell the size of {path}: {e}")))
+    })
+    .await?;
+    let limit = match (request.limit, size) {
+        (None, None) => {
+            return Err(invalid("a pool in a file grows to a limit that you give")
+                .with_hint("give \"limit\" in bytes"));
+        }
+        (Some(limit), Some(size)) if limit > size => {
+            return Err(invalid(format!("the device {} has {size} bytes", found.path))
+                .with_hint("leave the limit out to use all of it"));
+        }
+        (Some(limit), _) => limit,
+        (None, Some(size)) => size,
+    };
+    let now = pool.status().limit;
+    if limit < now {
+        return Err(ApiError::new(
+            ErrorCode::Shrink,
+            format!(
+                "the pool '{name}' may take {now} bytes and cannot be limited to {limit}: pools only grow"
+            ),
+        ));
+    }
+    c.run(async move |c| {
+        pool.set_limit(limit).await.map_err(|e| convert::error(&e))?;
+        status(&c.volumes, Some(name)).map_err(|e| convert::error(&e))
+    })
+    .await
+}
+
+/// Runs on the control side.
+pub(super) async fn remove<D: Disk>(c: Context<D>, name: String) -> Result<(), ApiError> {
+    let _alone = c.alone().await;
+    let found = c.volumes.pools.slot(&name).map_err(|e| convert::error(&e))?;
+    if name == MAIN_POOL {
+        return Err(busy(format!("'{name}' is the pool that the daemon was started on")));
+    }
+    let volumes = found.pool.as_ref().map_or(0, |pool| pool.status().volumes);
+    if volumes > 0 {
+        return Err(busy(format!("the pool '{name}' holds {volumes} volumes")).with_hint("delete them first"));
+    }
+    let settings = c.volumes.settings();
+    if let Some((user, _)) = settings.types.iter().find(|(_, t)| t.backend() == Some(&name)) {
+        return Err(busy(format!("the type '{user}' makes its volumes in the pool '{name}'"))
+            .with_hint("delete or change the type first"));
+    }
+    remember(&c, name.clone(), None).await?;
+    let Some(gone) = c.volumes.pools.remove(&name) else { return Ok(()) };
+    let files = Arc::clone(&c.files);
+    blocking(move || files.remove(&gone).map_err(|why| ApiError::new(ErrorCode::Io, why))).await
+}

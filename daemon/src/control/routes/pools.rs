@@ -1,0 +1,100 @@
+//! Pools: the files and devices that hold the volumes.
+//!
+//! `/v1/pool` is the pool that the daemon was started on, for clients that know of one only.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use cairn_api::error::ErrorBody;
+use cairn_api::pool::{CheckQuery, CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Answer, Control, Failure, Length};
+use crate::control::reply::{Input, OptionalInput, Path, Query};
+
+pub(super) fn routes() -> OpenApiRouter<Control> {
+    OpenApiRouter::new()
+        .routes(routes!(first_status))
+        .routes(routes!(first_check))
+        .routes(routes!(list_pools, create_pool))
+        .routes(routes!(show_pool, remove_pool))
+        .routes(routes!(grow_pool))
+        .routes(routes!(check_pool))
+}
+
+/// Show the figures of the first pool.
+#[utoipa::path(get, path = "/v1/pool", tag = "pools", responses(
+    (status = 200, description = "The pool's figures", body = PoolStatus),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn first_status(State(c): State<Control>) -> Answer<PoolStatus> {
+    c.ok(Length::Short, |e| e.pool(None)).await
+}
+
+/// Check the whole first pool while it is in use. One check at a time; it answers when it is done.
+#[utoipa::path(post, path = "/v1/pool/check", tag = "pools", params(CheckQuery), responses(
+    (status = 200, description = "What was found; `clean` says whether all is well", body = CheckReport),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn first_check(State(c): State<Control>, Query(query): Query<CheckQuery>) -> Answer<CheckReport> {
+    c.ok(Length::Long, |e| e.check(None, query.data)).await
+}
+
+/// List all pools.
+#[utoipa::path(get, path = "/v1/pools", tag = "pools", responses(
+    (status = 200, description = "The first pool, then the others by name", body = PoolList),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn list_pools(State(c): State<Control>) -> Answer<PoolList> {
+    c.ok(Length::Short, |e| e.pools()).await
+}
+
+/// Add a pool: a new one, or what a file or device holds already.
+#[utoipa::path(post, path = "/v1/pools", tag = "pools", request_body = CreatePool, responses(
+    (status = 201, description = "The pool", body = PoolEntry),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn create_pool(State(c): State<Control>, Input(request): Input<CreatePool>) -> Answer<PoolEntry> {
+    c.created(|e| e.create_pool(request)).await
+}
+
+/// Show a pool's figures.
+#[utoipa::path(get, path = "/v1/pools/{name}", tag = "pools",
+    params(("name" = String, Path, description = "The pool")), responses(
+    (status = 200, description = "The pool's figures", body = PoolStatus),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn show_pool(State(c): State<Control>, Path(name): Path<String>) -> Answer<PoolStatus> {
+    c.ok(Length::Short, |e| e.pool(Some(name))).await
+}
+
+/// Forget a pool without volumes. Its file stays as it is.
+#[utoipa::path(delete, path = "/v1/pools/{name}", tag = "pools",
+    params(("name" = String, Path, description = "The pool")), responses(
+    (status = 204, description = "The daemon no longer uses it"),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn remove_pool(State(c): State<Control>, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+    c.gone(|e| e.remove_pool(name)).await
+}
+
+/// Let a pool grow further.
+#[utoipa::path(post, path = "/v1/pools/{name}/grow", tag = "pools",
+    request_body(content = Option<GrowPool>),
+    params(("name" = String, Path, description = "The pool")), responses(
+    (status = 200, description = "The pool's figures with its new limit", body = PoolStatus),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn grow_pool(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+    OptionalInput(request): OptionalInput<GrowPool>,
+) -> Answer<PoolStatus> {
+    c.ok(Length::Short, |e| e.grow_pool(name, request)).await
+}
+
+/// Check a whole pool while it is in use. One check at a time; it answers when it is done.
+#[utoipa::path(post, path = "/v1/pools/{name}/check", tag = "pools",
+    params(("name" = String, Path, description = "The pool"), CheckQuery), responses(
+    (status = 200, description = "What was found; `clean` says whether all is well", body = CheckReport),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn check_pool(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+    Query(query): Query<CheckQuery>,
+) -> Answer<CheckReport> {
+    c.ok(Length::Long, |e| e.check(Some(name), query.data)).await
+}

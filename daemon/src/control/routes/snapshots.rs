@@ -1,0 +1,143 @@
+//! Snapshots, clones, rollbacks and differences.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use cairn_api::error::ErrorBody;
+use cairn_api::snapshot::{
+    CreateGroup, CreateSnapshot, Diff, DiffQuery, Rollback, RolledBack, Snapshot, SnapshotList, SnapshotQuery,
+};
+use cairn_api::volume::{CloneSnapshot, CreateVolume, SnapshotRef, Volume};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Answer, Control, Failure, Length};
+use crate::control::reply::{Input, OptionalInput, Path, Query};
+
+pub(super) fn routes() -> OpenApiRouter<Control> {
+    OpenApiRouter::new()
+        .routes(routes!(list_volume_snapshots, create_snapshot))
+        .routes(routes!(show_snapshot, delete_snapshot))
+        .routes(routes!(clone_snapshot))
+        .routes(routes!(rollback))
+        .routes(routes!(show_diff))
+        .routes(routes!(list_snapshots, create_group))
+}
+
+/// List a volume's snapshots.
+#[utoipa::path(get, path = "/v1/volumes/{name}/snapshots", tag = "snapshots",
+    params(("name" = String, Path, description = "The volume")), responses(
+    (status = 200, description = "The snapshots, oldest first", body = SnapshotList),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn list_volume_snapshots(State(c): State<Control>, Path(name): Path<String>) -> Answer<SnapshotList> {
+    c.ok(Length::Short, |e| e.snapshots(Some(name))).await
+}
+
+/// Take a snapshot of a volume. Clients need not pause.
+#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots", tag = "snapshots", request_body = CreateSnapshot,
+    params(("name" = String, Path, description = "The volume")), responses(
+    (status = 201, description = "The new snapshot", body = Snapshot),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn create_snapshot(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+    Input(request): Input<CreateSnapshot>,
+) -> Answer<Snapshot> {
+    c.created(|e| e.create_snapshot(name, request)).await
+}
+
+/// Show a snapshot.
+#[utoipa::path(get, path = "/v1/volumes/{name}/snapshots/{snapshot}", tag = "snapshots",
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot" = String, Path, description = "The snapshot")), responses(
+    (status = 200, description = "The snapshot", body = Snapshot),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn show_snapshot(
+    State(c): State<Control>,
+    Path((name, snapshot)): Path<(String, String)>,
+) -> Answer<Snapshot> {
+    c.ok(Length::Short, |e| e.snapshot(name, snapshot)).await
+}
+
+/// Delete a snapshot that no NBD client is connected to. Volumes cloned from it live on.
+#[utoipa::path(delete, path = "/v1/volumes/{name}/snapshots/{snapshot}", tag = "snapshots",
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot" = String, Path, description = "The snapshot")), responses(
+    (status = 204, description = "It is deleted; its space is given back in the background"),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn delete_snapshot(
+    State(c): State<Control>,
+    Path((name, snapshot)): Path<(String, String)>,
+) -> Result<StatusCode, Failure> {
+    c.gone(|e| e.delete_snapshot(name, snapshot)).await
+}
+
+/// Clone a snapshot as a new, independent volume.
+#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot}/clone", tag = "snapshots",
+    request_body = CloneSnapshot,
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot" = String, Path, description = "The snapshot")), responses(
+    (status = 201, description = "The new volume", body = Volume),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn clone_snapshot(
+    State(c): State<Control>,
+    Path((volume, snapshot)): Path<(String, String)>,
+    Input(request): Input<CloneSnapshot>,
+) -> Answer<Volume> {
+    let request = CreateVolume {
+        name: request.name,
+        size: request.size,
+        description: request.description,
+        source: Some(SnapshotRef { volume, snapshot }),
+        volume_type: None,
+        shared: false,
+    };
+    c.created(|e| e.create_volume(request)).await
+}
+
+/// Roll a volume back to one of its snapshots. What it held is kept as an automatic snapshot; newer snapshots stay.
+#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot}/rollback", tag = "snapshots",
+    request_body(content = Option<Rollback>),
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot" = String, Path, description = "The snapshot")), responses(
+    (status = 200, description = "The volume, and the snapshot that undoes the rollback", body = RolledBack),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn rollback(
+    State(c): State<Control>,
+    Path((name, snapshot)): Path<(String, String)>,
+    OptionalInput(request): OptionalInput<Rollback>,
+) -> Answer<RolledBack> {
+    c.ok(Length::Short, |e| e.rollback(name, snapshot, request)).await
+}
+
+/// Show which ranges differ between a snapshot and another one of its volume, or the volume's head.
+#[utoipa::path(get, path = "/v1/volumes/{name}/snapshots/{snapshot}/diff", tag = "snapshots",
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot" = String, Path, description = "The snapshot"), DiffQuery), responses(
+    (status = 200, description = "One page of the ranges that differ", body = Diff),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn show_diff(
+    State(c): State<Control>,
+    Path((name, snapshot)): Path<(String, String)>,
+    Query(query): Query<DiffQuery>,
+) -> Answer<Diff> {
+    c.ok(Length::Long, |e| e.diff(name, snapshot, query)).await
+}
+
+/// List the snapshots of all volumes.
+#[utoipa::path(get, path = "/v1/snapshots", tag = "snapshots", params(SnapshotQuery), responses(
+    (status = 200, description = "The snapshots, by volume, oldest first", body = SnapshotList),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn list_snapshots(
+    State(c): State<Control>,
+    Query(query): Query<SnapshotQuery>,
+) -> Answer<SnapshotList> {
+    c.ok(Length::Short, |e| e.snapshots(query.volume)).await
+}
+
+/// Take snapshots of several volumes at one moment: all are made, or none.
+#[utoipa::path(post, path = "/v1/snapshots", tag = "snapshots", request_body = CreateGroup, responses(
+    (status = 201, description = "The new snapshots, in the request's order", body = SnapshotList),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn create_group(State(c): State<Control>, Input(request): Input<CreateGroup>) -> Answer<SnapshotList> {
+    c.created(|e| e.create_group(request)).await
+}

@@ -1,0 +1,240 @@
+//! Opening pools, seeing to their background duties, and closing them.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cairn_api::pool::Fill;
+use cairn_cow::{CreateOptions, ErrorKind, Options, Pool};
+use cairn_nbd::Shutdown;
+use cairn_uring::{Handle, time};
+use parking_lot::Mutex;
+
+use crate::config::DEFAULT_LIMIT;
+use crate::control::fill;
+use crate::disk::{Found, PoolDisk, device_size, discard_unfinished};
+use crate::pools::PoolSlot;
+use crate::seldom::Seldom;
+use crate::serve::unless;
+
+/// How often a pool is asked to see to its background duties.
+const MAINTENANCE_PERIOD: Duration = Duration::from_millis(100);
+/// How often its fill is looked at.
+const FILL_PERIOD: Duration = Duration::from_secs(1);
+/// How often failing background work is reported.
+static BACKGROUND_FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
+
+/// Opens pools for the daemon's reactors and keeps them going.
+pub struct PoolKeeper {
+    reactor: Handle,
+    options: Options,
+    /// Ends the maintenance of each pool, by its path.
+    maintained: Mutex<HashMap<String, Shutdown>>,
+}
+
+/// Runs a future on a reactor and waits for it here.
+///
+/// # Errors
+/// When the reactor has stopped.
+pub(crate) fn on<T, F, Fut>(reactor: &Handle, f: F) -> Result<T, String>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let gone = |_| "a reactor has stopped".to_owned();
+    reactor.spawn_with(f).map_err(gone)?.wait().map_err(gone)
+}
+
+/// An error with its cause.
+pub(crate) fn sentence(error: &cairn_cow::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+impl PoolKeeper {
+    /// Pools are opened with `options`; `reactor` sees to them.
+    pub(crate) fn new(reactor: Handle, options: Options) -> PoolKeeper {
+        PoolKeeper { reactor, options, maintained: Mutex::default() }
+    }
+
+    /// Opens what `disk` holds, or makes a pool of at most `limit` bytes of one that is blank. Blocks.
+    ///
+    /// # Errors
+    /// A text for people.
+    pub(crate) fn open(
+        &self,
+        path: &Path,
+        disk: PoolDisk,
+        found: Found,
+        limit: u64,
+    ) -> Result<Arc<Pool<PoolDisk>>, String> {
+        let (shown, options) = (path.display(), self.options.clone());
+        let Found::Blank { created } = found else {
+            let opened = on(&self.reactor, move || async move { Pool::open(disk, options).await })?;
+            return opened.map_err(|e| {
+                let hint = match e.kind() {
+                    ErrorKind::NotAPool => "; give another path, or move the file away to make a pool there",
+                    ErrorKind::Corrupt => "; make a copy before anything else",
+                    _ => "",
+                };
+                format!("cannot open the pool {shown}: {}{hint}", sentence(&e))
+            });
+        };
+        disk.clear().map_err(|e| format!("cannot make a pool at {shown}: {e}"))?;
+        let limit = disk.device_size().map_or(limit, |size| size.min(limit));
+        let id = random_id().map_err(|e| format!("cannot get random bytes for the pool's id: {e}"))?;
+        let create = CreateOptions { limit, journal_bytes: None, segment_blocks: None };
+        let made = on(&self.reactor, move || async move { Pool::create(disk, id, create, options).await })?;
+        made.map_err(|e| {
+            discard_unfinished(path, created);
+            format!("cannot make a pool at {shown}: {}", sentence(&e))
+        })
+    }
+
+    /// Has a pool's background duties seen to until it is closed.
+    ///
+    /// # Errors
+    /// When the reactor has stopped.
+    pub(crate) fn maintain(&self, slot: &PoolSlot<PoolDisk>) -> Result<(), String> {
+        let Ok(pool) = &slot.pool else { return Ok(()) };
+        let (pool, name, stop) = (Arc::clone(pool), slot.name.clone(), Shutdown::new());
+        self.maintained.lock().insert(slot.path.clone(), stop.clone());
+        let spawned = self.reactor.spawn_with(move || maintain(pool, name, stop));
+        spawned.map(drop).map_err(|_| "a reactor has stopped".to_owned())
+    }
+
+    /// Ends the background duties of all pools.
+    pub(crate) fn stop(&self) {
+        self.maintained.lock().values().for_each(Shutdown::trigger);
+    }
+
+    /// Closes a pool cleanly. Nobody may use it. Blocks.
+    ///
+    /// # Errors
+    /// A text for people.
+    pub(crate) fn close(&self, slot: &PoolSlot<PoolDisk>) -> Result<(), String> {
+        if let Some(stop) = self.maintained.lock().remove(&slot.path) {
+            stop.trigger();
+        }
+        let Ok(pool) = &slot.pool else { return Ok(()) };
+        let pool = Arc::clone(pool);
+        let closed = on(&self.reactor, move || async move { pool.close().await })?;
+        closed.map_err(|e| format!("the pool {} was not closed cleanly: {}", slot.path, sentence(&e)))
+    }
+}
+
+/// What the control side needs of pools besides the engine: files and devices.
+pub trait PoolFiles<D: cairn_cow::Disk>: Send + Sync + 'static {
+    /// Opens the pool at `path`, or makes one there with `create`, of at most `limit` bytes, and has it seen to. Blocks.
+    ///
+    /// # Errors
+    /// A text for people.
+    fn add(&self, name: &str, path: &str, create: bool, limit: Option<u64>) -> Result<PoolSlot<D>, String>;
+
+    /// Closes a pool that nobody uses. Blocks.
+    ///
+    /// # Errors
+    /// A text for people.
+    fn remove(&self, slot: &PoolSlot<D>) -> Result<(), String>;
+
+    /// The size of the device that a pool is on now; none for a file.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    fn device_size(&self, path: &str) -> io::Result<Option<u64>>;
+}
+
+impl PoolFiles<PoolDisk> for PoolKeeper {
+    fn add(
+        &self,
+        name: &str,
+        path: &str,
+        create: bool,
+        limit: Option<u64>,
+    ) -> Result<PoolSlot<PoolDisk>, String> {
+        let file = Path::new(path);
+        let (disk, found) = PoolDisk::open(file, create)?;
+        if !create && found != Found::Something {
+            return Err(format!("there is no pool at {path} any more"));
+        }
+        let pool = self.open(file, disk, found, limit.unwrap_or(DEFAULT_LIMIT))?;
+        let slot = PoolSlot { name: name.to_owned(), path: path.to_owned(), pool: Ok(pool) };
+        self.maintain(&slot)?;
+        Ok(slot)
+    }
+
+    fn remove(&self, slot: &PoolSlot<PoolDisk>) -> Result<(), String> {
+        self.close(slot)
+    }
+
+    fn device_size(&self, path: &str) -> io::Result<Option<u64>> {
+        device_size(Path::new(path))
+    }
+}
+
+fn random_id() -> io::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut id)?;
+    Ok(id)
+}
+
+/// Sees to a pool's background duties until told to stop.
+async fn maintain(pool: Arc<Pool<PoolDisk>>, name: String, stop: Shutdown) {
+    let mut last = Instant::now();
+    let mut watermark = Watermark { fill: Fill::Ok, looked: None };
+    loop {
+        let now = Instant::now();
+        match pool.maintain(now - std::mem::replace(&mut last, now)).await {
+            Ok(true) if !stop.is_triggered() => continue,
+            Ok(_) => {}
+            Err(error) => {
+                if let Some(held_back) = BACKGROUND_FAILURES.due(error.kind()) {
+                    tracing::error!(
+                        pool = name,
+                        "background work on the pool failed: {}{held_back}",
+                        sentence(&error)
+                    );
+                }
+            }
+        }
+        watermark.look(&pool, &name, now);
+        let pause = time::timeout(MAINTENANCE_PERIOD, pool.wait_for_work());
+        if unless(&stop, pause).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Says when a pool gets full, and when there is room again.
+struct Watermark {
+    fill: Fill,
+    looked: Option<Instant>,
+}
+
+impl Watermark {
+    fn look(&mut self, pool: &Pool<PoolDisk>, name: &str, now: Instant) {
+        if self.looked.is_some_and(|looked| now - looked < FILL_PERIOD) {
+            return;
+        }
+        self.looked = Some(now);
+        let status = pool.status();
+        let before = std::mem::replace(&mut self.fill, fill(&status));
+        let free = cairn_api::Size(status.free);
+        match self.fill {
+            now if now == before => {}
+            Fill::Critical => {
+                tracing::error!(
+                    pool = name,
+                    "the pool is nearly full, {free} are left: delete, trim, or let it grow"
+                );
+            }
+            Fill::High => tracing::warn!(pool = name, "the pool is filling up, {free} are left"),
+            Fill::Ok => tracing::info!(pool = name, "the pool has room again: {free}"),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The daemon's pools by their names, and which of them holds a volume.
+//!
+//! The first one, [`MAIN_POOL`], is what the daemon was started on. It also keeps, in its attributes, what belongs to no
+//! single volume: types, QoS rules, and where the other pools are. A volume's name is unique over all pools, so that
+//! an export name has one meaning.
+
+use std::sync::Arc;
+
+use cairn_api::pool::MAIN_POOL;
+use cairn_cow::{Disk, Error, ErrorKind, Pool, Result};
+use parking_lot::RwLock;
+
+/// One pool that was asked for.
+pub struct PoolSlot<D: Disk> {
+    /// Unique in the daemon.
+    pub name: String,
+    /// The file or device.
+    pub path: String,
+    /// The pool, or why it could not be opened.
+    pub pool: std::result::Result<Arc<Pool<D>>, String>,
+}
+
+impl<D: Disk> Clone for PoolSlot<D> {
+    fn clone(&self) -> PoolSlot<D> {
+        PoolSlot { name: self.name.clone(), path: self.path.clone(), pool: self.pool.clone() }
+    }
+}
+
+/// All pools. Locked for a look at a short list, never over I/O.
+pub struct Pools<D: Disk> {
+    main: Arc<Pool<D>>,
+    slots: RwLock<Vec<PoolSlot<D>>>,
+}
+
+impl<D: Disk> Pools<D> {
+    /// The first pool, found at `path`.
+    pub fn new(main: Arc<Pool<D>>, path: String) -> Pools<D> {
+        let first = PoolSlot { name: MAIN_POOL.to_owned(), path, pool: Ok(Arc::clone(&main)) };
+        Pools { main, slots: RwLock::new(vec![first]) }
+    }
+
+    /// The first pool.
+    pub fn main(&self) -> &Arc<Pool<D>> {
+        &self.main
+    }
+
+    /// Every pool, the first one first, the others by name.
+    pub fn slots(&self) -> Vec<PoolSlot<D>> {
+        self.slots.read().clone()
+    }
+
+    /// Every pool that is open, with its name.
+    pub fn open(&self) -> Vec<(String, Arc<Pool<D>>)> {
+        let slots = self.slots.read();
+        slots.iter().filter_map(|s| Some((s.name.clone(), Arc::clone(s.pool.as_ref().ok()?)))).collect()
+    }
+
+    /// One pool.
+    ///
+    /// # Errors
+    /// `NotFound` without such a pool, `Io` for one that could not be opened.
+    pub fn get(&self, name: &str) -> Result<Arc<Pool<D>>> {
+        let opened = self.slot(name)?.pool;
+        opened
+            .map_err(|why| Error::new(ErrorKind::Io, format!("the pool '{name}' could not be opened: {why}")))
+    }
+
+    /// What is known of one pool.
+    ///
+    /// # Errors
+    /// `NotFound` without such a pool.
+    pub fn slot(&self, name: &str) -> Result<PoolSlot<D>> {
+        let found = self.slots.read().iter().find(|slot| slot.name == name).cloned();
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no pool '{name}'")))
+    }
+
+    /// The pool that holds a volume, and its name.
+    ///
+    /// # Errors
+    /// `NotFound` when none does, naming the pools that could not be looked into.
+    pub fn of_volume(&self, volume: &str) -> Result<(String, Arc<Pool<D>>)> {
+        let slots = self.slots.read();
+        let mut closed = Vec::new();
+        for slot in slots.iter() {
+            match &slot.pool {
+                Ok(pool) if pool.has_volume(volume) => return Ok((slot.name.clone(), Arc::clone(pool))),
+                Ok(_) => {}
+                Err(_) => closed.push(slot.name.as_str()),
+            }
+        }
+        let mut text = format!("there is no volume '{volume}'");
+        if !closed.is_empty() {
+            text += &format!(", unless it is in a pool that could not be opened ({})", closed.join(", "));
+        }
+        Err(Error::new(ErrorKind::NotFound, text))
+    }
+
+    /// Adds a pool behind the first one.
+    pub fn add(&self, slot: PoolSlot<D>) {
+        let mut slots = self.slots.write();
+        let at = slots[1..].partition_point(|present| present.name < slot.name) + 1;
+        slots.insert(at, slot);
+    }
+
+    /// Forgets a pool, but never the first one.
+    pub fn remove(&self, name: &str) -> Option<PoolSlot<D>> {
+        let mut slots = self.slots.write();
+        let at = slots[1..].iter().position(|slot| slot.name == name)?;
+        Some(slots.remove(at + 1))
+    }
+}

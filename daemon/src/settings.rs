@@ -1,0 +1,139 @@
+//! What the daemon keeps in the engine's attributes: types, QoS rules, other pools, and each volume's share of them.
+//!
+//! | on | key | value |
+//! |---|---|---|
+//! | first pool | `type/NAME` | a [`TypeSettings`] as JSON |
+//! | first pool | `qos/NAME` | a [`PolicySettings`] as JSON |
+//! | first pool | `default-type` | the type that volumes get when none is asked for |
+//! | first pool | `pool/NAME` | the path of another pool |
+//! | volume | `type` | its type; without it has [`DEFAULT_TYPE`] |
+//! | volume | `qos` | limits of its own, a [`QosRule`] as JSON |
+//! | volume | `shared` | `yes`: several consumers may use it at once |
+//!
+//! They are read anew for every operation: there is no second copy that could differ.
+
+use std::collections::BTreeMap;
+
+use cairn_api::qos::QosRule;
+use cairn_api::types::{BACKEND, DEFAULT_TYPE, QosSource};
+use cairn_cow::Attributes;
+use serde::{Deserialize, Serialize};
+
+const TYPE_PREFIX: &str = "type/";
+const POLICY_PREFIX: &str = "qos/";
+const POOL_PREFIX: &str = "pool/";
+pub(crate) const DEFAULT_TYPE_KEY: &str = "default-type";
+pub(crate) const VOLUME_TYPE: &str = "type";
+pub(crate) const VOLUME_QOS: &str = "qos";
+pub(crate) const VOLUME_SHARED: &str = "shared";
+/// The value of [`VOLUME_SHARED`].
+pub(crate) const YES: &str = "yes";
+
+/// A type as it is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct TypeSettings {
+    pub(crate) description: String,
+    pub(crate) specs: BTreeMap<String, String>,
+    pub(crate) qos: Option<String>,
+}
+
+/// A QoS rule as it is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct PolicySettings {
+    pub(crate) description: String,
+    pub(crate) rule: QosRule,
+}
+
+/// What belongs to no single volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Settings {
+    pub(crate) types: BTreeMap<String, TypeSettings>,
+    pub(crate) policies: BTreeMap<String, PolicySettings>,
+    pub(crate) default_type: String,
+    /// Paths of the other pools.
+    pub(crate) pools: BTreeMap<String, String>,
+}
+
+pub(crate) fn type_key(name: &str) -> String {
+    format!("{TYPE_PREFIX}{name}")
+}
+
+pub(crate) fn policy_key(name: &str) -> String {
+    format!("{POLICY_PREFIX}{name}")
+}
+
+pub(crate) fn pool_key(name: &str) -> String {
+    format!("{POOL_PREFIX}{name}")
+}
+
+/// A value as it is kept. Keys and texts of these types are always JSON.
+pub(crate) fn encode(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+impl Settings {
+    /// Reads what the first pool keeps. What another version has written and this one cannot read counts as empty, so
+    /// that it can at least be seen and written anew.
+    pub(crate) fn read(attributes: &Attributes) -> Settings {
+        let mut settings = Settings {
+            types: BTreeMap::from([(DEFAULT_TYPE.to_owned(), TypeSettings::default())]),
+            policies: BTreeMap::new(),
+            default_type: DEFAULT_TYPE.to_owned(),
+            pools: BTreeMap::new(),
+        };
+        for (key, value) in attributes.iter() {
+            if let Some(name) = key.strip_prefix(TYPE_PREFIX) {
+                settings.types.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_default());
+            } else if let Some(name) = key.strip_prefix(POLICY_PREFIX) {
+                settings.policies.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_default());
+            } else if let Some(name) = key.strip_prefix(POOL_PREFIX) {
+                settings.pools.insert(name.to_owned(), value.to_owned());
+            } else if key == DEFAULT_TYPE_KEY {
+                value.clone_into(&mut settings.default_type);
+            }
+        }
+        settings
+    }
+
+    /// The limits in force for a volume that keeps `attributes`, and where they come from.
+    pub(crate) fn limits(&self, attributes: &Attributes) -> (QosSource, QosRule) {
+        let own = own_limits(attributes);
+        if !own.is_unlimited() {
+            return (QosSource::Volume, own);
+        }
+        let policy = self.type_policy(volume_type(attributes)).and_then(|name| self.policies.get(name));
+        match policy.map(|policy| policy.rule) {
+            Some(rule) if !rule.is_unlimited() => (QosSource::Type, rule),
+            _ => (QosSource::None, QosRule::default()),
+        }
+    }
+
+    /// The QoS rule that a type points to.
+    pub(crate) fn type_policy(&self, volume_type: &str) -> Option<&str> {
+        self.types.get(volume_type).and_then(|settings| settings.qos.as_deref())
+    }
+}
+
+impl TypeSettings {
+    /// The pool that its volumes are made in, if it says so.
+    pub(crate) fn backend(&self) -> Option<&str> {
+        self.specs.get(BACKEND).map(String::as_str)
+    }
+}
+
+/// A volume's type.
+pub(crate) fn volume_type(attributes: &Attributes) -> &str {
+    attributes.get(VOLUME_TYPE).unwrap_or(DEFAULT_TYPE)
+}
+
+/// A volume's own limits.
+pub(crate) fn own_limits(attributes: &Attributes) -> QosRule {
+    attributes.get(VOLUME_QOS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+/// Whether several consumers may use a volume at once.
+pub(crate) fn is_shared(attributes: &Attributes) -> bool {
+    attributes.get(VOLUME_SHARED) == Some(YES)
+}

@@ -1,0 +1,78 @@
+//! What the NBD side and the control side both work on: the pools, who uses their volumes, and how much they may.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cairn_api::qos::QosRule;
+use cairn_cow::{Disk, Holder, Pool, VersionId};
+use parking_lot::Mutex;
+
+use crate::control::Sessions;
+use crate::pools::Pools;
+use crate::qos::{Throttle, ThrottleStats};
+use crate::settings::Settings;
+
+/// One a daemon, shared by `Arc`.
+pub struct Volumes<D: Disk> {
+    /// The pools.
+    pub pools: Pools<D>,
+    /// Who uses what.
+    pub sessions: Arc<Sessions>,
+    /// Of the volumes that were connected to since the daemon started.
+    throttles: Mutex<HashMap<Key, Arc<Throttle>>>,
+}
+
+/// A volume, whatever it is called: the name of its pool and the id of its head.
+type Key = (String, VersionId);
+
+impl<D: Disk> Volumes<D> {
+    /// The volumes of one pool, found at `path`; others may be added.
+    pub fn new(main: Arc<Pool<D>>, path: String) -> Arc<Volumes<D>> {
+        let pools = Pools::new(main, path);
+        Arc::new(Volumes { pools, sessions: Sessions::new(), throttles: Mutex::default() })
+    }
+
+    /// What the first pool keeps for all.
+    pub(crate) fn settings(&self) -> Settings {
+        let kept = self.pools.main().attributes(Holder::Pool);
+        // The pool itself is always there.
+        Settings::read(&kept.unwrap_or_default())
+    }
+
+    /// The throttle of the volume `name` with this head.
+    pub(crate) fn throttle(&self, pool: &str, name: &str, head: VersionId) -> Arc<Throttle> {
+        let mut throttles = self.throttles.lock();
+        let throttle = throttles.entry((pool.to_owned(), head));
+        // Worked out under the lock: whoever changes limits keeps them first and then sets them here, so the two
+        // cannot miss each other.
+        Arc::clone(throttle.or_insert_with(|| Throttle::new(&self.limits(pool, name))))
+    }
+
+    fn limits(&self, pool: &str, name: &str) -> QosRule {
+        let kept = self.pools.get(pool).and_then(|pool| pool.attributes(Holder::Volume(name)));
+        kept.map_or_else(|_| QosRule::default(), |attributes| self.settings().limits(&attributes).1)
+    }
+
+    /// Has every volume's limits in force that were kept for it.
+    pub(crate) fn apply_limits(&self) {
+        let settings = self.settings();
+        let mut throttles = self.throttles.lock();
+        let mut known = HashMap::new();
+        for (pool_name, pool) in self.pools.open() {
+            for volume in pool.volumes() {
+                let key = (pool_name.clone(), volume.id);
+                let Some(throttle) = throttles.remove(&key) else { continue };
+                throttle.set_rule(&settings.limits(&volume.attributes).1);
+                known.insert(key, throttle);
+            }
+        }
+        // What is left was deleted.
+        *throttles = known;
+    }
+
+    /// What a volume's limits have done since the daemon started.
+    pub(crate) fn throttle_stats(&self, pool: &str, head: VersionId) -> ThrottleStats {
+        let throttles = self.throttles.lock();
+        throttles.get(&(pool.to_owned(), head)).map(|throttle| throttle.stats()).unwrap_or_default()
+    }
+}

@@ -54,6 +54,8 @@ codes! {
     NoSpace = "no-space", 507;
     /// The version cannot be written.
     ReadOnly = "read-only", 403;
+    /// The daemon may not do that on this machine.
+    NotPermitted = "not-permitted", 403;
     /// A barrier failed; the pool refuses writes until it is reopened.
     Fenced = "fenced", 503;
     /// What was read does not match its checksum or makes no sense.

@@ -68,7 +68,7 @@ pub struct ServedDevices {
 
 fn failed(error: &KernelError) -> ApiError {
     let code = match error.kind() {
-        KernelErrorKind::NotPermitted => ErrorCode::ReadOnly,
+        KernelErrorKind::NotPermitted => ErrorCode::NotPermitted,
         KernelErrorKind::NotLoaded => ErrorCode::Unsupported,
         KernelErrorKind::Busy
         | KernelErrorKind::NoFreeDevice

@@ -42,34 +42,48 @@ pub(crate) fn entry_in(view: &View<'_>, lba: u64) -> Entry {
     }
 }
 
-/// Looks up the blocks that bytes `offset..offset + len` touch; the guard keeps what they point to from being reused.
-fn look_up(state: &mut State, id: VersionId, offset: u64, len: u64) -> Result<(Entries, ReadGuard), Blocked> {
-    let guard = state.space.reader();
-    let version = state.version(id)?;
-    check_range(version.size, offset, len)?;
-    let mut at = offset / BLOCK_SIZE;
-    let end = (offset + len).div_ceil(BLOCK_SIZE);
-    let mut entries = Entries::with_capacity((end - at) as usize);
-    while at < end {
-        let visited = visit(&mut version.root, at, |view| match view {
-            View::Uniform { end: until, .. } => {
-                let until = until.min(end);
-                entries.resize(entries.len() + (until - at) as usize, entry_in(&view, at));
-                until
-            }
-            View::Leaf(leaf) => {
-                let from = index_at(at, 0);
-                let to = FANOUT.min(from + (end - at) as usize);
-                entries.extend_from_slice(&leaf[from..to]);
-                at + (to - from) as u64
-            }
-        });
-        at = match visited {
-            Ok(next) => next,
-            Err(missing) => return Err(Blocked::Missing(missing, guard)),
-        };
+/// The blocks that a read touches, as far as they are looked up.
+///
+/// What was found stays found while nodes are read from disk: looked up anew after each of them, a read of many leaves
+/// would need all of them in memory at once, and several such reads would push out each other's for ever. The guard is
+/// taken first and keeps what the first entries point to from being reused until the last one is there.
+#[derive(Default)]
+struct LookUp {
+    entries: Entries,
+    guard: Option<ReadGuard>,
+}
+
+impl LookUp {
+    /// Goes on towards the end of the blocks that bytes `offset..offset + len` touch, in every call the same.
+    fn go_on(&mut self, state: &mut State, id: VersionId, offset: u64, len: u64) -> Result<(), Blocked> {
+        let LookUp { entries, guard } = self;
+        let guard = guard.get_or_insert_with(|| state.space.reader());
+        let version = state.version(id)?;
+        check_range(version.size, offset, len)?;
+        let mut at = offset / BLOCK_SIZE + entries.len() as u64;
+        let end = (offset + len).div_ceil(BLOCK_SIZE);
+        entries.reserve_exact((end - at) as usize);
+        while at < end {
+            let visited = visit(&mut version.root, at, |view| match view {
+                View::Uniform { end: until, .. } => {
+                    let until = until.min(end);
+                    entries.resize(entries.len() + (until - at) as usize, entry_in(&view, at));
+                    until
+                }
+                View::Leaf(leaf) => {
+                    let from = index_at(at, 0);
+                    let to = FANOUT.min(from + (end - at) as usize);
+                    entries.extend_from_slice(&leaf[from..to]);
+                    at + (to - from) as u64
+                }
+            });
+            at = match visited {
+                Ok(next) => next,
+                Err(missing) => return Err(Blocked::Missing(missing, guard.clone())),
+            };
+        }
+        Ok(())
     }
-    Ok((entries, guard))
 }
 
 /// Blocks of a read that one I/O brings: places in its range.
@@ -136,7 +150,9 @@ impl<D: Disk> Pool<D> {
     async fn read_blocks(&self, id: VersionId, offset: u64, len: u64) -> Result<(Entries, Option<D::Buf>)> {
         let mut bad: Option<Entry> = None;
         loop {
-            let (entries, guard) = self.step(|state| look_up(state, id, offset, len)).await?;
+            let mut found = LookUp::default();
+            self.step(|state| found.go_on(state, id, offset, len)).await?;
+            let LookUp { entries, guard } = found;
             if let Some(at) = entries.iter().position(|e| e.is_lost()) {
                 return Err(self.unreadable(id, offset / BLOCK_SIZE + at as u64, "its map was damaged"));
             }

@@ -1,0 +1,65 @@
+//! What one task may take of what all share: memory for the map, the pool's lock, a turn of its reactor.
+
+mod common;
+
+use std::sync::Arc;
+
+use cairn_cow::sim::{SimDisk, block_on};
+use cairn_cow::{CreateOptions, ExtentKind, Options, VersionId};
+
+use common::engine::{self, Pool};
+
+const MIB: u64 = 1 << 20;
+/// Bytes of a disk that one leaf maps.
+const LEAF: u64 = MIB;
+
+/// Map nodes get as little memory as there can be.
+const TIGHT: Options = Options { lanes: 1, map_cache_bytes: 0, read_cache_bytes: 0 };
+
+/// A pool with a volume of so many leaves, each of which maps one block of zeroes, and none of which is in memory.
+fn leaves_on_disk(leaves: u64) -> (SimDisk, Arc<Pool>, VersionId) {
+    let disk = SimDisk::file(256 * MIB);
+    let made = disk.clone();
+    let (pool, head) = block_on(async move {
+        let create = CreateOptions { limit: 256 * MIB, segment_blocks: None, journal_bytes: None };
+        let pool = Pool::create(made.clone(), *b"a pool in a test", create, TIGHT).await?;
+        let head = pool.create_volume("v", leaves * LEAF, "").await?.id;
+        for leaf in 0..leaves {
+            if leaf % 256 == 0 {
+                // Grows ahead: there is no data for which it would grow at once.
+                engine::settle(&pool).await;
+            }
+            pool.zero(0, head, leaf * LEAF, 4096, ExtentKind::Zero).await?;
+        }
+        pool.close().await?;
+        drop(pool);
+        Ok::<_, cairn_cow::Error>((Pool::open(made, TIGHT).await?, head))
+    })
+    .expect("a pool");
+    (disk, pool, head)
+}
+
+/// A read of 33 leaves began again from its first leaf whenever one of them was missing, so it needed all of them in
+/// memory at once. In a small cache several such reads pushed out each other's, and none ever ended.
+#[test]
+fn long_reads_in_a_small_map_cache_read_each_leaf_once() {
+    const READERS: u64 = 64;
+    const LEAVES: u64 = 33;
+    let (disk, pool, head) = leaves_on_disk(READERS * LEAVES);
+    let sim = engine::world(1, &disk);
+    let before = disk.counts().reads;
+    let reads: Vec<_> = (0..READERS)
+        .map(|reader| {
+            let pool = Arc::clone(&pool);
+            let len = (LEAVES - 1) * LEAF;
+            sim.spawn(async move { pool.read(head, reader * LEAVES * LEAF + 4096, len as usize).await })
+        })
+        .collect();
+    sim.run_events(100_000);
+    let ended = reads.iter().filter_map(|read| read.take()).filter(|reply| reply.is_ok()).count();
+    assert_eq!(ended as u64, READERS);
+    // All of them may ask for the same inner nodes at once, of which there are four levels.
+    let most = READERS * (LEAVES + 5);
+    let taken = disk.counts().reads - before;
+    assert!(taken <= most, "{taken} nodes read, {most} would do");
+}

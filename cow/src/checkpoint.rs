@@ -89,15 +89,8 @@ impl<D: Disk> Pool<D> {
     async fn write_checkpoint(&self) -> Result<Written> {
         // What may fail without harm comes before anything changes.
         self.read_patched().await?;
-        {
-            let state = self.state.lock();
-            state.writable()?;
-            if !state.has_room_for_checkpoint() {
-                return Err(Error::new(
-                    ErrorKind::NoSpace,
-                    "the pool is full and has no room for a checkpoint while reads hold back what was freed: try again",
-                ));
-            }
+        while !self.find_room()? {
+            yield_now().await;
         }
         // A block freed after the freeze must not become one of this checkpoint's own: replay from it would free the
         // block again.
@@ -109,6 +102,22 @@ impl<D: Disk> Pool<D> {
             self.fence(error);
         }
         written
+    }
+
+    /// Whether a checkpoint has room, if need be by making reusable what was freed; fails when nothing is left of that.
+    fn find_room(&self) -> Result<bool> {
+        let mut state = self.state.lock();
+        state.writable()?;
+        if state.has_room_for_checkpoint() || state.reclaim()? {
+            return Ok(state.has_room_for_checkpoint());
+        }
+        if state.has_room_for_checkpoint() {
+            return Ok(true);
+        }
+        Err(Error::new(
+            ErrorKind::NoSpace,
+            "the pool is full and has no room for a checkpoint while reads hold back what was freed: try again",
+        ))
     }
 
     async fn store(&self, frozen: Frozen) -> Result<Written> {
@@ -125,7 +134,7 @@ impl<D: Disk> Pool<D> {
             segments: segments.iter().map(|(bits, _)| Arc::clone(bits)).collect(),
             catalog: catalog.clone(),
         };
-        {
+        let more_to_reclaim = {
             let mut state = self.state.lock();
             state.catalog = catalog;
             state.space.stored(segments);
@@ -133,9 +142,12 @@ impl<D: Disk> Pool<D> {
             state.ring.tail = frozen.journal_pos;
             let covered = BatchSeq(frozen.journal_seq.0 - 1);
             state.ring.confirmed_seq = state.ring.confirmed_seq.max(covered);
-            state.reclaim()?;
             state.checkpoints += 1;
             state.checkpoint_running = false;
+            state.reclaim()?
+        };
+        if more_to_reclaim {
+            self.work.notify_all();
         }
         Ok(written)
     }

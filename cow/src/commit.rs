@@ -182,7 +182,10 @@ impl<D: Disk> Pool<D> {
             state.reclaim()
         };
         self.end_commit();
-        reclaimed
+        if reclaimed? {
+            self.work.notify_all();
+        }
+        Ok(())
     }
 
     /// Writes the batch into the ring, in two parts where it goes over the ring's end.

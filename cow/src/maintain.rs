@@ -17,7 +17,9 @@ const FLUSH_AFTER: Duration = Duration::from_secs(1);
 const CONFIRM_AFTER: Duration = Duration::from_millis(200);
 /// ... and after which a checkpoint makes the next start quick.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
-/// Steps of giving back deleted versions in one call.
+/// Steps of making freed blocks reusable in one call, ...
+const RECLAIM_STEPS: usize = 64;
+/// ... and of giving back deleted versions.
 const REAP_STEPS: usize = 16;
 /// The pool grows before less than this is free, so that writers need not wait for it.
 const GROW_AHEAD_BYTES: u64 = 128 << 20;
@@ -53,7 +55,10 @@ impl State {
             checkpoint: used > ring / 2
                 || self.dirty > self.dirty_limit() / 2
                 || (changed && self.idle >= CHECKPOINT_AFTER),
-            grow: self.space.segment_count() < limit && (self.data_blocks_free() < ahead || spread),
+            // What is still to be made reusable may do.
+            grow: self.space.segment_count() < limit
+                && (self.data_blocks_free() < ahead || spread)
+                && !self.can_reclaim(),
         }
     }
 }
@@ -63,12 +68,17 @@ impl<D: Disk> Pool<D> {
     /// since the last call; `true` means that more is waiting and it should be called again at once. An error has been
     /// dealt with as far as it can be (a failed barrier has fenced the pool) and is for the log.
     pub async fn maintain(&self, elapsed: Duration) -> Result<bool> {
+        for _ in 0..RECLAIM_STEPS {
+            if !self.reclaim_step()? {
+                break;
+            }
+            yield_now().await;
+        }
         let duties = {
             let mut state = self.state.lock();
             if state.fenced.is_some() {
                 return Ok(false);
             }
-            state.reclaim()?;
             let most_segments = self.geometry.segments_in(state.limit);
             state.duties(most_segments, elapsed)
         };
@@ -84,7 +94,26 @@ impl<D: Disk> Pool<D> {
         if duties.checkpoint {
             self.checkpoint().await?;
         }
-        self.reap_some(REAP_STEPS).await
+        let reaping = self.reap_some(REAP_STEPS).await?;
+        Ok(reaping || self.state.lock().can_reclaim())
+    }
+
+    /// Makes some of what was freed reusable; returns whether there is more of it.
+    fn reclaim_step(&self) -> Result<bool> {
+        let mut state = self.state.lock();
+        if state.fenced.is_some() { Ok(false) } else { state.reclaim() }
+    }
+
+    /// Makes reusable what was freed until `blocks` can be allocated for data, or nothing is left; returns whether they
+    /// can.
+    async fn reclaim_for(&self, blocks: u64) -> Result<bool> {
+        while self.state.lock().data_blocks_free() < blocks {
+            if !self.reclaim_step()? {
+                return Ok(self.state.lock().data_blocks_free() >= blocks);
+            }
+            yield_now().await;
+        }
+        Ok(true)
     }
 
     /// Resolves when there is something to do before the next regular call of [`Pool::maintain`].
@@ -121,7 +150,7 @@ impl<D: Disk> Pool<D> {
     pub(crate) async fn make_room(&self, blocks: u64) -> Result<()> {
         let _token = self.making_room.acquire().await;
         for _ in 0..ROOM_TRIES {
-            if self.state.lock().data_blocks_free() >= blocks {
+            if self.reclaim_for(blocks).await? {
                 return Ok(());
             }
             if self.grow().await? {
@@ -143,14 +172,13 @@ impl<D: Disk> Pool<D> {
             if replaced {
                 self.checkpoint_from_now().await?;
             }
-            let waiting = {
-                let mut state = self.state.lock();
-                state.reclaim()?;
-                reaping || state.space.limbo_blocks() > 0 || !state.superseded.is_empty()
-            };
-            if self.state.lock().data_blocks_free() >= blocks {
+            if self.reclaim_for(blocks).await? {
                 return Ok(());
             }
+            let waiting = {
+                let state = self.state.lock();
+                reaping || state.space.limbo_blocks() > 0 || !state.superseded.is_empty()
+            };
             if !waiting {
                 break;
             }

@@ -18,7 +18,7 @@ use crate::map::Missing;
 use crate::node::{Cell, LEAF_MEMORY, Node, Ptr};
 use crate::space::Space;
 use crate::state::{Blocked, Ring, State};
-use crate::sync::{Event, Token};
+use crate::sync::{Event, Token, yield_now};
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, Lsn, PoolStatus};
 use crate::version::Versions;
 use crate::write::{LaneQueue, Merging};
@@ -310,6 +310,11 @@ impl<D: Disk> Pool<D> {
             }
             Blocked::Commit => self.flush().await,
             Blocked::Checkpoint => self.checkpoint().await,
+            Blocked::Reclaim => {
+                self.state.lock().reclaim()?;
+                yield_now().await;
+                Ok(())
+            }
             Blocked::Conflict => Ok(()),
             Blocked::Failed(error) => Err(error),
         }

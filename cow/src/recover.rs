@@ -23,7 +23,7 @@ use crate::pool::{Loaded, Options, Pool};
 use crate::record::Record;
 use crate::space::{Run, Space, StoredSlot};
 use crate::state::{Blocked, Ring, State};
-use crate::sync::join_all;
+use crate::sync::{join_all, yield_now};
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn, VersionId};
 use crate::version::Versions;
 
@@ -346,9 +346,11 @@ impl<D: Disk> Pool<D> {
             }
             // As while running: what a batch freed is reusable once the disk says that the batch is confirmed. Until
             // then another recovery would verify data that may stand in those very blocks.
-            let mut state = pool.state.lock();
-            state.space.seal_limbo(batch.seq);
-            state.space.reclaim(confirmed)?;
+            pool.state.lock().space.seal_limbo(batch.seq);
+            // All of it: the next batch may have been given these blocks.
+            while pool.state.lock().space.reclaim(confirmed)? {
+                yield_now().await;
+            }
         }
         {
             let mut state = pool.state.lock();

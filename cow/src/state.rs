@@ -34,6 +34,8 @@ pub(crate) enum Blocked {
     Commit,
     /// Too many nodes are dirty.
     Checkpoint,
+    /// Freed blocks wait to be made reusable.
+    Reclaim,
     /// What the step was computed from has changed.
     Conflict,
     /// It can't be done at all.
@@ -139,9 +141,15 @@ impl State {
         self.space.free().saturating_sub(self.reserve() + self.metadata_blocks())
     }
 
-    /// Makes reusable what the disk has confirmed to be freed and nobody reads any more.
-    pub(crate) fn reclaim(&mut self) -> Result<()> {
+    /// Makes reusable some of what the disk has confirmed to be freed and nobody reads any more. Returns whether there
+    /// is more: whoever depends on all of it goes on, a turn each; the others leave it to the background.
+    pub(crate) fn reclaim(&mut self) -> Result<bool> {
         self.space.reclaim(self.ring.confirmed_seq)
+    }
+
+    /// Whether [`State::reclaim`] would find anything.
+    pub(crate) fn can_reclaim(&self) -> bool {
+        self.space.can_reclaim(self.ring.confirmed_seq)
     }
 
     /// Books what a change of a head's map did to space.
@@ -201,6 +209,9 @@ impl State {
         self.admit(bytes)?;
         if self.space.free() >= self.reserve() / 2 + self.metadata_blocks() {
             return Ok(());
+        }
+        if self.can_reclaim() {
+            return Err(Blocked::Reclaim);
         }
         if self.dirty > 0 || !self.superseded.is_empty() {
             // Nodes replaced since the last checkpoint come back with the next.

@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_cow::sim::{SimDisk, block_on};
-use cairn_cow::{CreateOptions, ExtentKind, Options, VersionId};
+use cairn_cow::{BLOCK_SIZE, CreateOptions, ExtentKind, Options, VersionId};
 
 use common::engine::{self, Pool};
 
@@ -62,4 +65,44 @@ fn long_reads_in_a_small_map_cache_read_each_leaf_once() {
     let most = READERS * (LEAVES + 5);
     let taken = disk.counts().reads - before;
     assert!(taken <= most, "{taken} nodes read, {most} would do");
+}
+
+/// Polls a future to its end and calls `seen` after every poll.
+async fn watched<T>(future: impl Future<Output = T>, mut seen: impl FnMut()) -> T {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        seen();
+        polled
+    })
+    .await
+}
+
+/// A commit that confirmed the deletion of 16 GiB kept its reactor, and the pool's lock, for a tenth of a second.
+#[test]
+fn freed_space_comes_back_a_bit_in_every_turn() {
+    const BLOCKS: u64 = 60_000;
+    let worst = block_on(async move {
+        let create = CreateOptions { limit: 512 * MIB, segment_blocks: None, journal_bytes: None };
+        let disk = SimDisk::file(512 * MIB);
+        let pool = Pool::create(disk, *b"a pool in a test", create, Options::default()).await?;
+        let head = pool.create_volume("v", BLOCKS * BLOCK_SIZE, "").await?.id;
+        pool.map_synthetic(0, head, 0, BLOCKS).await?;
+        pool.close().await?;
+        let full = pool.status().used;
+        pool.trim(head, 0, BLOCKS * BLOCK_SIZE).await?;
+        let (mut used, mut worst) = (full, 0);
+        let mut seen = || {
+            let now = pool.status().used;
+            worst = worst.max(used.saturating_sub(now));
+            used = now;
+        };
+        watched(pool.flush(), &mut seen).await?;
+        while watched(pool.maintain(Duration::from_millis(300)), &mut seen).await? {}
+        assert!(full - used >= BLOCKS * BLOCK_SIZE, "all of it comes back");
+        Ok::<_, cairn_cow::Error>(worst / BLOCK_SIZE)
+    })
+    .expect("a pool");
+    // A commit or checkpoint and the background may each take back 2048 in one turn.
+    assert!(worst <= 3 * 2048, "{worst} blocks in one turn");
 }

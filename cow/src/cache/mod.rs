@@ -1,7 +1,7 @@
 //! Data blocks in memory, by their place in the pool.
 //!
 //! A block is never overwritten while anything maps it, so what is cached for its address is right until the block is
-//! reused; [`BlockCache::forget`] is called before that. Whoever looks up or adds holds a read guard, which is what
+//! reused; [`BlockCache::forget_run`] is called before that. Whoever looks up or adds holds a read guard, which is what
 //! reuse waits for. All versions that share a block share its copy here.
 //!
 //! The cache is cut into shards, each with a lock that is held while blocks are copied in or out. Neighbouring blocks
@@ -24,6 +24,7 @@ pub(crate) type Memory = Box<dyn DerefMut<Target = [u8]> + Send>;
 
 /// Blocks in a row that one shard keeps: 256 KiB.
 const STRETCH_SHIFT: u32 = 6;
+const STRETCH: usize = 1 << STRETCH_SHIFT;
 /// A shard has at least this many blocks, so that each gets about its share of what is in use.
 const LEAST_SHARD_BLOCKS: usize = 8192;
 /// More shards than reactors, so that these seldom meet; few, since each takes memory by whole chunks.
@@ -66,25 +67,34 @@ impl BlockCache {
     /// for more, so many bytes, while the cache has less than it may have.
     pub(crate) fn add(&self, first: BlockAddr, blocks: &[u8], memory: impl Fn(usize) -> Memory) {
         let count = blocks.len() / BLOCK_BYTES;
-        let stretch = 1 << STRETCH_SHIFT;
-        let is_scan = count >= stretch;
-        let mut at = 0;
-        while at < count {
-            let addr = first + at as u64;
-            let len = (stretch - (addr.0 as usize & (stretch - 1))).min(count - at);
-            let part = &blocks[at * BLOCK_BYTES..(at + len) * BLOCK_BYTES];
-            let mut shard = self.shards[self.shard_of(addr)].lock();
-            for (i, block) in (0..).zip(part.chunks_exact(BLOCK_BYTES)) {
-                shard.add(addr + i, block, is_scan, &memory);
+        let is_scan = count >= STRETCH;
+        let mut blocks = blocks.chunks_exact(BLOCK_BYTES);
+        for (start, len) in stretches(first, count) {
+            let mut shard = self.shards[self.shard_of(start)].lock();
+            for (i, block) in (0..).zip(blocks.by_ref().take(len)) {
+                shard.add(start + i, block, is_scan, &memory);
             }
-            at += len;
         }
     }
 
-    /// The block may be reused from now on.
-    pub(crate) fn forget(&self, addr: BlockAddr) {
-        self.shards[self.shard_of(addr)].lock().forget(addr);
+    /// These consecutive blocks may be reused from now on.
+    pub(crate) fn forget_run(&self, first: BlockAddr, count: usize) {
+        for (start, len) in stretches(first, count) {
+            let mut shard = self.shards[self.shard_of(start)].lock();
+            (0..len as u64).for_each(|i| shard.forget(start + i));
+        }
     }
+}
+
+/// Cuts consecutive blocks into pieces that each belong to one shard: their first blocks and numbers.
+fn stretches(first: BlockAddr, count: usize) -> impl Iterator<Item = (BlockAddr, usize)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let start = first + done as u64;
+        let len = (STRETCH - start.0 as usize % STRETCH).min(count - done);
+        done += len;
+        (len > 0).then_some((start, len))
+    })
 }
 
 /// Holds the lock of the shard it looked into last. Must not be kept across an await.
@@ -137,6 +147,11 @@ mod tests {
         }
         assert!(!reader.get(BlockAddr(999), &mut out));
         assert!(!reader.get(BlockAddr(1300), &mut out));
+        drop(reader);
+        cache.forget_run(BlockAddr(1050), 200);
+        for n in 1000..1300 {
+            assert_eq!(cache.get(BlockAddr(n), &mut out), !(1050..1250).contains(&n), "{n}");
+        }
     }
 
     #[test]
@@ -172,7 +187,7 @@ mod tests {
                     for i in 0..20_000_u64 {
                         let n = 1 + index::mix(i * 4 + thread) % 100;
                         match i % 4 {
-                            0 => cache.forget(BlockAddr(n)),
+                            0 => cache.forget_run(BlockAddr(n), 1),
                             1 => cache.add(BlockAddr(n), &block(n), memory),
                             _ if cache.get(BlockAddr(n), &mut out) => {
                                 hits += 1;

@@ -81,6 +81,7 @@ impl<D: Disk> Pool<D> {
             self.compare_space(&mut checker, segment, used, referenced);
         }
         drop(guard);
+        written.let_go().await;
         Ok(checker.report)
     }
 

@@ -12,6 +12,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::codec::Writer;
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,14 +21,27 @@ use crate::format::{HEADER_BYTES, INCOMPAT_ATTRIBUTES, Kind, SUPERBLOCKS, Superb
 use crate::map::Superseded;
 use crate::node::{Cell, CellState, Child, Entry, FANOUT, Node, Ptr, ROOT_LEVEL, Slot};
 use crate::pool::Pool;
-use crate::space::{Bits, FrozenSpace, Run, Space, StoredSlot};
+use crate::space::{Bits, FrozenSpace, Run, Space, StoredSlot, mark, push_block};
 use crate::state::State;
-use crate::sync::{join_all, yield_now};
+use crate::sync::{join_all, join_in_turns, yield_now};
 use crate::types::{BLOCK_BYTES, BatchSeq, BlockAddr, Lsn};
 use crate::version::Versions;
 
-/// Nodes written by one I/O: encoding them keeps the reactor for a hundred microseconds.
-const NODES_PER_WRITE: usize = 64;
+/// Leaves written by one I/O: encoding them keeps the reactor for a hundred microseconds.
+const LEAVES_PER_WRITE: usize = 64;
+/// Inner nodes written by one I/O: each asks all of its children for their places.
+const INNER_PER_WRITE: usize = 8;
+/// Slots of an inner node that are looked at under its lock: a request that comes to the node meanwhile waits with the
+/// pool's lock in its hand.
+const SLOTS_AT_ONCE: usize = 64;
+/// Inner nodes that a walk looks at in one turn, again for a hundred microseconds at most, ...
+const INNER_PER_TURN: usize = 2;
+/// ... and likewise cells that are let go, ...
+const CELLS_PER_TURN: usize = 256;
+/// ... runs of blocks that are put down in the space map, ...
+const RUNS_PER_TURN: usize = 128;
+/// ... and segments that are looked at for changes.
+const SEGMENTS_PER_TURN: usize = 256;
 /// I/Os that a checkpoint keeps in flight: few, so that requests from outside wait for little.
 const WIDTH: usize = 4;
 /// Reads of patched leaves in flight.
@@ -62,21 +77,53 @@ fn freeze(state: &mut State) -> Frozen {
 }
 
 /// What a checkpoint left on disk, for a check that wants to compare with it.
+#[must_use = "its maps may be all that still holds many nodes: let go of them in turns"]
 pub(crate) struct Written {
     pub(crate) versions: Versions,
     pub(crate) segments: Vec<Arc<Bits>>,
     pub(crate) catalog: Vec<Run>,
 }
 
+impl Written {
+    pub(crate) async fn let_go(self) {
+        let_go(self.versions).await;
+    }
+}
+
+/// Lets go of maps. Those whose versions have changed since hold nodes that nobody else has: their memory comes back a few
+/// at a time.
+async fn let_go(versions: Versions) {
+    let mut cells: Vec<Arc<Cell>> = versions.iter().filter_map(|(_, v)| cell_of(&v.root)).collect();
+    drop(versions);
+    let mut in_turn = 0;
+    while let Some(cell) = cells.pop() {
+        // Whoever else has it keeps it, and all below.
+        cells.extend(Arc::into_inner(cell).map(Cell::into_children).unwrap_or_default());
+        pause_after(CELLS_PER_TURN, &mut in_turn).await;
+    }
+}
+
+/// Counts a step, and lets requests go first after so many of them.
+async fn pause_after(steps: usize, in_turn: &mut usize) {
+    *in_turn += 1;
+    if *in_turn == steps {
+        *in_turn = 0;
+        yield_now().await;
+    }
+}
+
 impl<D: Disk> Pool<D> {
     /// Writes a checkpoint, or waits for the one under way and returns.
     pub(crate) async fn checkpoint(&self) -> Result<()> {
         let before = self.state.lock().checkpoints;
-        let _token = self.checkpointing.acquire().await;
+        let token = self.checkpointing.acquire().await;
         if self.state.lock().checkpoints > before {
             return Ok(());
         }
-        self.write_checkpoint().await.map(|_| ())
+        let written = self.write_checkpoint().await?;
+        drop(token);
+        written.let_go().await;
+        Ok(())
     }
 
     /// Writes a checkpoint that holds everything up to this call.
@@ -120,15 +167,13 @@ impl<D: Disk> Pool<D> {
         ))
     }
 
-    async fn store(&self, frozen: Frozen) -> Result<Written> {
+    async fn store(&self, mut frozen: Frozen) -> Result<Written> {
         let mut fresh: Vec<Run> = Vec::new();
         self.store_nodes(&frozen, &mut fresh).await?;
-        let (catalog_at, catalog, segments) = self.store_catalog(&frozen, &mut fresh).await?;
+        let retired = replaced(&mut frozen).await;
+        let (catalog_at, catalog, segments) = self.store_catalog(&frozen, &retired, &mut fresh).await?;
         self.barrier().await?;
         self.store_superblocks(&frozen, catalog_at).await?;
-        let mut retired: Vec<Run> = frozen.old_catalog;
-        let homes = frozen.superseded.iter().filter_map(superseded_addr);
-        retired.extend(homes.map(|start| Run { start, len: 1 }));
         let written = Written {
             versions: frozen.versions,
             segments: segments.iter().map(|(bits, _)| Arc::clone(bits)).collect(),
@@ -167,17 +212,23 @@ impl<D: Disk> Pool<D> {
                 "the reserve for metadata is used up; this is a defect of cairn, please report it",
             )
         })?;
+        drop(state);
         fresh.extend(&runs);
         let places = runs.iter().flat_map(|run| (0..u64::from(run.len)).map(|i| run.start + i)).collect();
         Ok((places, segments))
     }
 
     async fn store_nodes(&self, frozen: &Frozen, fresh: &mut Vec<Run>) -> Result<()> {
-        for (level, cells) in dirty_nodes(&frozen.versions).iter().enumerate() {
+        let dirty = self.state.lock().dirty_frozen;
+        for (level, cells) in dirty_nodes(&frozen.versions, dirty).await.into_iter().enumerate() {
             let (places, _) = self.allocate_metadata(|_| cells.len(), fresh)?;
-            let chunks = cells.chunks(NODES_PER_WRITE).zip(places.chunks(NODES_PER_WRITE));
-            let writes = chunks.map(|(cells, places)| self.store_chunk(level as u8, cells, places)).collect();
-            join_all(writes, WIDTH).await.into_iter().collect::<Result<()>>()?;
+            let at_once = if level == 0 { LEAVES_PER_WRITE } else { INNER_PER_WRITE };
+            let mut cells = cells.into_iter();
+            let writes = places.chunks(at_once).map(|places| {
+                let cells: Vec<Arc<Cell>> = cells.by_ref().take(places.len()).collect();
+                self.store_chunk(level as u8, cells, places)
+            });
+            join_in_turns(writes, WIDTH).await.into_iter().collect::<Result<()>>()?;
         }
         self.state.lock().dirty_frozen = 0;
         Ok(())
@@ -187,18 +238,20 @@ impl<D: Disk> Pool<D> {
     /// journal says is left; everything else in it is marked as lost, so that it stays an error and never reads as
     /// something else.
     async fn read_patched(&self) -> Result<()> {
-        let levels = {
+        let (versions, dirty) = {
             let state = self.state.lock();
             if !state.has_patches {
                 return Ok(());
             }
-            dirty_nodes(&state.versions)
+            (state.versions.clone(), state.dirty)
         };
+        // Only replay patches: whatever is changed meanwhile, all there are can be found in this copy.
+        let [leaves, ..] = dirty_nodes(&versions, dirty).await;
         let patched = |cell: &Arc<Cell>| match &*cell.lock() {
             CellState::Patched { base, .. } => Some(*base),
             _ => None,
         };
-        let leaves = levels[0].iter().filter_map(|cell| patched(cell).map(|base| (Arc::clone(cell), base)));
+        let leaves = leaves.into_iter().filter_map(|cell| patched(&cell).map(|base| (cell, base)));
         let reads = leaves.map(|(cell, base)| async move {
             match self.read_node(Arc::clone(&cell), base, 0).await {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -208,14 +261,13 @@ impl<D: Disk> Pool<D> {
                 other => other,
             }
         });
-        join_all(reads.collect(), READ_WIDTH).await.into_iter().collect::<Result<()>>()?;
+        join_in_turns(reads, READ_WIDTH).await.into_iter().collect::<Result<()>>()?;
         self.state.lock().has_patches = false;
+        let_go(versions).await;
         Ok(())
     }
 
-    async fn store_chunk(&self, level: u8, cells: &[Arc<Cell>], places: &[BlockAddr]) -> Result<()> {
-        // Requests go first.
-        yield_now().await;
+    async fn store_chunk(&self, level: u8, cells: Vec<Arc<Cell>>, places: &[BlockAddr]) -> Result<()> {
         let mut buf = self.disk.alloc(cells.len() * BLOCK_BYTES);
         let mut ptrs = Vec::with_capacity(cells.len());
         for ((cell, addr), out) in cells.iter().zip(places).zip(buf.chunks_exact_mut(BLOCK_BYTES)) {
@@ -258,6 +310,7 @@ impl<D: Disk> Pool<D> {
     async fn store_catalog(
         &self,
         frozen: &Frozen,
+        retired: &[Run],
         fresh: &mut Vec<Run>,
     ) -> Result<(BlockAddr, Vec<Run>, Vec<(Arc<Bits>, StoredSlot)>)> {
         let mut body = Writer::default();
@@ -269,14 +322,14 @@ impl<D: Disk> Pool<D> {
         fresh.extend(&catalog);
         body.u32(total as u32);
         let generation = self.state.lock().checkpoints + self.first_generation;
-        let segments = self.store_space(frozen, fresh, total, generation).await?;
+        let segments = self.store_space(frozen, retired, fresh, total, generation).await?;
         for (_, place) in &segments {
             body.u8(place.slot);
             body.u32(place.crc);
         }
         let body = body.into_bytes();
-        let mut writes = Vec::new();
-        for (i, chunk) in body.chunks(CATALOG_PAYLOAD).enumerate() {
+        let places = &places;
+        let writes = body.chunks(CATALOG_PAYLOAD).enumerate().map(|(i, chunk)| async move {
             let mut buf = self.disk.alloc(BLOCK_BYTES);
             buf.fill(0);
             let next = places.get(i + 1).map_or(0, |a| a.0);
@@ -284,11 +337,10 @@ impl<D: Disk> Pool<D> {
             buf[HEADER_BYTES + 8..HEADER_BYTES + 12].copy_from_slice(&(chunk.len() as u32).to_le_bytes());
             buf[HEADER_BYTES + 16..HEADER_BYTES + 16 + chunk.len()].copy_from_slice(chunk);
             seal(&mut buf, Kind::Catalog, &self.id, places[i], generation);
-            writes.push(self.disk.write(places[i].offset(), vec![buf]));
-        }
-        for (result, _) in join_all(writes, WIDTH).await {
-            result.map_err(|e| Error::io("writing the catalog", e))?;
-        }
+            let (result, _) = self.disk.write(places[i].offset(), vec![buf]).await;
+            result.map_err(|e| Error::io("writing the catalog", e))
+        });
+        join_in_turns(writes, WIDTH).await.into_iter().collect::<Result<()>>()?;
         Ok((places[0], catalog, segments))
     }
 
@@ -296,6 +348,7 @@ impl<D: Disk> Pool<D> {
     async fn store_space(
         &self,
         frozen: &Frozen,
+        retired: &[Run],
         fresh: &[Run],
         total: usize,
         generation: u64,
@@ -304,39 +357,46 @@ impl<D: Disk> Pool<D> {
         // Segments added since the freeze hold nothing of it but the checkpoint's own blocks.
         let fresh_bits = Arc::new(Space::fresh_bits(&self.geometry));
         maps.resize(total, Arc::clone(&fresh_bits));
-        let gone = frozen.superseded.iter().filter_map(superseded_addr).map(|start| Run { start, len: 1 });
-        let cleared =
-            frozen.space.without.iter().copied().chain(gone).chain(frozen.old_catalog.iter().copied());
-        let changes = cleared.map(|run| (run, false)).chain(fresh.iter().map(|run| (*run, true)));
-        for (run, used) in changes {
-            for i in 0..u64::from(run.len) {
-                let Some((segment, index)) = self.geometry.locate(run.start + i, total) else { continue };
-                let word = &mut Arc::make_mut(&mut maps[segment])[index as usize / 64];
-                let bit = 1 << (index % 64);
-                if used { *word |= bit } else { *word &= !bit }
+        let cleared = frozen.space.without.iter().chain(retired).map(|run| (*run, false));
+        let mut in_turn = 0;
+        for (run, used) in cleared.chain(fresh.iter().map(|run| (*run, true))) {
+            pause_after(RUNS_PER_TURN, &mut in_turn).await;
+            let Some((segment, index)) = self.geometry.locate(run.start, total) else { continue };
+            let len = run.len.min(self.geometry.segment_blocks - index);
+            let bits: &mut Bits = Arc::make_mut(&mut maps[segment]);
+            mark(bits, index, len, used);
+        }
+        let stored = |i: usize| frozen.space.segments.get(i).filter(|segment| segment.place.crc != 0);
+        let mut places = Vec::with_capacity(total);
+        let mut changed = Vec::new();
+        for (i, map) in maps.iter().enumerate() {
+            pause_after(SEGMENTS_PER_TURN, &mut in_turn).await;
+            match stored(i) {
+                Some(segment) if Arc::ptr_eq(map, &segment.stored) || *map == segment.stored => {
+                    places.push(segment.place);
+                }
+                before => {
+                    changed.push(i);
+                    places.push(before.map_or(StoredSlot::default(), |segment| segment.place.other()));
+                }
             }
         }
-        let mut places = Vec::with_capacity(total);
-        let mut writes = Vec::new();
-        for (i, map) in maps.iter().enumerate() {
-            let before = frozen.space.segments.get(i).filter(|segment| segment.place.crc != 0);
-            if let Some(segment) = before.filter(|s| Arc::ptr_eq(map, &s.stored) || *map == s.stored) {
-                places.push(segment.place);
-                continue;
-            }
-            let slot = before.map_or(0, |segment| 1 - segment.place.slot);
-            let addr = self.geometry.segment_start(i) + u64::from(slot);
+        let (maps_now, places_now) = (&maps, &places);
+        let writes = changed.iter().map(|&i| async move {
+            let addr = self.geometry.segment_start(i) + u64::from(places_now[i].slot);
             let mut buf = self.disk.alloc(BLOCK_BYTES);
             buf.fill(0);
-            for (word, out) in map.iter().zip(buf[HEADER_BYTES + 16..].chunks_exact_mut(8)) {
+            for (word, out) in maps_now[i].iter().zip(buf[HEADER_BYTES + 16..].chunks_exact_mut(8)) {
                 out.copy_from_slice(&word.to_le_bytes());
             }
             seal(&mut buf, Kind::SpaceMap, &self.id, addr, generation);
-            places.push(StoredSlot { slot, crc: slot_crc(&buf) });
-            writes.push(self.disk.write(addr.offset(), vec![buf]));
-        }
-        for (result, _) in join_all(writes, READ_WIDTH).await {
-            result.map_err(|e| Error::io("writing the space map", e))?;
+            let crc = slot_crc(&buf);
+            let (result, _) = self.disk.write(addr.offset(), vec![buf]).await;
+            result.map(|()| crc).map_err(|e| Error::io("writing the space map", e))
+        });
+        let crcs = join_in_turns(writes, READ_WIDTH).await.into_iter().collect::<Result<Vec<u32>>>()?;
+        for (i, crc) in changed.into_iter().zip(crcs) {
+            places[i].crc = crc;
         }
         Ok(maps.into_iter().zip(places).collect())
     }
@@ -378,31 +438,121 @@ fn superseded_addr(superseded: &Superseded) -> Option<BlockAddr> {
     }
 }
 
+/// The blocks that a checkpoint replaces, once all of its nodes have their places.
+async fn replaced(frozen: &mut Frozen) -> Vec<Run> {
+    let mut runs = std::mem::take(&mut frozen.old_catalog);
+    let mut in_turn = 0;
+    for superseded in std::mem::take(&mut frozen.superseded) {
+        superseded_addr(&superseded).into_iter().for_each(|addr| push_block(&mut runs, addr));
+        drop(superseded);
+        pause_after(CELLS_PER_TURN, &mut in_turn).await;
+    }
+    runs
+}
+
 /// Dirty nodes by level, leaves first.
 type Levels = [Vec<Arc<Cell>>; ROOT_LEVEL as usize + 1];
 
-/// Lists all versions' dirty nodes, each once however many trees share it.
-fn dirty_nodes(versions: &Versions) -> Levels {
+/// Lists the dirty nodes, about `expected` of them, of a copy of the versions: each once however many trees share it.
+/// Nobody changes what the copy leads to, so the walk may take its time.
+async fn dirty_nodes(versions: &Versions, expected: u64) -> Levels {
     let mut levels = Levels::default();
-    let mut seen = HashSet::new();
+    // To let it grow would take a turn of its own: all that is in it moves then.
+    let mut seen: HashSet<usize> = HashSet::with_capacity(expected as usize);
+    let mut first_seen = |cell: &Arc<Cell>| seen.insert(Arc::as_ptr(cell) as usize);
+    let mut in_turn = 0;
     for (_, version) in versions.iter() {
-        collect_dirty(&version.root, ROOT_LEVEL, &mut levels, &mut seen);
+        let mut todo: Vec<(Arc<Cell>, usize)> = Vec::new();
+        let root = Some(&version.root).filter(|root| root.is_dirty()).and_then(cell_of);
+        todo.extend(root.filter(&mut first_seen).map(|cell| (cell, usize::from(ROOT_LEVEL))));
+        while let Some((cell, level)) = todo.pop() {
+            for children in (0..FANOUT).step_by(SLOTS_AT_ONCE).map(|from| dirty_children(&cell, from)) {
+                let fresh = children.into_iter().filter(&mut first_seen);
+                match level {
+                    1 => levels[0].extend(fresh),
+                    _ => todo.extend(fresh.map(|child| (child, level - 1))),
+                }
+            }
+            levels[level].push(cell);
+            pause_after(INNER_PER_TURN, &mut in_turn).await;
+        }
     }
     levels
 }
 
-fn collect_dirty(slot: &Slot, level: u8, levels: &mut [Vec<Arc<Cell>>], seen: &mut HashSet<usize>) {
-    let Child::Cell(cell) = &slot.child else { return };
-    let state = cell.lock();
-    if !matches!(*state, CellState::Dirty(_) | CellState::Patched { .. })
-        || !seen.insert(Arc::as_ptr(cell) as usize)
-    {
-        return;
+/// The dirty ones of some of an inner node's children.
+fn dirty_children(cell: &Cell, from: usize) -> SmallVec<[Arc<Cell>; SLOTS_AT_ONCE]> {
+    let CellState::Dirty(Node::Inner(slots)) = &*cell.lock() else { return SmallVec::new() };
+    slots[from..from + SLOTS_AT_ONCE].iter().filter(|slot| slot.is_dirty()).filter_map(cell_of).collect()
+}
+
+fn cell_of(slot: &Slot) -> Option<Arc<Cell>> {
+    if let Child::Cell(cell) = &slot.child { Some(Arc::clone(cell)) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use super::*;
+    use crate::node::{LEVEL_BITS, entry_span};
+    use crate::sim::{SimDisk, block_on};
+    use crate::{BLOCK_SIZE, CreateOptions, Options};
+
+    /// Runs a future and counts how many turns it takes.
+    async fn turns<T>(future: impl Future<Output = T>) -> (T, usize) {
+        let mut future = pin!(future);
+        let mut turns = 0;
+        let done = poll_fn(|cx| {
+            turns += 1;
+            future.as_mut().poll(cx)
+        })
+        .await;
+        (done, turns)
     }
-    if let CellState::Dirty(Node::Inner(slots)) = &*state {
-        for slot in slots.iter() {
-            collect_dirty(slot, level - 1, levels, seen);
-        }
+
+    /// Listing 30,000 dirty nodes was one turn of 7 ms, all of it with the root's lock in its hand.
+    #[test]
+    fn walks_over_many_nodes_take_many_turns_and_miss_none() {
+        const INNER: u64 = 40;
+        const LEAVES_EACH: u64 = 20;
+        let leaves =
+            (0..INNER).flat_map(|inner| (0..LEAVES_EACH).map(move |leaf| (inner << LEVEL_BITS) + leaf * 7));
+        let leaves: Vec<u64> = leaves.collect();
+        block_on(async move {
+            let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
+            let pool = Pool::create(SimDisk::file(1 << 30), *b"a pool in a test", create, Options::default())
+                .await?;
+            let head = pool.create_volume("v", (INNER * BLOCK_SIZE) << (2 * LEVEL_BITS), "").await?.id;
+            for leaf in &leaves {
+                pool.map_synthetic(0, head, leaf * entry_span(1), 1).await?;
+            }
+            let copy = || {
+                let state = pool.state.lock();
+                (state.versions.clone(), state.dirty)
+            };
+            pool.close().await?;
+            assert_eq!(copy().1, 0);
+            let (versions, _) = copy();
+            for leaf in &leaves {
+                pool.map_synthetic(0, head, leaf * entry_span(1), 1).await?;
+            }
+            // Nobody but the copy has the nodes of before any more.
+            let ((), taken) = turns(let_go(versions)).await;
+            assert!(taken > leaves.len() / CELLS_PER_TURN, "{taken} turns to let go");
+
+            // From here on the two versions share their nodes, but for those on the way to one leaf.
+            pool.create_snapshots(&[("v", "s")], "").await?;
+            pool.map_synthetic(0, head, leaves[0] * entry_span(1) + 1, 1).await?;
+            let (versions, dirty) = copy();
+            let (levels, taken) = turns(dirty_nodes(&versions, dirty)).await;
+            let counts = levels.each_ref().map(Vec::len);
+            assert_eq!(counts, [leaves.len() + 1, INNER as usize + 1, 2, 2, 2]);
+            assert_eq!(counts.iter().sum::<usize>() as u64, dirty);
+            assert!(taken > INNER as usize / INNER_PER_TURN, "{taken} turns to list");
+            Ok::<_, Error>(())
+        })
+        .expect("a pool");
     }
-    levels[usize::from(level)].push(Arc::clone(cell));
 }

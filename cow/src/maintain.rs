@@ -170,7 +170,7 @@ impl<D: Disk> Pool<D> {
                 self.confirm().await?;
             }
             if replaced {
-                self.checkpoint_from_now().await?;
+                self.checkpoint_from_now().await?.let_go().await;
             }
             if self.reclaim_for(blocks).await? {
                 return Ok(());

@@ -396,6 +396,17 @@ impl Cell {
         }
     }
 
+    /// The cells that this one leads to, which is no more itself.
+    pub(crate) fn into_children(self) -> Vec<Arc<Cell>> {
+        let (CellState::Dirty(Node::Inner(mut slots))
+        | CellState::Clean { node: Node::Inner(mut slots), .. }) = self.state.into_inner()
+        else {
+            return Vec::new();
+        };
+        let children = slots.iter_mut().map(|slot| std::mem::replace(&mut slot.child, Child::Hole));
+        children.filter_map(|child| if let Child::Cell(cell) = child { Some(cell) } else { None }).collect()
+    }
+
     /// Takes in what was read from disk, unless somebody else was faster. Returns whether a leaf became resident.
     pub(crate) fn install(&self, read_from: Ptr, mut node: Node) -> bool {
         let mut state = self.lock();

@@ -239,7 +239,8 @@ impl<D: Disk> Pool<D> {
             state.limit = limit;
         }
         self.work.notify_all();
-        self.checkpoint_from_now().await.map(drop)
+        self.checkpoint_from_now().await?.let_go().await;
+        Ok(())
     }
 
     /// Ends in a state from which opening needs no replay. Requests must have ended before.

@@ -83,6 +83,13 @@ pub(crate) struct StoredSlot {
     pub(crate) crc: u32,
 }
 
+impl StoredSlot {
+    /// The slot that is not in use, for the next checkpoint's map.
+    pub(crate) fn other(self) -> StoredSlot {
+        StoredSlot { slot: 1 - self.slot, crc: 0 }
+    }
+}
+
 /// A segment's part of a checkpoint in the making.
 pub(crate) struct FrozenSegment {
     pub(crate) bits: Arc<Bits>,
@@ -242,7 +249,7 @@ impl Space {
     fn set_bits(&mut self, segment: usize, index: u32, len: u32) {
         let segment = &mut self.segments[segment];
         let bits = Arc::make_mut(&mut segment.bits);
-        words(index, len).for_each(|(word, mask)| bits[word] |= mask);
+        mark(bits, index, len, true);
         segment.free -= len;
         self.free -= u64::from(len);
     }
@@ -284,7 +291,7 @@ impl Space {
         let (segment, index) = place;
         let segment = &mut self.segments[segment];
         let bits = Arc::make_mut(&mut segment.bits);
-        words(index, run.len).for_each(|(word, mask)| bits[word] &= !mask);
+        mark(bits, index, run.len, false);
         segment.free += run.len;
         self.free += u64::from(run.len);
         Ok(())
@@ -404,15 +411,17 @@ pub(crate) fn is_set(bits: &[u64], index: u32) -> bool {
     bits[index as usize / 64] >> (index % 64) & 1 == 1
 }
 
-/// The words that bits `index..index + len` lie in, each with a mask of those bits.
-fn words(index: u32, len: u32) -> impl Iterator<Item = (usize, u64)> {
+/// Sets bits `index..index + len`, or clears them.
+pub(crate) fn mark(bits: &mut [u64], index: u32, len: u32, used: bool) {
     let end = index + len;
     let mut at = index;
-    std::iter::from_fn(move || {
-        let first = at;
-        at = end.min((first / 64 + 1) * 64);
-        (first < end).then(|| (first as usize / 64, u64::MAX >> (64 - (at - first)) << (first % 64)))
-    })
+    while at < end {
+        let until = end.min((at / 64 + 1) * 64);
+        let mask = u64::MAX >> (64 - (until - at)) << (at % 64);
+        let word = &mut bits[at as usize / 64];
+        *word = if used { *word | mask } else { *word & !mask };
+        at = until;
+    }
 }
 
 /// The first run of clear bits at or after `from`, cut to `max`.

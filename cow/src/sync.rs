@@ -1,11 +1,11 @@
 //! The few asynchronous tools the engine needs, for any executor: a broadcast event, a token, joins and a yield.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, FuturesOrdered, StreamExt};
 use parking_lot::Mutex;
 
 /// Wakes everybody who listened before the call to [`Event::notify_all`].
@@ -152,7 +152,7 @@ impl<T> Future for Handoff<T> {
 /// Lets every other ready task of this executor run once.
 pub(crate) async fn yield_now() {
     let mut yielded = false;
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         if yielded {
             return Poll::Ready(());
         }
@@ -167,4 +167,31 @@ pub(crate) async fn yield_now() {
 /// it was woken.
 pub(crate) async fn join_all<F: Future>(futures: Vec<F>, width: usize) -> Vec<F::Output> {
     stream::iter(futures).buffered(width.max(1)).collect().await
+}
+
+/// As [`join_all`], but begins only one of them in each turn of the executor: for futures that compute before they first
+/// wait, so that what they compute is not all done at once.
+pub(crate) async fn join_in_turns<F: Future>(
+    futures: impl Iterator<Item = F>,
+    width: usize,
+) -> Vec<F::Output> {
+    let mut running = FuturesOrdered::new();
+    let mut outputs = Vec::new();
+    for future in futures {
+        yield_now().await;
+        if running.len() >= width {
+            outputs.extend(running.next().await);
+        }
+        running.push_back(future);
+        // Begins it, and lets the others go on.
+        outputs.extend(
+            poll_fn(|cx| match running.poll_next_unpin(cx) {
+                Poll::Ready(first) => Poll::Ready(first),
+                Poll::Pending => Poll::Ready(None),
+            })
+            .await,
+        );
+    }
+    outputs.extend(running.collect::<Vec<_>>().await);
+    outputs
 }

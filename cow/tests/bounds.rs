@@ -106,3 +106,31 @@ fn freed_space_comes_back_a_bit_in_every_turn() {
     // A commit or checkpoint and the background may each take back 2048 in one turn.
     assert!(worst <= 3 * 2048, "{worst} blocks in one turn");
 }
+
+/// Four pieces of a checkpoint, 64 nodes each, were encoded and checksummed in one turn.
+#[test]
+fn a_checkpoint_writes_one_piece_in_a_turn() {
+    const LEAVES: u64 = 1500;
+    let (worst, written) = block_on(async move {
+        let create = CreateOptions { limit: 512 * MIB, segment_blocks: None, journal_bytes: None };
+        let disk = SimDisk::file(512 * MIB);
+        let pool = Pool::create(disk.clone(), *b"a pool in a test", create, Options::default()).await?;
+        let head = pool.create_volume("v", LEAVES * LEAF, "").await?.id;
+        for leaf in 0..LEAVES {
+            pool.map_synthetic(0, head, leaf * LEAF / BLOCK_SIZE, 1).await?;
+        }
+        pool.flush().await?;
+        let before = disk.counts().bytes_written;
+        let (mut now, mut worst) = (before, 0);
+        let seen = || {
+            worst = worst.max(disk.counts().bytes_written - now);
+            now = disk.counts().bytes_written;
+        };
+        watched(pool.close(), seen).await?;
+        Ok::<_, cairn_cow::Error>((worst, now - before))
+    })
+    .expect("a pool");
+    assert!(written > LEAVES * BLOCK_SIZE, "all leaves are written");
+    // 64 leaves, and in the turn that ends a level one block of what comes next.
+    assert!(worst <= 66 * BLOCK_SIZE, "{worst} bytes in one turn");
+}

@@ -26,6 +26,13 @@ const MOST_RESERVE: u64 = 65536;
 /// Nodes that one publish step may make dirty past the limit it checks.
 const STEP_SLACK: u64 = 64;
 
+/// Leaves looked at for eviction when one comes into memory: it happens under the pool's lock.
+const EVICTION_LOOKS: usize = 16;
+/// Leaves in use that are spared in a row. Of those looked at at least two leave, so a list that is too long gets shorter
+/// with each leaf that comes, even when all of them are in use all the time.
+const SPARED_IN_A_ROW: usize = 7;
+const _: () = assert!(EVICTION_LOOKS >= 2 * (SPARED_IN_A_ROW + 1));
+
 /// Why a step under the lock could not be done now.
 pub(crate) enum Blocked {
     /// A map node has to be read first; the guard keeps its block from being reused meanwhile.
@@ -282,7 +289,7 @@ impl State {
         budget.saturating_sub(held).max(budget / 4)
     }
 
-    /// Counts a leaf that is now in memory, and lets go of others while there are too many.
+    /// Counts a leaf that is now in memory, and lets go of a few others while there are too many.
     pub(crate) fn now_resident(&mut self, cell: &Arc<Cell>) {
         // All of this happens under the pool's lock, so the flag needs no ordering of its own.
         if cell.listed.swap(true, Ordering::Relaxed) {
@@ -290,21 +297,27 @@ impl State {
         }
         self.resident.push_back(Arc::downgrade(cell));
         let limit = self.resident_limit();
-        // Each leaf is looked at at most once a call: those in use get a second chance.
-        let mut looks = self.resident.len();
-        while looks > 0 && self.resident.len() > limit {
-            looks -= 1;
+        let mut spared = 0;
+        for _ in 0..EVICTION_LOOKS {
+            if self.resident.len() <= limit {
+                break;
+            }
             let Some(weak) = self.resident.pop_front() else { break };
             let Some(cell) = weak.upgrade() else { continue };
             let mut state = cell.lock();
             match &mut *state {
-                CellState::Clean { hot, .. } if *hot => {
+                // Those in use get a second chance.
+                CellState::Clean { hot, .. } if *hot && spared < SPARED_IN_A_ROW => {
                     *hot = false;
+                    spared += 1;
                     drop(state);
                     self.resident.push_back(weak);
                     continue;
                 }
-                CellState::Clean { ptr, .. } => *state = CellState::Evicted(*ptr),
+                CellState::Clean { ptr, .. } => {
+                    spared = 0;
+                    *state = CellState::Evicted(*ptr);
+                }
                 // A dirty leaf comes back to the list once it is written.
                 CellState::Dirty(_) | CellState::Patched { .. } | CellState::Evicted(_) => {}
             }
@@ -315,4 +328,55 @@ impl State {
 
 fn no_version(id: VersionId) -> Error {
     Error::new(ErrorKind::NotFound, format!("version {id} does not exist any more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Entry, FANOUT, Node, Ptr};
+    use crate::sim::{SimDisk, block_on};
+    use crate::types::BlockAddr;
+    use crate::{CreateOptions, Options, Pool};
+
+    fn leaf_in_use(addr: u64) -> Arc<Cell> {
+        let ptr = Ptr { addr: BlockAddr(addr), crc: 0 };
+        let node = Node::Leaf(Box::new([Entry::HOLE; FANOUT]));
+        Cell::new(CellState::Clean { ptr, node, hot: true })
+    }
+
+    fn is_resident(cell: &Cell) -> bool {
+        matches!(&*cell.lock(), CellState::Clean { .. })
+    }
+
+    /// When all leaves were in use, one more made the list go round whole under the pool's lock.
+    #[test]
+    fn few_leaves_are_looked_at_when_one_comes_and_the_list_gets_shorter() {
+        let create = CreateOptions { limit: 64 << 20, journal_bytes: None, segment_blocks: None };
+        let pool = block_on(Pool::create(SimDisk::file(64 << 20), [1; 16], create, Options::default()));
+        let pool = pool.expect("a pool");
+        let mut state = pool.state.lock();
+        let mut leaves: Vec<Arc<Cell>> = (1..2001).map(leaf_in_use).collect();
+        leaves.iter().for_each(|leaf| state.now_resident(leaf));
+        assert_eq!(state.resident.len(), leaves.len(), "there is memory for all");
+        const LIMIT: usize = 256;
+        state.map_cache = LIMIT * LEAF_MEMORY;
+        for addr in 2001..6000 {
+            // All that are here are used between any two that come.
+            leaves.retain(|leaf| is_resident(leaf));
+            for leaf in &leaves {
+                let CellState::Clean { hot, .. } = &mut *leaf.lock() else { unreachable!("retained") };
+                *hot = true;
+            }
+            let new = leaf_in_use(addr);
+            let before = state.resident.len();
+            state.now_resident(&new);
+            let in_use = |leaf: &&Arc<Cell>| matches!(&*leaf.lock(), CellState::Clean { hot: true, .. });
+            let looked_at = leaves.len() - leaves.iter().filter(in_use).count();
+            assert!(looked_at <= EVICTION_LOOKS, "{looked_at} leaves");
+            assert!(is_resident(&new), "whoever asked for it needs it now");
+            leaves.push(new);
+            assert!(state.resident.len() < before.max(LIMIT + 1));
+        }
+        assert!(state.resident.len() <= LIMIT);
+    }
 }

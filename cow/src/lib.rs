@@ -43,6 +43,7 @@ mod recover;
 pub mod sim;
 mod space;
 mod state;
+mod sweep;
 mod sync;
 #[cfg(feature = "synthetic")]
 mod synthetic;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::node::{
     Cell, CellState, Child, Entry, FANOUT, Node, Patches, Ptr, ROOT_LEVEL, Slot, entry_span, index_at,
 };
+use crate::sweep::Parents;
 use crate::types::{BlockAddr, Epoch, ExtentKind};
 
 /// One past the last block that a root covers.
@@ -19,9 +20,6 @@ pub(crate) const MAP_END: u64 = entry_span_of_root();
 const fn entry_span_of_root() -> u64 {
     1 << (crate::node::LEVEL_BITS * (ROOT_LEVEL as u32 + 1))
 }
-
-/// Leaves looked at when one is missed: at random misses, about a sixteenth of a node's leaves keep a place for nothing.
-const FORGET_AT_ONCE: usize = 16;
 
 /// A node that has to be read from disk first.
 pub(crate) struct Missing {
@@ -70,28 +68,7 @@ fn visit_below<R>(slot: &mut Slot, level: u8, at: u64, f: impl FnOnce(View<'_>) 
 fn visit_node<R>(node: &mut Node, level: u8, at: u64, f: impl FnOnce(View<'_>) -> R) -> Result<R, Missing> {
     match node {
         Node::Leaf(entries) => Ok(f(View::Leaf(entries))),
-        Node::Inner(slots) => {
-            let index = index_at(at, level);
-            let found = visit_below(&mut slots[index], level - 1, at, f);
-            if level == 1 && found.is_err() {
-                forget_evicted(slots, index);
-            }
-            found
-        }
-    }
-}
-
-/// Takes back the places in memory of leaves that were let go, a few at a time: reading the leaf that was missed costs
-/// far more. Without this, all leaves that were ever read would keep one, 100 MiB in a volume of 1 TiB.
-fn forget_evicted(slots: &mut [Slot; FANOUT], after: usize) {
-    for i in 1..=FORGET_AT_ONCE {
-        let slot = &mut slots[(after + i) % FANOUT];
-        // Nobody else has it: no other tree, no read under way, no list.
-        if let Child::Cell(cell) = &mut slot.child
-            && let Some(ptr) = Arc::get_mut(cell).and_then(Cell::evicted)
-        {
-            slot.child = Child::Stored(ptr.into());
-        }
+        Node::Inner(slots) => visit_below(&mut slots[index_at(at, level)], level - 1, at, f),
     }
 }
 
@@ -122,6 +99,7 @@ pub(crate) struct Change<'a> {
     pub(crate) superseded: &'a mut Vec<Superseded>,
     /// Counts nodes that became dirty.
     pub(crate) dirtied: &'a mut u64,
+    pub(crate) parents: &'a mut Parents,
 }
 
 impl Change<'_> {
@@ -142,7 +120,9 @@ impl Change<'_> {
         let birth = std::mem::replace(&mut slot.birth, self.epoch);
         if slot.uniform().is_some() {
             *self.dirtied += 1;
-            slot.child = Child::Cell(Cell::new(CellState::Dirty(Node::uniform(level, &slot.child))));
+            let cell = Cell::new(CellState::Dirty(Node::uniform(level, &slot.child)));
+            self.note_parent(&cell, level);
+            slot.child = Child::Cell(cell);
         }
         let cell = slot.cell().expect("not uniform");
         let shared = Arc::strong_count(cell) > 1;
@@ -171,12 +151,19 @@ impl Change<'_> {
             drop(state);
             self.supersede(birth, cell, home, true);
             *cell = Cell::new(fresh);
+            self.note_parent(cell, level);
         } else {
             *state = fresh;
             drop(state);
             self.supersede(birth, cell, home, false);
         }
         cell
+    }
+
+    fn note_parent(&mut self, cell: &Arc<Cell>, level: u8) {
+        if level == 1 {
+            self.parents.add(cell);
+        }
     }
 
     /// Replaces the whole range behind `slot` by holes or zeroes.
@@ -457,11 +444,19 @@ mod tests {
         floor: u32,
         superseded: Vec<Superseded>,
         dirtied: u64,
+        parents: Parents,
     }
 
     impl Head {
         fn new() -> Head {
-            Head { root: Slot::HOLE, epoch: 1, floor: 0, superseded: Vec::new(), dirtied: 0 }
+            Head {
+                root: Slot::HOLE,
+                epoch: 1,
+                floor: 0,
+                superseded: Vec::new(),
+                dirtied: 0,
+                parents: Parents::default(),
+            }
         }
 
         fn change<R>(&mut self, f: impl FnOnce(&mut Slot, &mut Change<'_>) -> R) -> R {
@@ -471,6 +466,7 @@ mod tests {
                 replaying: false,
                 superseded: &mut self.superseded,
                 dirtied: &mut self.dirtied,
+                parents: &mut self.parents,
             };
             f(&mut self.root, &mut change)
         }
@@ -580,6 +576,7 @@ mod tests {
             replaying: true,
             superseded: &mut head.superseded,
             dirtied: &mut head.dirtied,
+            parents: &mut head.parents,
         };
         let entry = Entry::data(BlockAddr(60), 0, Epoch(2));
         assert!(set_entries(&mut head.root, 1, &[entry], &mut change, |_| panic!("unknown")).is_ok());

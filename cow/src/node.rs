@@ -4,7 +4,7 @@
 //! happens under the pool's lock, so that a cell with one owner may be changed in place and one with several is
 //! copied first; the mutex inside exists because the checkpoint encodes nodes without the pool's lock.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -380,8 +380,27 @@ impl Cell {
         self.state.lock()
     }
 
+    /// Takes back the places in memory of leaves that were let go, in some of this node's slots; not while a checkpoint
+    /// encodes it.
+    pub(crate) fn forget_evicted(&self, slots: Range<usize>) {
+        let Some(mut state) = self.state.try_lock() else { return };
+        let (CellState::Dirty(Node::Inner(all)) | CellState::Clean { node: Node::Inner(all), .. }) =
+            &mut *state
+        else {
+            return;
+        };
+        for slot in &mut all[slots] {
+            // Nobody else has it: no other tree, no read under way, no list.
+            if let Child::Cell(cell) = &mut slot.child
+                && let Some(ptr) = Arc::get_mut(cell).and_then(Cell::evicted)
+            {
+                slot.child = Child::Stored(ptr.into());
+            }
+        }
+    }
+
     /// Where the node stands, when nothing more is known of it.
-    pub(crate) fn evicted(&mut self) -> Option<Ptr> {
+    fn evicted(&mut self) -> Option<Ptr> {
         match self.state.get_mut() {
             CellState::Evicted(ptr) => Some(*ptr),
             _ => None,
@@ -407,14 +426,13 @@ impl Cell {
         children.filter_map(|child| if let Child::Cell(cell) = child { Some(cell) } else { None }).collect()
     }
 
-    /// Takes in what was read from disk, unless somebody else was faster. Returns whether a leaf became resident.
+    /// Takes in what was read from disk, unless somebody else was faster. Returns whether it is here now as it is there.
     pub(crate) fn install(&self, read_from: Ptr, mut node: Node) -> bool {
         let mut state = self.lock();
         match &mut *state {
             CellState::Evicted(ptr) if *ptr == read_from => {
-                let leaf = matches!(node, Node::Leaf(_));
                 *state = CellState::Clean { ptr: read_from, node, hot: true };
-                leaf
+                true
             }
             CellState::Patched { base, patches } if *base == read_from => {
                 if let Node::Leaf(entries) = &mut node {

@@ -18,6 +18,7 @@ use crate::map::Missing;
 use crate::node::{Cell, LEAF_MEMORY, Node, Ptr};
 use crate::space::Space;
 use crate::state::{Blocked, Ring, State};
+use crate::sweep::Parents;
 use crate::sync::{Event, Token, yield_now};
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, Lsn, PoolStatus};
 use crate::version::Versions;
@@ -142,6 +143,7 @@ impl<D: Disk> Pool<D> {
                 catalog: loaded.catalog,
                 fenced: None,
                 resident: VecDeque::new(),
+                parents: Parents::default(),
                 map_cache,
                 checkpoints: 0,
                 barriers: 0,
@@ -291,8 +293,11 @@ impl<D: Disk> Pool<D> {
             self.state.lock().checksum_errors += 1;
         })?;
         let mut state = self.state.lock();
-        if cell.install(ptr, node) {
-            state.now_resident(&cell);
+        let installed = cell.install(ptr, node);
+        match level {
+            0 if installed => state.now_resident(&cell),
+            1 if installed => state.parents.add(&cell),
+            _ => {}
         }
         Ok(())
     }

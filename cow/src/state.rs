@@ -16,6 +16,7 @@ use crate::map::{Change, Missing, Superseded};
 use crate::node::{Cell, CellState, LEAF_MEMORY, Slot, inner_memory};
 use crate::record::Record;
 use crate::space::{ReadGuard, Run, Space};
+use crate::sweep::Parents;
 use crate::types::{BLOCK_BYTES, BatchSeq, Lsn, VersionId};
 use crate::version::{Kind, Version, Versions};
 
@@ -101,6 +102,7 @@ pub(crate) struct State {
     pub(crate) fenced: Option<String>,
     /// Leaves in memory, the next to be looked at for eviction first.
     pub(crate) resident: VecDeque<Weak<Cell>>,
+    pub(crate) parents: Parents,
     /// Bytes that map nodes may take in memory.
     pub(crate) map_cache: usize,
     /// How long, by what maintain is told, no record was appended ...
@@ -266,8 +268,14 @@ impl State {
         }
         let floor = self.versions.floor(version, lba);
         let version = self.versions.get_mut(head).expect("found above");
-        let change =
-            Change { epoch, floor, replaying, superseded: &mut self.superseded, dirtied: &mut self.dirty };
+        let change = Change {
+            epoch,
+            floor,
+            replaying,
+            superseded: &mut self.superseded,
+            dirtied: &mut self.dirty,
+            parents: &mut self.parents,
+        };
         Ok((&mut version.root, change))
     }
 
@@ -298,6 +306,7 @@ impl State {
         self.resident.push_back(Arc::downgrade(cell));
         let limit = self.resident_limit();
         let mut spared = 0;
+        let mut let_go = 0;
         for _ in 0..EVICTION_LOOKS {
             if self.resident.len() <= limit {
                 break;
@@ -316,6 +325,7 @@ impl State {
                 }
                 CellState::Clean { ptr, .. } => {
                     spared = 0;
+                    let_go += 1;
                     *state = CellState::Evicted(*ptr);
                 }
                 // A dirty leaf comes back to the list once it is written.
@@ -323,6 +333,7 @@ impl State {
             }
             cell.listed.store(false, Ordering::Relaxed);
         }
+        (0..let_go).for_each(|_| self.parents.sweep());
     }
 }
 

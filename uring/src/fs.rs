@@ -75,19 +75,19 @@ impl Inner {
         Fd(self.file.as_raw_fd())
     }
 
-    /// One `pread` into `buf[skip..]`, here and now.
+    /// One `pread` into `buf[skip..]`, as far as one call goes, here and now.
     fn read_now<B: IoBufMut>(&self, buf: &mut B, skip: usize, offset: u64) -> io::Result<usize> {
         let start = buf.as_mut_ptr().wrapping_add(skip);
-        let len = part_len(buf.len(), skip) as usize;
+        let len = (buf.len() - skip).min(COPIED_PER_CALL);
         // SAFETY: writes to a part of the range that by `IoBufMut` nobody else uses while we have the buffer.
         let count = unsafe { libc::pread(self.file.as_raw_fd(), start.cast(), len, to_off_t(offset)?) };
         to_count(count)
     }
 
-    /// One `pwrite` of `buf[skip..]`, here and now.
+    /// One `pwrite` of `buf[skip..]`, as far as one call goes, here and now.
     fn write_now<B: IoBuf>(&self, buf: &B, skip: usize, offset: u64) -> io::Result<usize> {
         let start = buf.as_ptr().wrapping_add(skip);
-        let len = part_len(buf.len(), skip) as usize;
+        let len = (buf.len() - skip).min(COPIED_PER_CALL);
         // SAFETY: reads a part of the range that by `IoBuf` is initialised and not written to while we have the buffer.
         let count = unsafe { libc::pwrite(self.file.as_raw_fd(), start.cast(), len, to_off_t(offset)?) };
         to_count(count)
@@ -130,6 +130,9 @@ const RAMFS_MAGIC: u64 = 0x8584_58f6;
 
 /// What may be copied on a thread before its loop has a turn, in bytes.
 const COPIED_PER_TURN: usize = 1 << 20;
+/// What one call may copy: a longer transfer goes on with the next. A multiple of every alignment.
+const COPIED_PER_CALL: usize = COPIED_PER_TURN / 2;
+const _: () = assert!(COPIED_PER_CALL.is_multiple_of(ALIGN));
 /// What a copy counts for at least.
 const LEAST_COPY: usize = 16 << 10;
 
@@ -275,14 +278,15 @@ impl File {
         let mut progress = Progress::new(len, self.inner.direct);
         while let Some(done) = progress.next() {
             let result;
-            let scatter = Scatter::new(&bufs, done);
             let at = offset + done as u64;
             if self.inner.in_memory {
+                let scatter = Scatter::up_to(COPIED_PER_CALL, &bufs, done);
                 // SAFETY: made of `bufs`, which stay here and are not written to.
                 result = unsafe { self.inner.writev_now(&scatter, at) };
                 drop(scatter);
                 copied(*result.as_ref().unwrap_or(&0)).await;
             } else {
+                let scatter = Scatter::new(&bufs, done);
                 let write = Writev { file: Arc::clone(&self.inner), bufs, scatter, offset: at };
                 (result, bufs) = Op::new(write).await;
             }

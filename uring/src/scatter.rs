@@ -29,7 +29,12 @@ pub(crate) struct Scatter {
 
 impl Scatter {
     /// Lists the bytes of `bufs` from byte `skip` on, as far as one operation goes.
-    pub(crate) fn new<B: IoBuf>(bufs: &[B], mut skip: usize) -> Self {
+    pub(crate) fn new<B: IoBuf>(bufs: &[B], skip: usize) -> Self {
+        Self::up_to(MAX_BYTES, bufs, skip)
+    }
+
+    /// Lists up to `room` of the bytes of `bufs` from byte `skip` on.
+    pub(crate) fn up_to<B: IoBuf>(mut room: usize, bufs: &[B], mut skip: usize) -> Self {
         let kept = KEPT.try_with(|kept| kept.borrow_mut().pop()).ok().flatten();
         let mut inner = kept.unwrap_or_else(|| {
             // SAFETY: all zeroes is a valid `msghdr`: null pointers and zero lengths.
@@ -37,7 +42,6 @@ impl Scatter {
             Box::new(Inner { ranges: Vec::new(), header })
         });
         inner.ranges.clear();
-        let mut room = MAX_BYTES;
         for buf in bufs {
             let len = buf.len();
             if skip >= len {
@@ -105,6 +109,7 @@ mod tests {
         assert_eq!(lengths(&scatter), [18, 5]);
         assert_eq!(scatter.inner().ranges[0].iov_base.addr(), bufs[2].as_ptr().addr() + 2);
         assert_eq!(lengths(&Scatter::new(&bufs, 35)), [0; 0]);
+        assert_eq!(lengths(&Scatter::up_to(19, &bufs, 8)), [2, 17]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ const REAP_STEPS: usize = 16;
 const GROW_AHEAD_BYTES: u64 = 128 << 20;
 /// How often a writer looks for room in a full pool while reads hold back what was freed.
 const ROOM_TRIES: u32 = 200;
-/// The most segments that one growth adds.
+/// The most segments that are added ahead of need.
 const MOST_GROWTH: usize = 16;
 
 /// What a call found to do.
@@ -89,7 +89,7 @@ impl<D: Disk> Pool<D> {
             self.confirm().await?;
         }
         if duties.grow {
-            self.grow().await?;
+            self.grow_ahead().await?;
         }
         if duties.checkpoint {
             self.checkpoint().await?;
@@ -121,28 +121,43 @@ impl<D: Disk> Pool<D> {
         self.work.listen().await;
     }
 
-    /// Adds segments, unless the pool has reached its limit or there is no room below it.
-    async fn grow(&self) -> Result<bool> {
+    /// Adds segments ahead of need, as many as suit the pool's size.
+    async fn grow_ahead(&self) -> Result<()> {
+        let now = self.state.lock().space.segment_count();
+        let target = now + (now / 8).clamp(1, MOST_GROWTH);
+        loop {
+            match self.grow(|state| state.space.segment_count() < target).await {
+                // Writers that wait for room go first.
+                Ok(true) => yield_now().await,
+                Ok(false) => return Ok(()),
+                // What was added counts; if more is needed and the error stays, the next growth tells of it.
+                Err(_) if self.state.lock().space.segment_count() > now => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Adds a segment if it is wanted when its turn comes, unless the pool has reached its limit or there is no room
+    /// below it. One at a time: while a file system takes space for a file, writes to the file wait.
+    async fn grow(&self, wanted: impl FnOnce(&State) -> bool) -> Result<bool> {
         let _token = self.growing.acquire().await;
-        let (now, most) = {
+        let segments = {
             let state = self.state.lock();
             state.writable()?;
-            (state.space.segment_count(), self.geometry.segments_in(state.limit))
-        };
-        let room = most.saturating_sub(now);
-        let wanted = (now / 8).clamp(1, MOST_GROWTH).min(room);
-        // One by one: while a file system takes space for a file, writes to the file wait.
-        for segments in now + 1..=now + wanted {
-            if let Err(e) = self.disk.grow(self.geometry.bytes_with(segments)).await {
-                let error = Error::io("growing the pool", e);
-                let full = error.kind() == ErrorKind::NoSpace;
-                return if full { Ok(segments > now + 1) } else { Err(error) };
+            let segments = state.space.segment_count() + 1;
+            if segments > self.geometry.segments_in(state.limit) || !wanted(&state) {
+                return Ok(false);
             }
-            let mut state = self.state.lock();
-            state.space.add_segments(1);
-            state.append(&Record::Grow { segments: segments as u64 });
+            segments
+        };
+        if let Err(e) = self.disk.grow(self.geometry.bytes_with(segments)).await {
+            let error = Error::io("growing the pool", e);
+            return if error.kind() == ErrorKind::NoSpace { Ok(false) } else { Err(error) };
         }
-        Ok(wanted > 0)
+        let mut state = self.state.lock();
+        state.space.add_segments(1);
+        state.append(&Record::Grow { segments: segments as u64 });
+        Ok(true)
     }
 
     /// Sees to it that `blocks` can be allocated for data: grows, takes back what waits, finishes deletions. Fails
@@ -153,8 +168,13 @@ impl<D: Disk> Pool<D> {
             if self.reclaim_for(blocks).await? {
                 return Ok(());
             }
-            if self.grow().await? {
+            if self.grow(|state| state.data_blocks_free() < blocks).await? {
+                // One is enough for whoever waits; the background adds more.
+                self.work.notify_all();
                 continue;
+            }
+            if self.reclaim_for(blocks).await? {
+                return Ok(());
             }
             // What cannot be given back because its map is damaged is for the background to report.
             let reaping = self.reap_some(REAP_STEPS).await.unwrap_or(true);

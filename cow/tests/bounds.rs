@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_cow::sim::{SimDisk, block_on};
+use cairn_cow::sim::{Fault, Op, SimDisk, block_on};
 use cairn_cow::{BLOCK_SIZE, CreateOptions, ExtentKind, Options, VersionId};
 
 use common::engine::{self, Pool};
@@ -133,4 +133,55 @@ fn a_checkpoint_writes_one_piece_in_a_turn() {
     assert!(written > LEAVES * BLOCK_SIZE, "all leaves are written");
     // 64 leaves, and in the turn that ends a level one block of what comes next.
     assert!(worst <= 66 * BLOCK_SIZE, "{worst} bytes in one turn");
+}
+
+/// A pool that grows by 64 blocks at a time, full but for its reserve, and its volume.
+async fn nearly_full(disk: SimDisk) -> cairn_cow::Result<(Arc<Pool>, VersionId)> {
+    let pool = engine::create(disk.clone(), 64 * MIB).await?;
+    let head = pool.create_volume("v", 64 * MIB, "").await?.id;
+    let mut lba = 0;
+    while pool.status().size < 8 * MIB {
+        pool.map_synthetic(0, head, lba, 32).await?;
+        lba += 32;
+    }
+    Ok((pool, head))
+}
+
+/// A writer in a full pool waited until as many segments were added as suit the pool's size, though one would do.
+#[test]
+fn a_writer_waits_for_one_segment() {
+    let disk = SimDisk::file(64 * MIB);
+    let (most, all) = block_on(async move {
+        let (pool, head) = nearly_full(disk.clone()).await?;
+        let (mut most, before) = (0, disk.counts().grows);
+        for lba in 8000..8500 {
+            let now = disk.counts().grows;
+            pool.map_synthetic(0, head, lba, 1).await?;
+            most = most.max(disk.counts().grows - now);
+        }
+        Ok::<_, cairn_cow::Error>((most, disk.counts().grows - before))
+    })
+    .expect("a pool");
+    assert!(all > 4, "the pool grew");
+    assert_eq!(most, 1, "segments that one write waited for");
+}
+
+/// When one of several segments could not be added, those before it did not count.
+#[test]
+fn growth_that_stops_half_way_is_no_error() {
+    let disk = SimDisk::file(64 * MIB);
+    block_on(async move {
+        let (pool, head) = nearly_full(disk.clone()).await?;
+        let (before, size) = (disk.counts().grows, pool.status().size);
+        disk.inject(Fault::on(Op::Grow).after(1).once());
+        let mut lba = 8000;
+        while disk.counts().grows < before + 2 {
+            pool.maintain(Duration::ZERO).await?;
+            pool.map_synthetic(0, head, lba, 1).await?;
+            lba += 1;
+        }
+        assert!(pool.status().size > size);
+        Ok::<_, cairn_cow::Error>(())
+    })
+    .expect("the background goes on");
 }

@@ -37,7 +37,7 @@ const SLOTS_AT_ONCE: usize = 64;
 /// Inner nodes that a walk looks at in one turn, again for a hundred microseconds at most, ...
 const INNER_PER_TURN: usize = 2;
 /// ... and likewise cells that are let go, ...
-const CELLS_PER_TURN: usize = 256;
+pub(crate) const CELLS_PER_TURN: usize = 256;
 /// ... runs of blocks that are put down in the space map, ...
 const RUNS_PER_TURN: usize = 128;
 /// ... and segments that are looked at for changes.
@@ -90,11 +90,16 @@ impl Written {
     }
 }
 
-/// Lets go of maps. Those whose versions have changed since hold nodes that nobody else has: their memory comes back a few
-/// at a time.
 async fn let_go(versions: Versions) {
-    let mut cells: Vec<Arc<Cell>> = versions.iter().filter_map(|(_, v)| cell_of(&v.root)).collect();
+    let roots = versions.iter().map(|(_, version)| version.root.clone()).collect();
     drop(versions);
+    let_go_of(roots).await;
+}
+
+/// Lets go of maps, which may be all that still holds many nodes: their memory comes back a few at a time.
+pub(crate) async fn let_go_of(roots: Vec<Slot>) {
+    let mut cells: Vec<Arc<Cell>> = roots.iter().filter_map(cell_of).collect();
+    drop(roots);
     let mut in_turn = 0;
     while let Some(cell) = cells.pop() {
         // Whoever else has it keeps it, and all below.

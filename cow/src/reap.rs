@@ -8,6 +8,7 @@
 //! **Invariant:** one ghost at a time, and only one whose nodes all have addresses. So what a step frees is known by
 //! address when its record is written.
 
+use crate::checkpoint::let_go_of;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::map::{Comparison, MAP_END, Superseded, compare, span_end};
@@ -75,15 +76,19 @@ impl<D: Disk> Pool<D> {
                 }
             };
             match done {
-                // Requests go first.
-                Ok(()) => yield_now().await,
+                Ok(root) => {
+                    // Requests go first.
+                    yield_now().await;
+                    let_go_of(root.into_iter().collect()).await;
+                }
                 Err(Blocked::Missing(missing, guard)) => {
                     let level = missing.level;
                     let loaded = self.load(missing).await;
                     drop(guard);
                     if let Err(error) = loaded {
                         // What lies below cannot be known any more; it stays in use rather than holding up all else.
-                        skip(&mut self.state.lock(), level)?;
+                        let root = skip(&mut self.state.lock(), level)?;
+                        let_go_of(root.into_iter().collect()).await;
                         return Err(error);
                     }
                 }
@@ -95,33 +100,36 @@ impl<D: Disk> Pool<D> {
 }
 
 /// Goes on behind the node at this level that the walk cannot read.
-fn skip(state: &mut State, level: u8) -> Result<()> {
-    let Next::Reap(version) = state.next_ghost() else { return Ok(()) };
+fn skip(state: &mut State, level: u8) -> Result<Option<Slot>> {
+    let Next::Reap(version) = state.next_ghost() else { return Ok(None) };
     let cursor = state.versions.reaping.map_or(0, |r| r.cursor);
     let cursor = span_end(level, cursor);
     advance(state, version, cursor, Vec::new(), Vec::new())
 }
 
-/// Puts down how far giving back a version got, what that freed, and, at the end of its map, that it is gone.
+/// Puts down how far giving back a version got, what that freed, and, at the end of its map, that it is gone. Returns the
+/// map then: much may be in memory of it, so it is not let go under the lock.
 fn advance(
     state: &mut State,
     version: VersionId,
     cursor: u64,
     freed: Vec<Run>,
     nodes: Vec<BlockAddr>,
-) -> Result<()> {
+) -> Result<Option<Slot>> {
     for run in &freed {
         state.space.free_later(*run);
     }
     state.superseded.extend(nodes.iter().map(|addr| Superseded::Addr(*addr)));
     state.decide(&Record::Reap { version, cursor, freed, nodes })?;
-    if cursor >= MAP_END {
-        state.decide(&Record::Reaped { version })?;
+    if cursor < MAP_END {
+        return Ok(None);
     }
-    Ok(())
+    let root = std::mem::replace(&mut state.any_version(version)?.root, Slot::HOLE);
+    state.decide(&Record::Reaped { version })?;
+    Ok(Some(root))
 }
 
-fn reap_step(state: &mut State, id: VersionId) -> Result<(), Blocked> {
+fn reap_step(state: &mut State, id: VersionId) -> Result<Option<Slot>, Blocked> {
     state.admit(STEP_FREES * 7 + FANOUT * 7 + STEP_RANGES * 8 * 5)?;
     let start = state.versions.reaping.map_or(0, |r| r.cursor);
     let child = state.versions.only_child(id);
@@ -172,5 +180,52 @@ fn collect(step: &Comparison, floor: Epoch, freed: &mut Vec<Run>) {
         if entry.is_data() && entry.birth() > floor && !shared {
             push_block(freed, entry.block());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::checkpoint::CELLS_PER_TURN;
+    use crate::sim::{SimDisk, block_on};
+    use crate::{CreateOptions, Error, Options};
+
+    /// With the last step of a deletion all that was in memory of the version's map went under the pool's lock.
+    #[test]
+    fn the_map_of_what_was_deleted_leaves_memory_in_turns() {
+        const LEAVES: u64 = 2000;
+        block_on(async move {
+            let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
+            let pool = Pool::create(SimDisk::file(1 << 30), [1; 16], create, Options::default()).await?;
+            let head = pool.create_volume("v", LEAVES << 20, "").await?.id;
+            for leaf in 0..LEAVES {
+                pool.map_synthetic(0, head, leaf * FANOUT as u64, 1).await?;
+            }
+            pool.close().await?;
+            let leaves = || pool.state.lock().resident.iter().filter(|leaf| leaf.strong_count() > 0).count();
+            assert_eq!(leaves() as u64, LEAVES);
+            pool.delete_volume("v", true).await?;
+            let (mut now, mut most) = (leaves(), 0);
+            loop {
+                let mut maintaining = pin!(pool.maintain(Duration::ZERO));
+                let more = poll_fn(|cx| {
+                    let polled = maintaining.as_mut().poll(cx);
+                    most = most.max(now - leaves());
+                    now = leaves();
+                    polled
+                });
+                if !more.await? {
+                    break;
+                }
+            }
+            assert_eq!(now, 0);
+            assert!(most <= CELLS_PER_TURN, "{most} leaves in one turn");
+            Ok::<_, Error>(())
+        })
+        .expect("a pool");
     }
 }

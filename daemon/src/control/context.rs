@@ -118,6 +118,11 @@ pub(super) fn busy(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::Busy, message)
 }
 
+/// How many volumes, in words.
+pub(super) fn volumes_counted(count: u64) -> String {
+    if count == 1 { "1 volume".to_owned() } else { format!("{count} volumes") }
+}
+
 /// Checks the name of a type, rule or pool.
 pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
     cairn_api::name::check(name).map_err(invalid)

@@ -7,7 +7,7 @@ use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus};
 use cairn_cow::{Disk, Holder};
 
-use super::context::{Context, blocking, busy, check_name, invalid};
+use super::context::{Context, blocking, busy, check_name, invalid, volumes_counted};
 use super::convert;
 use crate::pools::PoolSlot;
 use crate::settings::pool_key;
@@ -136,7 +136,8 @@ pub(super) async fn remove<D: Disk>(c: Context<D>, name: String) -> Result<(), A
     }
     let volumes = found.pool.as_ref().map_or(0, |pool| pool.status().volumes);
     if volumes > 0 {
-        return Err(busy(format!("the pool '{name}' holds {volumes} volumes")).with_hint("delete them first"));
+        return Err(busy(format!("the pool '{name}' holds {}", volumes_counted(volumes as u64)))
+            .with_hint("delete them first"));
     }
     let settings = c.volumes.settings();
     if let Some((user, _)) = settings.types.iter().find(|(_, t)| t.backend() == Some(&name)) {

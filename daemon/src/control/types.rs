@@ -10,7 +10,7 @@ use cairn_api::types::{
 };
 use cairn_cow::{Disk, Holder};
 
-use super::context::{Context, busy, check_name, invalid};
+use super::context::{Context, busy, check_name, invalid, volumes_counted};
 use super::convert;
 use crate::settings::{
     DEFAULT_TYPE_KEY, PolicySettings, Settings, TypeSettings, VOLUME_QOS, encode, own_limits, policy_key,
@@ -135,8 +135,11 @@ pub(super) async fn edit<D: Disk>(
     check_type(&c, &settings, &new, &name)?;
     let volumes = usage(&c.volumes).get(&name).copied().unwrap_or(0);
     if new.backend() != old.backend() && volumes > 0 {
-        return Err(busy(format!("{volumes} volumes have the type '{name}': its {BACKEND} cannot change"))
-            .with_hint("make another type for the other pool"));
+        return Err(busy(format!(
+            "type '{name}' is that of {}: its {BACKEND} cannot change",
+            volumes_counted(volumes)
+        ))
+        .with_hint("make another type for the other pool"));
     }
     let (key, value) = (type_key(&name), encode(&new));
     let mut changes = vec![(key.as_str(), Some(value.as_str()))];
@@ -156,7 +159,7 @@ pub(super) async fn edit<D: Disk>(
 pub(super) async fn delete<D: Disk>(c: Context<D>, name: String) -> Result<(), ApiError> {
     let shown = show(&c.volumes, &name)?;
     if shown.volumes > 0 {
-        return Err(busy(format!("{} volumes have the type '{name}'", shown.volumes))
+        return Err(busy(format!("type '{name}' is that of {}", volumes_counted(shown.volumes)))
             .with_hint("give them another type first: cairn volume retype NAME TYPE"));
     }
     if name == DEFAULT_TYPE {

@@ -31,7 +31,7 @@ pub(super) async fn hold(sessions: &Arc<Sessions>, target: Target) -> Result<Hel
     for _ in 0..HOLD_ATTEMPTS {
         match sessions.hold(target.clone()) {
             Ok(held) => return Ok(held),
-            Err(InUse::Connected(_)) => cairn_uring::sleep(HOLD_PAUSE).await,
+            Err(InUse::Connected(_) | InUse::Attached(_)) => cairn_uring::sleep(HOLD_PAUSE).await,
             Err(_) => break,
         }
     }

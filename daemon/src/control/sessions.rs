@@ -377,13 +377,14 @@ impl Sessions {
     pub fn hold(self: &Arc<Sessions>, target: Target) -> Result<Held, InUse> {
         let mut state = self.state.lock();
         state.check_held(&target)?;
+        // First what lasts: connections may be about to end.
+        let pinned = state.groups(&target).find(|(_, group)| group.pinned);
+        if let Some((_, device)) = pinned {
+            return Err(InUse::Attached(device.consumer.to_string()));
+        }
         let connections = state.connections(&target).max(state.lookers(&target));
         if connections > 0 {
             return Err(InUse::Connected(connections));
-        }
-        let pinned = state.groups(&target).next().map(|(_, group)| group.consumer.to_string());
-        if let Some(device) = pinned {
-            return Err(InUse::Attached(device));
         }
         state.held.push(target.clone());
         Ok(Held { sessions: Arc::clone(self), target })
@@ -652,5 +653,16 @@ mod tests {
         sessions.unpin(&head("a"), &device);
         assert!(sessions.attachments(&head("a")).is_empty());
         assert!(sessions.hold(head("a")).is_ok());
+    }
+
+    #[test]
+    fn a_device_in_the_way_is_named() {
+        let sessions = Sessions::new();
+        let device = Consumer::Kernel { device: "/dev/nbd3".into() };
+        sessions.pin(Target::of_export("a@s"), &device, true).expect("free");
+        let own = connect(&sessions, Target::of_export("a@s"), &device, true).expect("its own");
+        let whole = Target::Volume { volume: "a".into() };
+        assert_eq!(sessions.hold(whole).err(), Some(InUse::Attached("/dev/nbd3".into())));
+        drop(own);
     }
 }

@@ -16,7 +16,7 @@ use crate::kernel::{
     AttachRequest, DeviceIndex, KernelDevices, KernelError, KernelErrorKind, Link, Netlink, Serve, Settings,
     VolumeKey,
 };
-use crate::serve::NbdServer;
+use crate::serve::{NbdServer, unnamed_device};
 use crate::volumes::Volumes;
 
 /// What the control side can do with kernel devices. Every call blocks.
@@ -73,18 +73,23 @@ fn failed(error: &KernelError) -> ApiError {
         KernelErrorKind::Busy
         | KernelErrorKind::NoFreeDevice
         | KernelErrorKind::AlreadyAttached
-        | KernelErrorKind::InUse => ErrorCode::Busy,
+        | KernelErrorKind::InUse
+        | KernelErrorKind::StillOpen => ErrorCode::Busy,
         KernelErrorKind::UnknownDevice | KernelErrorKind::NotOurs | KernelErrorKind::NoVolume => {
             ErrorCode::NotFound
         }
         KernelErrorKind::Invalid => ErrorCode::InvalidArgument,
         _ => ErrorCode::Io,
     };
-    let message = match std::error::Error::source(error) {
+    ApiError::new(code, said(error)).with_hint(error.hint())
+}
+
+/// An error with its cause.
+fn said(error: &KernelError) -> String {
+    match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    };
-    ApiError::new(code, message).with_hint(error.hint())
+    }
 }
 
 impl ServedDevices {
@@ -113,18 +118,30 @@ impl ServedDevices {
             }
         };
         for device in found {
-            let export = find(volumes, &device.volume).and_then(|(pool, id)| pool.export_name(id).ok());
-            let (index, export) = (device.index, export.unwrap_or_else(|| "nothing".to_owned()));
+            let index = device.index;
+            let Some(export) = export_of(volumes, &device.volume) else {
+                tracing::error!(%index, "what a kernel device is attached to is gone; detach it: nbd-client -d");
+                continue;
+            };
             match device.outcome {
-                Ok(()) => {
-                    tracing::info!(%index, export, "serving a kernel device again");
-                    let (target, consumer) = (Target::of_export(&export), named(index));
-                    if let Err(why) = volumes.sessions.pin(target.clone(), &consumer, true) {
-                        tracing::warn!(%index, export, "{why}");
-                    }
-                    volumes.sessions.name_device(&target, &consumer);
+                Ok(()) => tracing::info!(%index, export, "serving a kernel device again"),
+                Err(error) if error.kind() == KernelErrorKind::NotOurs => {
+                    tracing::info!(%index, export, "a kernel device that was detached is still in use");
+                    continue;
                 }
-                Err(error) => tracing::error!(%index, export, %error, "cannot serve a kernel device again"),
+                Err(error) => {
+                    tracing::error!(%index, export, error = said(&error), "cannot serve a kernel device yet");
+                }
+            }
+            // Served or not, there may be a file system on it that expects nobody else to write below it.
+            let (target, consumer) = (Target::of_export(&export), named(index));
+            if let Err(why) = volumes.sessions.pin(target.clone(), &consumer, true) {
+                tracing::warn!(%index, export, "{why}");
+            }
+            volumes.sessions.name_device(&target, &consumer);
+            // Someone else may have detached it before it was reserved.
+            if self.index_of(device.volume).is_none() {
+                volumes.sessions.unpin(&target, &consumer);
             }
         }
     }
@@ -199,6 +216,10 @@ fn find(volumes: &Volumes<PoolDisk>, key: &VolumeKey) -> Option<(Arc<Pool<PoolDi
     Some((pools.into_iter().find(|pool| pool.id() == key.pool)?, VersionId(key.version)))
 }
 
+fn export_of(volumes: &Volumes<PoolDisk>, key: &VolumeKey) -> Option<String> {
+    find(volumes, key).and_then(|(pool, id)| pool.export_name(id).ok())
+}
+
 impl Serve for Server {
     fn has_pool(&self, pool: &[u8; 16]) -> bool {
         self.volumes.pools.open().iter().any(|(_, open)| open.id() == *pool)
@@ -210,8 +231,14 @@ impl Serve for Server {
     }
 
     fn serve(&self, volume: &VolumeKey, socket: UnixStream, link: Link) -> Result<(), String> {
-        let export = find(&self.volumes, volume).and_then(|(pool, id)| pool.export_name(id).ok());
+        let export = export_of(&self.volumes, volume);
         let export = export.ok_or_else(|| format!("there is no volume or snapshot {volume}"))?;
         self.server.serve_kernel(export, socket, link)
+    }
+
+    fn detached(&self, volume: &VolumeKey) {
+        if let Some(export) = export_of(&self.volumes, volume) {
+            self.volumes.sessions.unpin(&Target::of_export(&export), &unnamed_device());
+        }
     }
 }

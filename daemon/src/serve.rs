@@ -19,7 +19,7 @@ use cairn_uring::net::{Closer, Listener, Peer, Stream};
 use cairn_uring::{Handle, sleep};
 use parking_lot::{Condvar, Mutex};
 
-use crate::control::{Line, Target};
+use crate::control::Line;
 use crate::disk::PoolDisk;
 use crate::exports::{Connection, PoolExports};
 use crate::kernel::{Link, LinkEnd};
@@ -180,12 +180,7 @@ impl NbdServer {
         };
         let opened = exports.open(export, &client).await.map_err(said)?;
         opened.begin().await.map_err(said)?;
-        let end = LinkEnd::from(&serve_attached(stream, opened, &self.limits, &shutdown).await);
-        if end == LinkEnd::Disconnected {
-            // Detached, by whatever program: the device does not wait for anything.
-            self.volumes.sessions.unpin(&Target::of_export(export), &unnamed_device());
-        }
-        Ok(end)
+        Ok(LinkEnd::from(&serve_attached(stream, opened, &self.limits, &shutdown).await))
     }
 
     /// Stops accepting, lets what is in flight finish, and waits for the sessions to end, at most this long.

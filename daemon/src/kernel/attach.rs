@@ -63,6 +63,9 @@ pub trait Serve: Send + Sync + 'static {
     /// # Errors
     /// Why it cannot be served, for people.
     fn serve(&self, volume: &VolumeKey, socket: UnixStream, link: Link) -> Result<(), String>;
+
+    /// The volume's device was detached by someone else, and is not one of the [list](KernelDevices::list) any more.
+    fn detached(&self, volume: &VolumeKey);
 }
 
 /// How devices are attached.
@@ -128,7 +131,9 @@ pub struct Reattached {
     pub index: DeviceIndex,
     /// What it shows.
     pub volume: VolumeKey,
-    /// Whether it is served again. If not, it stays as it is: its users wait, up to the dead connection timeout.
+    /// Whether it is served again. If not, its users wait, up to the dead connection timeout, and it is tried on and
+    /// on, but for what lasts: [`KernelErrorKind::NotOurs`] for a device that was detached and is still in use, and a
+    /// volume that is gone.
     pub outcome: Result<(), KernelError>,
 }
 
@@ -326,8 +331,7 @@ impl Shared {
             same && !(read_only && device.read_only)
         });
         if let Some(device) = shown {
-            let context = format!("{} shows this volume already", device.index);
-            return Err(KernelError::new(KernelErrorKind::AlreadyAttached, context));
+            return Err(self.shown_already(device.index));
         }
         let several = request.flags.contains(TransmissionFlags::CAN_MULTI_CONN);
         let most = NonZeroU8::new(if several { MAX_CONNECTIONS } else { 1 }).unwrap_or(NonZeroU8::MIN);
@@ -347,6 +351,17 @@ impl Shared {
             Err(_) => drop(state.attachments.remove(&attachment)),
         }
         attached
+    }
+
+    /// A device carries its mark for as long as somebody has it open, even when it was detached.
+    fn shown_already(&self, index: DeviceIndex) -> KernelError {
+        if self.state.lock().find(index).is_some() {
+            let context = format!("{index} shows this volume already");
+            return KernelError::new(KernelErrorKind::AlreadyAttached, context);
+        }
+        let context =
+            format!("{index}, which this volume was detached from, is still in use on this machine");
+        KernelError::new(KernelErrorKind::StillOpen, context)
     }
 
     fn connect(
@@ -477,7 +492,10 @@ impl Shared {
         };
         let attachment = self.state.lock().add(Some(index), *backend);
         if let Err(error) = self.give_sockets(attachment, index, backend) {
-            self.state.lock().attachments.remove(&attachment);
+            // Else the ends of the sessions that were begun have it tried again.
+            if error.kind() == KernelErrorKind::NotOurs {
+                self.state.lock().attachments.remove(&attachment);
+            }
             return Err(error);
         }
         tracing::info!(%index, volume = %backend.volume, "attached to the kernel again");
@@ -524,14 +542,22 @@ impl Shared {
             LinkEnd::Lost => Some(entry.pause(self.settings.retry_pause)),
             LinkEnd::Shutdown => None,
             LinkEnd::Disconnected => {
-                if entry.live == 0 && !entry.leaving {
-                    let index = entry.index.map(|index| index.to_string());
-                    tracing::info!(index, "the kernel's device was detached from outside");
-                    state.attachments.remove(&attachment);
+                let over = entry.live == 0 && !entry.leaving;
+                drop(state);
+                if over {
+                    self.let_go(attachment);
                 }
                 None
             }
         }
+    }
+
+    /// Forgets an attachment that someone else has ended.
+    fn let_go(&self, attachment: AttachmentId) {
+        let Some(ended) = self.state.lock().attachments.remove(&attachment) else { return };
+        let index = ended.index.map(|index| index.to_string());
+        tracing::info!(index, "the kernel's device was detached from outside");
+        self.serve.detached(&ended.backend.volume);
     }
 
     /// Replaces an attachment's lost connections. Gives the pause after which to try again, if it has to be.
@@ -546,17 +572,17 @@ impl Shared {
             Ok(Some(device)) if device.backend_id() == Some(backend) => {
                 self.give_sockets(attachment, index, &backend)
             }
-            Ok(_) => {
-                tracing::info!(%index, "the kernel's device was detached from outside");
-                self.state.lock().attachments.remove(&attachment);
-                return None;
-            }
+            Ok(_) => Err(KernelError::not_ours(index)),
             Err(error) => Err(KernelError::io(format!("cannot see what became of {index}"), error)),
         };
         let error = match replaced {
             Ok(0) => return None,
             Ok(count) => {
                 tracing::info!(%index, count, "gave the kernel new connections for those it lost");
+                return None;
+            }
+            Err(error) if error.kind() == KernelErrorKind::NotOurs => {
+                self.let_go(attachment);
                 return None;
             }
             Err(error) => error,

@@ -26,6 +26,8 @@ pub enum KernelErrorKind {
     AlreadyAttached,
     /// Something on this machine uses the device: a mount, a swap area, a volume group.
     InUse,
+    /// The volume was attached to a device that something still has open, although it was detached.
+    StillOpen,
     /// The volume the device shows cannot be served.
     NoVolume,
     /// What was asked for makes no sense.
@@ -48,6 +50,7 @@ impl KernelErrorKind {
             Self::NotOurs => "see what it is attached to: cat /sys/block/nbdN/backend",
             Self::AlreadyAttached => "detach it there first, or attach a snapshot or a clone",
             Self::InUse => "unmount it first, or detach it by force and lose what was not written yet",
+            Self::StillOpen => "unmount what is on it, or end the programs that have it open, and try again",
             Self::NoVolume => "detach the device by force if the volume is gone for good",
             Self::Invalid => "correct it and try again",
             Self::Failed => "the kernel log may say more: dmesg",

@@ -204,6 +204,8 @@ struct ServerState {
     sockets: Mutex<Vec<UnixStream>>,
     /// Sessions that are to fail from the start.
     refuse: Mutex<bool>,
+    /// How many devices others have detached.
+    detached: Mutex<u32>,
 }
 
 impl FakeServer {
@@ -212,6 +214,7 @@ impl FakeServer {
             size: Mutex::new(Some(SIZE)),
             sockets: Mutex::default(),
             refuse: Mutex::default(),
+            detached: Mutex::default(),
         }))
     }
 
@@ -251,6 +254,11 @@ impl Serve for FakeServer {
             link.ended(end);
         });
         Ok(())
+    }
+
+    fn detached(&self, volume: &VolumeKey) {
+        assert_eq!(*volume, VOLUME);
+        *self.0.detached.lock() += 1;
     }
 }
 
@@ -353,14 +361,50 @@ fn a_device_detached_from_outside_is_let_go() {
     let devices = kernel.daemon(&server);
     devices.attach(&request(2)).expect("free");
     kernel.detach_from_outside(DEV);
-    eventually("it is forgotten", || devices.list().is_empty());
+    eventually("it is forgotten", || *server.0.detached.lock() == 1);
+    assert_eq!(devices.list(), []);
     assert_eq!(kernel.log().len(), 1, "nothing was asked of the driver");
     // So it is when the connections are lost before the end is heard of.
     devices.attach(&request(2)).expect("free again");
     kernel.0.devices.lock().clear();
     kernel.show(DEV, None, 0, false);
-    eventually("it is forgotten", || devices.list().is_empty());
+    eventually("it is forgotten", || *server.0.detached.lock() == 2);
+    assert_eq!(devices.list(), []);
     assert_eq!(kernel.log().len(), 2, "nothing was asked of the driver");
+    // Still mounted, it keeps its mark, and the driver refuses new connections.
+    devices.attach(&request(2)).expect("free again");
+    kernel.0.devices.lock().clear();
+    eventually("it is forgotten", || *server.0.detached.lock() == 3);
+    assert_eq!(devices.list(), []);
+    assert_eq!(devices.attach(&request(2)).expect_err("still mounted").kind(), KernelErrorKind::StillOpen);
+    let next = kernel.daemon(&server).reattach().expect("sysfs is there");
+    let [Reattached { index: DEV, outcome: Err(error), .. }] = &next[..] else { panic!("{next:?}") };
+    assert_eq!(error.kind(), KernelErrorKind::NotOurs);
+    kernel.show(DEV, None, 0, false);
+    // What this daemon detaches is no news.
+    devices.attach(&request(2)).expect("unmounted");
+    devices.detach(DEV, true).expect("attached");
+    assert_eq!(*server.0.detached.lock(), 3);
+}
+
+/// Programs wait for a device that a daemon finds at its start, whatever keeps it from being served at once.
+#[test]
+fn a_device_that_cannot_be_served_yet_is_tried_again() {
+    let (kernel, server) = (FakeKernel::new(), FakeServer::new());
+    let before = kernel.daemon(&server);
+    before.attach(&request(2)).expect("free");
+    before.stop();
+    server.lose(true);
+    let server = FakeServer::new();
+    *server.0.refuse.lock() = true;
+    let devices = kernel.daemon(&server);
+    let found = devices.reattach().expect("sysfs is there");
+    let [Reattached { index: DEV, outcome: Err(error), .. }] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(error.kind(), KernelErrorKind::NoVolume);
+    assert_eq!(devices.list().len(), 1);
+    *server.0.refuse.lock() = false;
+    eventually("its connections are there", || live(&devices) == 2);
+    eventually("and the kernel has them", || kernel.log().last().is_some_and(|l| l.starts_with("sockets")));
 }
 
 #[test]

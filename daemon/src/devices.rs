@@ -38,6 +38,9 @@ pub trait Devices: Send + Sync + 'static {
     /// # Errors
     /// Why the kernel refuses.
     fn detach(&self, key: VolumeKey, force: bool) -> Result<(), ApiError>;
+
+    /// Serves a version's device no more, and leaves the device as it is.
+    fn forget(&self, key: VolumeKey);
 }
 
 /// What is to be attached, and how.
@@ -201,6 +204,12 @@ impl Devices for ServedDevices {
         match self.index_of(key) {
             Some(index) => self.devices.detach(index, force).map_err(|e| failed(&e)),
             None => Ok(()),
+        }
+    }
+
+    fn forget(&self, key: VolumeKey) {
+        if let Some(index) = self.index_of(key) {
+            self.devices.forget(index);
         }
     }
 }

@@ -137,6 +137,21 @@ async fn detach_device<D: Disk>(
     Ok(())
 }
 
+/// Lets the kernel's device of `target` go without detaching it.
+async fn forget_device<D: Disk>(c: &Context<D>, pool: &Pool<D>, target: &Target) {
+    if let (Ok(kernel), Ok(version)) = (devices(c), pool.resolve(&target.export())) {
+        let key = key(pool, version.id);
+        let forget = blocking(move || {
+            kernel.forget(key);
+            Ok(())
+        });
+        if let Err(error) = forget.await {
+            tracing::warn!(%error, "cannot forget a kernel device");
+        }
+    }
+    c.volumes.sessions.unpin(target, &unnamed_device());
+}
+
 /// Runs on the control side, as [`attach`] does.
 pub(super) async fn detach<D: Disk>(
     c: Context<D>,
@@ -166,7 +181,7 @@ pub(super) async fn reset<D: Disk>(c: Context<D>, volume: String) -> Result<Atta
         let target = Target::of_export(&attachment.export);
         if let Err(error) = detach_device(&c, &pool, &target, true).await {
             tracing::warn!(%error, export = attachment.export, "forgetting a kernel device");
-            c.volumes.sessions.unpin(&target, &unnamed_device());
+            forget_device(&c, &pool, &target).await;
         }
     }
     c.run(async move |c| {

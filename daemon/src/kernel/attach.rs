@@ -268,6 +268,16 @@ impl KernelDevices {
         Ok(found)
     }
 
+    /// Replaces no more of a device's connections, and does not list it any more. The device stays attached, for the
+    /// next daemon or whoever detaches it.
+    pub fn forget(&self, index: DeviceIndex) {
+        let _one_at_a_time = self.shared.operations.lock();
+        let mut state = self.shared.state.lock();
+        if let Some(attachment) = state.find(index) {
+            state.attachments.remove(&attachment);
+        }
+    }
+
     /// The devices this daemon serves now.
     pub fn list(&self) -> Vec<Attached> {
         let state = self.shared.state.lock();
@@ -474,6 +484,10 @@ impl Shared {
         let claimed = options.open(&node).map_err(|error| match error.raw_os_error() {
             Some(code) if code == Errno::EBUSY as i32 => {
                 KernelError::new(KernelErrorKind::InUse, format!("{index} is in use on this machine"))
+            }
+            Some(code) if code == Errno::EACCES as i32 || code == Errno::EPERM as i32 => {
+                let context = format!("cairnd may not open {}", node.display());
+                KernelError::new(KernelErrorKind::NotPermitted, context)
             }
             _ => KernelError::io(format!("cannot open {}", node.display()), error),
         })?;

@@ -500,5 +500,12 @@ fn a_device_that_cannot_be_detached_stays() {
     assert_eq!(devices.detach(DEV, true).expect_err("stuck").kind(), KernelErrorKind::NotPermitted);
     assert_eq!(live(&devices), 1);
     server.lose(true);
-    eventually("it is kept alive", || kernel.log().iter().any(|line| line.starts_with("sockets")));
+    let replaced = || kernel.log().iter().filter(|line| line.starts_with("sockets")).count();
+    eventually("it is kept alive", || replaced() == 1 && live(&devices) == 1);
+    devices.forget(DEV);
+    assert_eq!(devices.list(), []);
+    server.lose(true);
+    let ended = || kernel.0.devices.lock()[&DEV].sockets.iter().all(is_dead);
+    eventually("its session ends", ended);
+    assert_eq!(replaced(), 1, "and is not replaced");
 }

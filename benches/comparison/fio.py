@@ -1,4 +1,4 @@
-"""One run of fio, with the job files that users run."""
+"""Runs of fio, with the job files that users run."""
 
 import configparser
 import json
@@ -29,27 +29,43 @@ class Report:
         self.mean_us, self.p99_us = latency / 1000, tail / 1000
 
 
+class Run:
+    """fio under way with fio-jobs/JOB.fio against a target, a dictionary of fio options, with more of them on top."""
+
+    def __init__(self, job, target, folder, **options):
+        settings = {**_settings(job), **target, **options}
+        if "filename" in target:
+            settings.pop("uri")
+        path = folder / "job.fio"
+        lines = [f"[{job}]", *(f"{key}={value}" for key, value in settings.items())]
+        path.write_text("\n".join(lines) + "\n")
+        self.job = job
+        # Its own session: a Ctrl-C reaches the benchmark, which then ends it.
+        self.process = subprocess.Popen(["fio", "--output-format=json", str(path)], stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def report(self):
+        """Waits for the end."""
+        try:
+            out, err = self.process.communicate()
+        except BaseException:
+            self.end()
+            raise
+        start = out.find("{")
+        if self.process.returncode != 0 or start < 0:
+            raise Failure(f"fio {self.job} failed:\n{out[:start] if start >= 0 else out}{err}".rstrip())
+        return Report(out[start:])
+
+    def end(self):
+        """Ends it early, if it has not ended."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.communicate()
+
+
 def run(job, target, folder, **options):
-    """Runs fio-jobs/JOB.fio against a target, a dictionary of fio options, with more of them on top."""
-    settings = {**_settings(job), **target, **options}
-    if "filename" in target:
-        settings.pop("uri")
-    path = folder / "job.fio"
-    lines = [f"[{job}]", *(f"{key}={value}" for key, value in settings.items())]
-    path.write_text("\n".join(lines) + "\n")
-    # Its own session: a Ctrl-C reaches the comparison, which then ends it.
-    process = subprocess.Popen(["fio", "--output-format=json", str(path)], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        out, err = process.communicate()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    start = out.find("{")
-    if process.returncode != 0 or start < 0:
-        raise Failure(f"fio {job} failed:\n{out[:start] if start >= 0 else out}{err}".rstrip())
-    return Report(out[start:])
+    """Runs fio to its end, as `Run`; gives what it says."""
+    return Run(job, target, folder, **options).report()
 
 
 def _settings(job):

@@ -23,10 +23,11 @@ GROUPS = [
 ]
 
 
-def _matplotlib():
+def pyplot():
+    """matplotlib's module of that name, set up for our pictures."""
     try:
         import matplotlib
-        from matplotlib import pyplot
+        from matplotlib import pyplot as module
     except ImportError as error:
         raise Failure("the plots need matplotlib: apt-get install python3-matplotlib, or pip install matplotlib") from error
     matplotlib.use("svg")
@@ -34,17 +35,16 @@ def _matplotlib():
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "cairn", "font.family": "sans-serif",
                                 "font.size": 9.5, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
                                 "ytick.color": INK})
-    return pyplot
+    return module
 
 
 def check():
     """Fails early where drawing would fail later."""
-    _matplotlib()
+    pyplot()
 
 
 def draw(results, folder):
     """Writes the pictures; gives for each its file name, its title and its rows."""
-    pyplot = _matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     rows = {row.id: row for row in results.rows()}
     drawn = []
@@ -52,7 +52,7 @@ def draw(results, folder):
         panels = [(rows[i], _bars(results, rows[i], figure)) for i in wanted if i in rows]
         panels = [(row, bars) for row, bars in panels if bars]
         if panels:
-            _picture(pyplot, folder / f"{name}.svg", title, panels, figure)
+            _picture(folder / f"{name}.svg", title, panels, figure)
             drawn.append((f"{name}.svg", title, [row.id for row, _ in panels]))
     return drawn
 
@@ -68,10 +68,10 @@ def _bars(results, row, figure):
     return bars
 
 
-def _picture(pyplot, path, title, panels, figure):
+def _picture(path, title, panels, figure):
     heights = [len(bars) * BAR for _, bars in panels]
     height = 0.55 + sum(heights) + len(panels) * PANEL
-    picture = pyplot.figure(figsize=(WIDTH, height), facecolor=CARD)
+    picture = pyplot().figure(figsize=(WIDTH, height), facecolor=CARD)
     picture.text(0.02, 1 - 0.28 / height, title, fontsize=12, fontweight="bold", va="center")
     top = height - 0.55
     for (row, bars), tall in zip(panels, heights):
@@ -79,8 +79,13 @@ def _picture(pyplot, path, title, panels, figure):
         axes = picture.add_axes((0.19, (top - tall) / height, 0.66, tall / height), facecolor=CARD)
         _panel(axes, row, bars, figure, several_file_systems=figure == "cpu_us")
         top -= tall + PANEL - MARGIN
+    save(picture, path, title)
+
+
+def save(picture, path, title):
+    """Writes a picture as SVG and closes it."""
     picture.savefig(path, format="svg", facecolor=CARD, metadata={"Date": None, "Creator": None, "Title": title})
-    pyplot.close(picture)
+    pyplot().close(picture)
     # matplotlib leaves blanks at the ends of lines, which git complains about.
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
 

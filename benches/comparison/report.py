@@ -56,7 +56,7 @@ def write(results, folder):
     settings = results.settings
     rounds = "one round" if settings["rounds"] == 1 else f"{settings['rounds']} rounds"
     page = [HEAD.format(**{**settings, "rounds": rounds, "client": _client(settings["client_cpu"])})]
-    page.append(_lines(["", ""], [[title, text] for title, text in results.machine.items()], right=False))
+    page.append(table(["", ""], [[title, text] for title, text in results.machine.items()], right=False))
     page.append(_contestants(results))
     page.append(_targets(results))
     page.append("## Pictures\n\nOrange is cairn, blue are its peers, grey are yardsticks.\n\n"
@@ -75,7 +75,7 @@ def _contestants(results):
         if kind.name in taking_part:
             role = "" if kind.name == CAIRN else "yardstick" if kind.yardstick else "peer"
             rows.append([kind.name, role, kind.about, mebibytes(results.memory(kind.name))])
-    return "## Who takes part\n\n" + _lines(["", "", "", "peak memory, MiB"], rows, right=False)
+    return "## Who takes part\n\n" + table(["", "", "", "peak memory, MiB"], rows, right=False)
 
 
 def _targets(results):
@@ -87,7 +87,7 @@ def _targets(results):
         return ""
     met = sum(row[2] == "met" for row in rows)
     text = f"## Targets\n\nEach in multiples of another server's figure; {met} of {len(rows)} are met.\n\n"
-    return text + _lines(["work", "cairn's figure (target)", ""], rows, right=False)
+    return text + table(["work", "cairn's figure (target)", ""], rows, right=False)
 
 
 def _row(results, row):
@@ -100,7 +100,7 @@ def _row(results, row):
         rows.append([name, f"{rate:,.0f}", spread(results.values(row, name, "rate")),
                      times(ours, rate) if ours else "–", mean, p99, cpu, mebibytes(memory)])
     header = ["", row.unit, "min…max", "cairn /", "mean µs", "p99 µs", "CPU µs/op", "MiB"]
-    return f"### {row.file_system}: {row.title}\n\n" + _before(results, row) + _lines(header, rows, right=True)
+    return f"### {row.file_system}: {row.title}\n\n" + _before(results, row) + table(header, rows, right=True)
 
 
 def _before(results, row):
@@ -110,7 +110,7 @@ def _before(results, row):
     return f"Right before the snapshot: {before} {row.unit}.\n\n"
 
 
-def _lines(header, rows, right):
+def table(header, rows, right):
     """A table of Markdown."""
     align = "---:" if right else "---"
     lines = [header, ["---", *[align] * (len(header) - 1)], *rows]

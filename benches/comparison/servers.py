@@ -158,7 +158,8 @@ class Cairn(Server):
 
     def prepare(self):
         self.start()
-        self._cairn("volume", "create", self.export, "--shared", "--size", str(self.place.size))
+        # Jobs of several connections are several processes of fio, which only a shared volume takes together.
+        self.cairn("volume", "create", self.export, "--size", str(self.place.size), "--shared")
         self.stop()
         self.fill()
 
@@ -166,16 +167,17 @@ class Cairn(Server):
         self.fill()
 
     def snapshot(self):
-        self._cairn("snapshot", "create", self.export, "moment")
+        self.cairn("snapshot", "create", self.export, "moment")
 
     def forget_snapshot(self):
-        self._cairn("snapshot", "delete", self.export, "moment")
+        self.cairn("snapshot", "delete", self.export, "moment")
         deadline = time.monotonic() + PATIENCE
         # What the snapshot kept is given back in the background, and must not be a burden on the next run.
-        while self._cairn("pool", "status")["pending_deletes"] and time.monotonic() < deadline:
+        while self.cairn("pool", "status")["pending_deletes"] and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _cairn(self, *arguments):
+    def cairn(self, *arguments):
+        """Runs our command-line program; gives the daemon's answer."""
         return json.loads(output([binary("cairn"), "--socket", self.control, "--json", *arguments]) or "null")
 
 

@@ -7,14 +7,22 @@ from comparison.errors import Failure
 from comparison.figures import micros
 from comparison.report import table
 
-from .parts import KIB, MIB, PARTS, STAYS
+from .parts import KIB, MIB, PARTS
 from .verdicts import verdicts
 
 HEADING = "## Measured\n"
 HEAD = """
-`benches/qos --report docs` wrote what follows, all of it with fio as the client, over NBD through a Unix socket, and with
-`cairn qos set`. The pool is on a tmpfs and what is read is in cairn's cache, so that limits bound what happens, not a
-disk. {client} Every request's end is in fio's log.
+[`benches/qos`](../benches/qos) wrote what follows. fio is the client, over NBD through a Unix socket; rates are counted from
+its log of when each request was done. The pool is on a tmpfs and what is read is in cairn's cache, so that the limit
+bounds what happens and not a disk. {client}
+
+```sh
+benches/qos --json qos.json --only accuracy
+benches/qos --json qos.json --only 'volumes|sharing|change|neighbour|unlimited|flush|burst'
+benches/qos --report-from qos.json --report docs
+```
+
+measures the same again. [fio-jobs/throttled-mixed.fio](../fio-jobs/throttled-mixed.fio) is a load to watch limits with.
 
 """
 
@@ -27,7 +35,7 @@ def write(found, folder):
         raise Failure(f"{path} has no heading “{HEADING.strip()}”, below which the figures go")
     (folder / "benchmarks").mkdir(exist_ok=True)
     client = "" if found["client_cpu"] == "any" else f"fio runs on CPU {found['client_cpu']} only."
-    page = [text, HEADING, HEAD.format(client=client).replace("  ", " ")]
+    page = [text, HEADING, HEAD.format(client=client)]
     page.append(table(["", ""], [[title, value] for title, value in found["machine"].items()], right=False))
     names = [name for name in PARTS if name in found["parts"]]
     judged = [verdict for name in names for verdict in verdicts(name, found["parts"][name])]
@@ -100,21 +108,22 @@ def _change(found, folder):
         axis.set_xlim(0, times[-1])
         axis.set_title(f"{'MiB' if byte else 'requests'} a second in each {case['step_ms']} ms", loc="left", fontsize=9.5)
         rows = [[f"{_limit(key, step['before'])} → {_limit(key, step['rate'])}", f"{step['took_ms']}",
-                 "never" if step["settled_ms"] is None else f"{step['settled_ms']}"]
+                 *(["never", "–"] if step["settled_ms"] is None else [f"{step['settled_ms']}", f"{step['stays']:.0%}"])]
                 for step in case["steps"] for key in ["bytes" if byte else "iops"]]
-        text += table([f"`{case['key']}`", "command, ms", "in force after, ms"], rows, right=True)
+        text += table([f"`{case['key']}`", "command, ms", "in force after, ms", "of what follows"], rows, right=True)
     axes[-1].set_xlabel("seconds")
     plots.save(picture, folder / "qos-change.svg", title)
     return ("### A change while fio runs\n\n32 requests in flight. Times are from the start of the command `cairn qos set`, in "
-            "ms: how long it took, and after how long the rate of the next 100 ms was within 10 % of the new limit and stayed "
-            f"so for {STAYS} ms.\n\n![{title}](benchmarks/qos-change.svg)\n\nDashed are the limits.\n\n" + text)
+            "ms: how long it took, and after how long the next 100 ms had the new rate within 10 %. “Of what follows” is the "
+            "part of all 100 ms from then to the next change that did, too: what is missing are moments in which this machine "
+            f"did less, and the 20 ms of the rate that may follow on them.\n\n![{title}](benchmarks/qos-change.svg)\n\nDashed are the limits.\n\n" + text)
 
 
 def _neighbour(found, _):
     rows = [[state, *(f"{statistics.median(sample[i] for sample in samples):,.0f}" for i in (0, 1, 2)),
              "{:,.0f}…{:,.0f}".format(*(f(sample[2] for sample in samples) for f in (min, max)))]
             for state, samples in found["figures"].items()]
-    return (f"### An unlimited neighbour\n\n{found['job']} on a volume without limits: alone; beside a volume that is held to "
+    return (f"### An unlimited neighbour\n\n{found['job']} at {found['wanted']:,} a second on a volume without limits: alone; beside a volume that is held to "
             f"{found['held']} requests of 16 KiB a second and always has 128 in flight; and beside one of which fio itself "
             f"asks for just as many. Medians of {len(next(iter(found['figures'].values())))} rounds that take turns.\n\n"
             + table(["", "IOPS", "mean µs", "p99 µs", "p99 min…max"], rows, right=True))

@@ -19,10 +19,11 @@ BYTES = tuple((rate * MIB, 64 * KIB) for rate in (1, 16, 128, 512, 2048))
 VOLUME = 512 * MIB
 # A limit that is looked at for every request and never reached.
 UNREACHABLE = 10**9
-# A rate has settled when it is as near as this, and stays so for so many ms.
-NEAR, STAYS = 0.1, 500
-# Seconds of a run where states are compared side by side, at most.
-SHORT = 3
+# A rate is the new one when it is as near as this.
+NEAR = 0.1
+# Seconds of a run where states are compared side by side, at most: many short rounds, since the scheduler of a virtual
+# machine now and then keeps a client and a reactor on one CPU for a whole run, which takes half of the speed.
+SHORT = 1
 # Where a fresh rule may still give away its full bucket, and fio its late start.
 SETTLE = 300
 
@@ -50,7 +51,7 @@ class Bench:
                 # A tmpfs gets its memory from the kernel when it is touched first, which takes longer than all else:
                 # write until the pool has what it will use. Then read all, so that it is in the cache.
                 for job, size in ((WRITES, 64 * KIB), ("seq-read-1m-qd8", MIB)):
-                    amount = 3 * VOLUME if job == WRITES else VOLUME
+                    amount = 6 * VOLUME if job == WRITES else VOLUME
                     fio.run(job, self.target(name), self.server.place.sockets, bs=size, io_size=amount, time_based=0,
                             ramp_time=0)
         except BaseException:
@@ -85,10 +86,10 @@ class Bench:
     def traced(self, job, seconds, **options):
         return traced(job, self.target(), runtime=milliseconds(seconds), **self.client, **options)
 
-    def run(self, job, volume, seconds):
+    def run(self, job, volume, seconds, **options):
         """A run without a log; what fio says."""
         return fio.run(job, self.target(volume), self.server.place.sockets, runtime=milliseconds(seconds), ramp_time=0,
-                       **self.client)
+                       **self.client, **options)
 
 
 def accuracy(bench, ops=OPS, sizes=BYTES):
@@ -96,7 +97,7 @@ def accuracy(bench, ops=OPS, sizes=BYTES):
     rows, unlimited = [], {}
     for kind, job in (("read", READS), ("write", WRITES)):
         for size in dict.fromkeys([4 * KIB, *(size for _, size in sizes)]):
-            reached = bench.traced(job, min(SHORT, bench.seconds), bs=size, iodepth=32)
+            reached = bench.traced(job, min(3, bench.seconds), bs=size, iodepth=32)
             unlimited[f"{kind} {size}"] = reached.rate(reached.first, reached.moments[-1])
         for key, rate, size in [*(("iops", rate, 4 * KIB) for rate in ops), *(("bytes", *pair) for pair in sizes)]:
             with bench.limits(**{f"total_{key}_sec": rate}):
@@ -167,7 +168,7 @@ def change(bench, every=1.5):
                 time.sleep(max(0, every - changes[-1][1] / 1000))
             trace = load.trace()
         ends = [begin for begin, *_ in changes[1:]] + [trace.moments[-1] - WINDOW]
-        steps = [{"before": before, "rate": rate, "took_ms": took, "settled_ms": settled(trace, begin, end, rate / unit)}
+        steps = [{"before": before, "rate": rate, "took_ms": took, **settled(trace, begin, end, rate / unit)}
                  for (begin, took, rate), before, end in zip(changes, rates, ends)]
         origin = changes[0][0] - 1000
         found.append({"key": key, "steps": steps, "step_ms": 20, "unit": unit,
@@ -177,19 +178,16 @@ def change(bench, every=1.5):
 
 
 def settled(trace, begin, end, rate):
-    """How many ms after `begin` the next 100 ms have what they should, and those after them; nothing if never."""
-    def near(at):
-        return abs(trace.rate(at, at + WINDOW) / rate - 1) <= NEAR
-
-    for at in range(begin, end - WINDOW, 5):
-        if all(near(later) for later in range(at, min(at + STAYS, end - WINDOW), 10)):
-            return at - begin
-    return None
+    """How many ms after `begin` the next 100 ms have what they should, if ever, and which part of all 100 ms from then
+    to the next change has."""
+    near = [abs(trace.rate(at, at + WINDOW) / rate - 1) <= NEAR for at in range(begin, end - WINDOW)]
+    first = near.index(True) if True in near else None
+    return {"settled_ms": first, "stays": None if first is None else sum(near[first:]) / len(near[first:])}
 
 
 def neighbour(bench):
     """A volume without limits: alone, beside one that wants more than it may, and beside one that wants just as much."""
-    held, job, figures = 500, "rand-read-4k-qd8", {}
+    held, wanted, job, figures = 100, 20_000, "rand-read-4k-qd8", {}
     beside = {"alone": None, "throttled": {}, "as much, not throttled": {"rate_iops": f"{held * 7 // 10},{held * 3 // 10}"}}
     for number in range(bench.rounds):
         for state in rotated(list(beside), number):
@@ -199,10 +197,10 @@ def neighbour(bench):
                 if beside[state] is not None:
                     bench.load(stack, DEEP, bs=16 * KIB, runtime=milliseconds(bench.seconds + 10), **beside[state])
                     time.sleep(0.5)
-                report = bench.run(job, bench.FREE, min(SHORT, bench.seconds))
+                report = bench.run(job, bench.FREE, min(SHORT, bench.seconds), rate_iops=wanted)
             say(f"neighbour {state:25} p99 {report.p99_us:,.0f} µs, {report.iops:,.0f} IOPS")
             figures.setdefault(state, []).append([report.iops, report.mean_us, report.p99_us])
-    return {"held": held, "job": job, "figures": figures}
+    return {"held": held, "wanted": wanted, "job": job, "figures": figures}
 
 
 def unlimited(bench):

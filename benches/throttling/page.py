@@ -85,8 +85,8 @@ def _sharing(found, _):
     text = "### Connections of one volume\n\nThree processes of fio read from one shared volume at the same time.\n\n"
     for case in found["cases"]:
         byte = "bytes" in _rule(case["rule"])
-        rows = [[f"{row['size'] // KIB} KiB", str(row["depth"]), f"{row['rate'] / MIB:,.1f} MiB" if byte else f"{row['rate']:,.1f}",
-                 f"{row['share']:.1%}"] for row in case["rows"]]
+        rows = [[f"{row['size'] // KIB} KiB", str(row["depth"]),
+                 f"{row['rate'] / MIB:,.1f} MiB" if byte else f"{row['rate']:,.1f}", f"{row['share']:.1%}"] for row in case["rows"]]
         text += f"`{_rule(case['rule'])}`:\n\n" + table(["requests of", "in flight", "a second", "share"], rows, right=True)
     return text
 
@@ -116,16 +116,17 @@ def _change(found, folder):
     return ("### A change while fio runs\n\n32 requests in flight. Times are from the start of the command `cairn qos set`, in "
             "ms: how long it took, and after how long the next 100 ms had the new rate within 10 %. “Of what follows” is the "
             "part of all 100 ms from then to the next change that did, too: what is missing are moments in which this machine "
-            f"did less, and the 20 ms of the rate that may follow on them.\n\n![{title}](benchmarks/qos-change.svg)\n\nDashed are the limits.\n\n" + text)
+            f"did less, and the 20 ms of the rate that may follow on them.\n\n![{title}](benchmarks/qos-change.svg)\n\n"
+            "Dashed are the limits.\n\n" + text)
 
 
 def _neighbour(found, _):
     rows = [[state, *(f"{statistics.median(sample[i] for sample in samples):,.0f}" for i in (0, 1, 2)),
              "{:,.0f}…{:,.0f}".format(*(f(sample[2] for sample in samples) for f in (min, max)))]
             for state, samples in found["figures"].items()]
-    return (f"### An unlimited neighbour\n\n{found['job']} at {found['wanted']:,} a second on a volume without limits: alone; beside a volume that is held to "
-            f"{found['held']} requests of 16 KiB a second and always has 128 in flight; and beside one of which fio itself "
-            f"asks for just as many. Medians of {len(next(iter(found['figures'].values())))} rounds that take turns.\n\n"
+    return (f"### An unlimited neighbour\n\n{found['job']} at {found['wanted']:,} a second on a volume without limits: "
+            f"alone; beside a volume that is held to {found['held']} requests of 16 KiB a second and always has 128 in flight; and beside one "
+            f"of which fio itself asks for no more than that, so that nothing waits. Medians of {len(next(iter(found['figures'].values())))} rounds that take turns.\n\n"
             + table(["", "IOPS", "mean µs", "p99 µs", "p99 min…max"], rows, right=True))
 
 

@@ -88,9 +88,9 @@ def _burst(found):
     rate, most, length = found["rule"].values()
     for name, row in zip(("fresh", f"after {found['idle']:g} s idle"), found["rows"]):
         error = max(abs(row["max"] / most - 1), abs(row["after"] / rate - 1))
-        yield Verdict(f"burst, {name}: {row['max']:,.0f} a second for {row['length']:g} s, then {row['after']:,.0f} "
+        yield Verdict(f"burst, {name}: {row['max']:,.0f} a second for {row['length']:.2f} s, then {row['after']:,.0f} "
                       f"(within {RATE_ERROR:.0%} of {most:,} and {rate:,})", error / RATE_ERROR)
-        yield Verdict(f"burst, {name}: {row['length']:g} s long ({length} s within 5 %)", abs(row["length"] / length - 1) / 0.05)
+        yield Verdict(f"burst, {name}: {row['length']:.2f} s long ({length} s within 5 %)", abs(row["length"] / length - 1) / 0.05)
 
 
 def _only(rule):

@@ -131,17 +131,17 @@ pub(crate) fn check_changes(changes: &[(&str, Option<&str>)]) -> Result<()> {
     Ok(())
 }
 
-/// Checks what `holder` would have after `changes` to what it has now.
+/// Checks what `holder` would have after `changes` to what it has now, and tells whether that is more.
 pub(crate) fn check_room(
     holder: VersionId,
     now: &Attributes,
     changes: &[(&str, Option<&str>)],
-) -> Result<()> {
+) -> Result<bool> {
     let mut then = now.clone();
     changes.iter().for_each(|(key, value)| then.set(key, *value));
     let most = if holder == POOL { MAX_POOL_BYTES } else { MAX_VERSION_BYTES };
     if then.bytes <= most || then.bytes <= now.bytes {
-        return Ok(());
+        return Ok(then.bytes > now.bytes);
     }
     let why = format!("the attributes would take {} bytes, at most {most} are kept", then.bytes);
     Err(Error::new(ErrorKind::InvalidArgument, why))
@@ -177,9 +177,11 @@ impl<D: Disk> Pool<D> {
         self.decide_all(|state| {
             let id = state.holder(holder)?;
             let now = state.versions.attributes(id).cloned().unwrap_or_default();
-            check_room(id, &now, changes)?;
-            if changes.iter().any(|(_, value)| value.is_some()) {
+            if check_room(id, &now, changes)? {
                 state.admit_version()?;
+                if id == POOL {
+                    state.admit_own_attributes(now.encoded_bytes())?;
+                }
             }
             Ok((records(id, changes), ()))
         })

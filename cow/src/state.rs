@@ -194,6 +194,18 @@ impl State {
         ))
     }
 
+    /// Refuses more of the pool's own attributes once they fill half of the room for the catalog: the rest is for volumes
+    /// and snapshots.
+    pub(crate) fn admit_own_attributes(&self, bytes: usize) -> Result<()> {
+        if (bytes / CATALOG_PAYLOAD) as u64 <= self.reserve() / 8 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::NoSpace,
+            "types, QoS rules and other settings have used up their room in this pool: delete some",
+        ))
+    }
+
     /// Bytes of records that one batch may hold.
     pub(crate) fn batch_limit(&self) -> usize {
         self.geometry.journal_blocks as usize / 16 * BLOCK_BYTES

@@ -132,15 +132,15 @@ impl Edit<'_> {
         attributes::check_changes(self.attributes)
     }
 
-    /// The records of this edit to a version that is called and described like this, and keeps this, now.
-    fn records(
-        &self,
-        version: VersionId,
-        name: String,
-        description: String,
-        now: &Attributes,
-    ) -> Result<Vec<Record>> {
-        attributes::check_room(version, now, self.attributes)?;
+    /// Whether a version that is described like this and keeps this now takes more room in the catalog after the edit. A
+    /// name alone is no reason to refuse one.
+    fn grows(&self, version: VersionId, description: &str, now: &Attributes) -> Result<bool> {
+        let more = attributes::check_room(version, now, self.attributes)?;
+        Ok(more || self.description.is_some_and(|new| new.len() > description.len()))
+    }
+
+    /// The records of this edit to a version that is called and described like this now.
+    fn records(&self, version: VersionId, name: String, description: String) -> Vec<Record> {
         let mut records = attributes::records(version, self.attributes);
         if self.name.is_some() || self.description.is_some() {
             records.push(Record::Edit {
@@ -149,7 +149,7 @@ impl Edit<'_> {
                 description: self.description.map_or(description, str::to_owned),
             });
         }
-        Ok(records)
+        records
     }
 }
 
@@ -393,9 +393,11 @@ impl<D: Disk> Pool<D> {
                 if let Some(new) = edit.name.filter(|new| *new != name) {
                     state.volume_is_new(new)?;
                 }
-                state.admit_version()?;
                 let now = state.volume_info(head)?;
-                Ok((edit.records(head, now.name, now.description, &now.attributes)?, head))
+                if edit.grows(head, &now.description, &now.attributes)? {
+                    state.admit_version()?;
+                }
+                Ok((edit.records(head, now.name, now.description), head))
             })
             .await?;
         self.state.lock().volume_info(head)
@@ -412,9 +414,11 @@ impl<D: Disk> Pool<D> {
                 {
                     return Err(snapshot_exists(volume, new));
                 }
-                state.admit_version()?;
                 let now = state.snapshot_info(id)?;
-                Ok((edit.records(id, now.name, now.description, &now.attributes)?, id))
+                if edit.grows(id, &now.description, &now.attributes)? {
+                    state.admit_version()?;
+                }
+                Ok((edit.records(id, now.name, now.description), id))
             })
             .await?;
         self.state.lock().snapshot_info(id)

@@ -93,9 +93,9 @@ impl Exports for PoolExports {
         let looking = self.volumes.sessions.look(Target::of_export(&name));
         let looking = looking.map_err(|why| OpenError::Failed(format!("{name}: {why}; try again")))?;
         let volume = name.split_once('@').map_or(name.as_str(), |(volume, _)| volume);
-        let (pool_name, pool) = self.volumes.pools.of_volume(volume).map_err(|e| unavailable(&e))?;
+        let (_, pool) = self.volumes.pools.of_volume(volume).map_err(|e| unavailable(&e))?;
         let resolved = pool.resolve(&name).map_err(|e| unavailable(&e))?;
-        let throttle = self.volumes.throttle(&pool_name, volume, resolved.head);
+        let throttle = self.volumes.throttle(&pool, volume, resolved.head);
         Ok(VersionExport {
             lane: self.lane,
             size_changes: pool.size_changes(),

@@ -158,6 +158,9 @@ impl PoolFiles<PoolDisk> for PoolKeeper {
         limit: Option<u64>,
     ) -> Result<PoolSlot<PoolDisk>, String> {
         let file = Path::new(path);
+        if !create && !file.exists() {
+            return Err(format!("there is nothing at {path}"));
+        }
         let (disk, found) = PoolDisk::open(file, create)?;
         if !create && found != Found::Something {
             return Err(format!("there is no pool at {path} any more"));

@@ -95,6 +95,17 @@ impl<D: Disk> Pools<D> {
         Err(Error::new(ErrorKind::NotFound, text))
     }
 
+    /// Why a pool that was opened cannot be one of these: it is a copy of one, or has a volume of a name that is taken.
+    pub fn obstacle(&self, opened: &Pool<D>) -> Option<String> {
+        let present = self.open();
+        if let Some((name, _)) = present.iter().find(|(_, pool)| pool.id() == opened.id()) {
+            return Some(format!("it is the pool '{name}', or a copy of it"));
+        }
+        let taken = |name: &String| present.iter().any(|(_, pool)| pool.has_volume(name));
+        let volume = opened.volumes().into_iter().map(|volume| volume.name).find(taken)?;
+        Some(format!("it has a volume '{volume}', which there is already in another pool"))
+    }
+
     /// Adds a pool behind the first one.
     pub fn add(&self, slot: PoolSlot<D>) {
         let mut slots = self.slots.write();

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cairn_api::info::{Info, NbdEndpoint};
-use cairn_cow::{Options, Pool};
+use cairn_cow::Options;
 use cairn_uring::{Handle, Reactor, ReactorThread};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -135,9 +135,9 @@ impl Daemon {
             return Err(format!("{shown} is empty: set create = true under [pool] to make a pool of it"));
         }
         let main = keeper.open(&config.pool.path, disk, found, config.pool.limit)?;
-        create_volumes(config, &main, &first)?;
         let volumes = Volumes::new(main, config.pool.path.display().to_string());
         open_other_pools(&volumes, &keeper);
+        create_volumes(config, &volumes, &first)?;
         let socket = &config.control.socket;
         let handles = reactors.iter().map(|r| r.handle().clone()).collect();
         let server = NbdServer::new(Arc::clone(&volumes), handles, connections);
@@ -267,7 +267,13 @@ fn quote(word: &str) -> String {
 /// Opens the pools that were added to the first one. The daemon serves what it can: a pool that is missing is said to be.
 fn open_other_pools(volumes: &Volumes<PoolDisk>, keeper: &PoolKeeper) {
     for (name, path) in volumes.settings().pools {
-        let slot = keeper.add(&name, &path, false, None).unwrap_or_else(|why| {
+        let opened = keeper.add(&name, &path, false, None).and_then(|slot| {
+            let obstacle = slot.pool.as_ref().ok().and_then(|pool| volumes.pools.obstacle(pool));
+            let Some(why) = obstacle else { return Ok(slot) };
+            keeper.remove(&slot)?;
+            Err(why)
+        });
+        let slot = opened.unwrap_or_else(|why| {
             tracing::error!(pool = name, "the pool is not there, nor are its volumes: {why}");
             PoolSlot { name, path, pool: Err(why) }
         });
@@ -275,11 +281,16 @@ fn open_other_pools(volumes: &Volumes<PoolDisk>, keeper: &PoolKeeper) {
     }
 }
 
-fn create_volumes(config: &Config, pool: &Arc<Pool<PoolDisk>>, reactor: &Handle) -> Result<(), String> {
+fn create_volumes(config: &Config, volumes: &Volumes<PoolDisk>, reactor: &Handle) -> Result<(), String> {
     for wanted in &config.create {
-        let present = pool.volume(&wanted.name).ok().map(|v| v.size);
-        if wanted.is_missing(present).map_err(|e| e.to_string())? {
-            let (pool, name, size) = (Arc::clone(pool), wanted.name.clone(), wanted.size);
+        let present = volumes.pools.of_volume(&wanted.name).and_then(|(_, pool)| pool.volume(&wanted.name));
+        if wanted.is_missing(present.ok().map(|v| v.size)).map_err(|e| e.to_string())? {
+            if volumes.pools.slots().iter().any(|slot| slot.pool.is_err()) {
+                let name = &wanted.name;
+                tracing::warn!("the volume {name} is not created: it may be in the pool that is not there");
+                continue;
+            }
+            let (pool, name, size) = (Arc::clone(volumes.pools.main()), wanted.name.clone(), wanted.size);
             let made = on(reactor, move || async move { pool.create_volume(&name, size, "").await })?;
             made.map_err(|e| format!("cannot create the volume {}: {}", wanted.name, sentence(&e)))?;
         }

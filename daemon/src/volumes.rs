@@ -22,8 +22,8 @@ pub struct Volumes<D: Disk> {
     throttles: Mutex<HashMap<Key, Arc<Throttle>>>,
 }
 
-/// A volume, whatever it is called: the name of its pool and the id of its head.
-type Key = (String, VersionId);
+/// A volume, whatever it and its pool are called: the pool's id and that of its head.
+type Key = ([u8; 16], VersionId);
 
 impl<D: Disk> Volumes<D> {
     /// The volumes of one pool, found at `path`; others may be added.
@@ -40,17 +40,22 @@ impl<D: Disk> Volumes<D> {
     }
 
     /// The throttle of the volume `name` with this head.
-    pub(crate) fn throttle(&self, pool: &str, name: &str, head: VersionId) -> Arc<Throttle> {
+    pub(crate) fn throttle(&self, pool: &Pool<D>, name: &str, head: VersionId) -> Arc<Throttle> {
         let mut throttles = self.throttles.lock();
-        let throttle = throttles.entry((pool.to_owned(), head));
+        let throttle = throttles.entry((pool.id(), head));
         // Worked out under the lock: whoever changes limits keeps them first and then sets them here, so the two
         // cannot miss each other.
         Arc::clone(throttle.or_insert_with(|| Throttle::new(&self.limits(pool, name))))
     }
 
-    fn limits(&self, pool: &str, name: &str) -> QosRule {
-        let kept = self.pools.get(pool).and_then(|pool| pool.attributes(Holder::Volume(name)));
+    fn limits(&self, pool: &Pool<D>, name: &str) -> QosRule {
+        let kept = pool.attributes(Holder::Volume(name));
         kept.map_or_else(|_| QosRule::default(), |attributes| self.settings().limits(&attributes).1)
+    }
+
+    /// The volume of this head is deleted.
+    pub(crate) fn forget_limits(&self, pool: &Pool<D>, head: VersionId) {
+        self.throttles.lock().remove(&(pool.id(), head));
     }
 
     /// Has every volume's limits in force that were kept for it.
@@ -58,9 +63,9 @@ impl<D: Disk> Volumes<D> {
         let settings = self.settings();
         let mut throttles = self.throttles.lock();
         let mut known = HashMap::new();
-        for (pool_name, pool) in self.pools.open() {
+        for (_, pool) in self.pools.open() {
             for volume in pool.volumes() {
-                let key = (pool_name.clone(), volume.id);
+                let key = (pool.id(), volume.id);
                 let Some(throttle) = throttles.remove(&key) else { continue };
                 throttle.set_rule(&settings.limits(&volume.attributes).1);
                 known.insert(key, throttle);
@@ -71,8 +76,8 @@ impl<D: Disk> Volumes<D> {
     }
 
     /// What a volume's limits have done since the daemon started.
-    pub(crate) fn throttle_stats(&self, pool: &str, head: VersionId) -> ThrottleStats {
+    pub(crate) fn throttle_stats(&self, pool: &Pool<D>, head: VersionId) -> ThrottleStats {
         let throttles = self.throttles.lock();
-        throttles.get(&(pool.to_owned(), head)).map(|throttle| throttle.stats()).unwrap_or_default()
+        throttles.get(&(pool.id(), head)).map(|throttle| throttle.stats()).unwrap_or_default()
     }
 }

@@ -51,15 +51,20 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, volume: &str) -> cairn_cow::Re
 /// Ends the connections to `target` and lets no new ones in until all are gone.
 async fn end(sessions: &Arc<Sessions>, target: &Target, force: bool) -> Result<(), ApiError> {
     let _closed: Closed = sessions.close(target.clone()).map_err(|why| convert::in_use(target, &why))?;
-    sessions.end(target, force);
     for _ in 0..END_ATTEMPTS {
+        sessions.end(target, force);
         if sessions.connections(target) == 0 {
             return Ok(());
         }
         cairn_uring::sleep(END_PAUSE).await;
     }
-    Err(ApiError::new(ErrorCode::Timeout, format!("{target} has connections that do not end"))
-        .with_hint("cut them with --force; if they were, the disk holds their requests back"))
+    Err(ApiError::new(ErrorCode::Timeout, format!("{target} has connections that do not end")).with_hint(
+        if force {
+            "the disk holds their requests back: see the daemon's log and the kernel's"
+        } else {
+            "cut them with --force"
+        },
+    ))
 }
 
 /// How the kernel's devices name a version.

@@ -233,7 +233,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let volume = name.clone();
             let target = if with_snapshots { Target::Volume { volume } } else { Target::Head { volume } };
             let _held = attachments::hold(&c.volumes.sessions, target).await?;
-            api(pool.delete_volume(&name, with_snapshots).await)
+            let id = api(pool.volume(&name))?.id;
+            api(pool.delete_volume(&name, with_snapshots).await)?;
+            c.volumes.forget_limits(&pool, id);
+            Ok(())
         })
     }
 

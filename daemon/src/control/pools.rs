@@ -51,12 +51,12 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreatePool) -> Resul
     }
     let (files, named, at) = (Arc::clone(&c.files), name.clone(), path.clone());
     let added = blocking(move || files.add(&named, &at, true, limit).map_err(invalid)).await?;
-    let kept = match collision(&c.volumes, &added) {
-        Some(volume) => Err(ApiError::new(
-            ErrorCode::Exists,
-            format!("the pool at {path} has a volume '{volume}', which there is already"),
-        )
-        .with_hint("rename one of the two first: cairn volume edit NAME --name NEW")),
+    let obstacle = added.pool.as_ref().ok().and_then(|pool| c.volumes.pools.obstacle(pool));
+    let kept = match obstacle {
+        Some(why) => {
+            Err(ApiError::new(ErrorCode::Exists, format!("the pool at {path} cannot be added: {why}"))
+                .with_hint("of two volumes of one name rename one first: cairn volume edit NAME --name NEW"))
+        }
         None => remember(&c, name, Some(path)).await,
     };
     if let Err(error) = kept {
@@ -68,12 +68,6 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreatePool) -> Resul
     let entry = entry(&added);
     c.volumes.pools.add(added);
     Ok(entry)
-}
-
-/// A volume of a pool whose name is taken.
-fn collision<D: Disk>(volumes: &Volumes<D>, added: &PoolSlot<D>) -> Option<String> {
-    let pool = added.pool.as_ref().ok()?;
-    pool.volumes().into_iter().map(|v| v.name).find(|name| volumes.pools.of_volume(name).is_ok())
 }
 
 /// Has the next start open the pool, or not any more.

@@ -273,8 +273,8 @@ impl State {
         let alone = !shared && matches!(target, Target::Head { .. });
         let groups = self.attached.entry(target).or_default();
         let known = groups.iter().position(|group| same(&group.consumer, consumer));
-        let other = groups.iter().enumerate().find(|(at, _)| Some(*at) != known);
-        if let Some((_, other)) = other.filter(|_| alone) {
+        // Whoever has it already may connect again, also when it is not shared any more.
+        if let Some(other) = groups.first().filter(|_| alone && known.is_none()) {
             return Err(InUse::Taken(other.consumer.clone()));
         }
         let at = known.unwrap_or_else(|| {
@@ -315,7 +315,7 @@ impl Sessions {
     /// Enters a connection of `consumer` to what it looks at.
     ///
     /// # Errors
-    /// [`InUse::Taken`] when another consumer has it and it is not shared.
+    /// [`InUse::Taken`] when another consumer has it and it is not shared, [`InUse::Held`] while an operation has it.
     pub fn attach(
         self: &Arc<Sessions>,
         looking: &Looking,
@@ -326,6 +326,8 @@ impl Sessions {
         let target = looking.target.clone();
         let counters = Arc::new(IoCounters::default());
         let mut state = self.state.lock();
+        // It may have looked before the operation began that holds the target now.
+        state.check_held(&target)?;
         let entered = state.group(target.clone(), consumer, shared);
         let entered = entered.map(|(id, group)| {
             group.connections.push(Connected { id, counters: Arc::clone(&counters), line });
@@ -557,6 +559,10 @@ mod tests {
         assert!(sessions.look(head("b")).is_ok(), "other volumes are not concerned");
         drop(held);
         let looking = sessions.look(head("a")).expect("free");
+        let closed = sessions.close(head("a")).expect("free");
+        let late = sessions.attach(&looking, &process(1), false, Arc::new(Ends::default())).err();
+        assert_eq!(late, Some(InUse::Held), "it looked before the door was closed");
+        drop(closed);
         assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Connected(1)));
         drop(looking);
         assert_eq!(sessions.total(), 0, "everyone has left");
@@ -587,8 +593,9 @@ mod tests {
         assert_eq!(taken, Some(InUse::Taken(process(1))));
         assert_eq!(sessions.attachments(&head("a")).len(), 1, "who was refused left nothing");
         let second = connect(&sessions, head("a"), &process(2), true).expect("shared now");
-        let late = connect(&sessions, head("a"), &process(1), false).err();
-        assert_eq!(late, Some(InUse::Taken(process(2))), "not shared any more");
+        assert!(connect(&sessions, head("a"), &process(1), false).is_ok(), "it has it already");
+        let late = connect(&sessions, head("a"), &process(3), false).err();
+        assert_eq!(late, Some(InUse::Taken(process(1))), "not shared any more");
         drop(first);
         assert!(connect(&sessions, head("a"), &process(2), false).is_ok());
         drop(second);

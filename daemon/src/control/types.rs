@@ -238,11 +238,11 @@ pub(super) async fn delete_policy<D: Disk>(c: Context<D>, name: String) -> Resul
 }
 
 pub(super) fn volume_limits<D: Disk>(volumes: &Volumes<D>, name: &str) -> cairn_cow::Result<VolumeQos> {
-    let (pool_name, pool) = volumes.pools.of_volume(name)?;
+    let (_, pool) = volumes.pools.of_volume(name)?;
     let info = pool.volume(name)?;
     let settings = volumes.settings();
     let (source, rule) = settings.limits(&info.attributes);
-    let stats = volumes.throttle_stats(&pool_name, info.id);
+    let stats = volumes.throttle_stats(&pool, info.id);
     let volume_type = volume_type(&info.attributes).to_owned();
     Ok(VolumeQos {
         source,

@@ -44,6 +44,10 @@ pub struct Connection {
     pub consumer: Consumer,
     /// Ends it.
     pub line: Arc<dyn Line>,
+    /// Whether writes are answered only when they are durable, as behind a cache that writes through. So they have to
+    /// be for a client that will not hear of it when the daemon is killed: it goes on with the next one as if nothing
+    /// had happened, and never again writes what was answered and lost.
+    pub write_through: bool,
 }
 
 /// Everything that one connection can choose from.
@@ -186,7 +190,7 @@ impl VersionExport {
 
     /// Waits for durability when that was asked for.
     async fn settle(&self, lsn: cairn_cow::Lsn, fua: bool) -> Result<(), Errno> {
-        if fua { self.answer(self.pool.flush_to(lsn).await) } else { Ok(()) }
+        if fua || self.connection.write_through { self.answer(self.pool.flush_to(lsn).await) } else { Ok(()) }
     }
 }
 
@@ -199,7 +203,7 @@ impl Export for VersionExport {
     async fn begin(&self) -> Result<(), OpenError> {
         let attributes = self.pool.attributes_of(self.resolved.head).map_err(|e| unavailable(&e))?;
         let shared = is_shared(&attributes);
-        let Connection { consumer, line } = &self.connection;
+        let Connection { consumer, line, .. } = &self.connection;
         let attach = || self.volumes.sessions.attach(&self.looking, consumer, shared, Arc::clone(line));
         let mut attached = attach();
         for _ in 0..LEAVING_ATTEMPTS {
@@ -264,7 +268,7 @@ impl Export for VersionExport {
     async fn write(&self, offset: u64, len: u32, buf: AlignedBuf, fua: bool) -> Result<(), Errno> {
         let written = self.pool.write(self.lane, self.id(), offset, len as usize, PoolBuf(buf)).await;
         let lsn = self.count(self.answer(written), |counters| counters.wrote(u64::from(len)))?;
-        if !fua && self.habit.wrote() {
+        if !fua && !self.connection.write_through && self.habit.wrote() {
             let pool = Arc::clone(&self.pool);
             // When it fails the pool takes no more writes, which is what the flush will find.
             drop(cairn_uring::spawn(async move { pool.flush_to(lsn).await }));

@@ -121,7 +121,7 @@ impl NbdServer {
     async fn session(&self, stream: Stream, lane: usize, shutdown: Shutdown) {
         let peer = stream.peer();
         let line = Arc::new(SocketLine { shutdown: shutdown.clone(), closer: stream.closer() });
-        let connection = Connection { consumer: consumer(peer), line };
+        let connection = Connection { consumer: consumer(peer), line, write_through: false };
         let exports = PoolExports::new(Arc::clone(&self.volumes), connection, lane);
         match serve(stream, &exports, &self.limits, &shutdown).await {
             Ok(summary) => tracing::debug!(?peer, ?summary, "an NBD session ended"),
@@ -172,7 +172,8 @@ impl NbdServer {
         let stream = Stream::from_unix(socket).map_err(|e| e.to_string())?;
         let client = ClientInfo { peer: stream.peer() };
         let line = Arc::new(SocketLine { shutdown: shutdown.clone(), closer: stream.closer() });
-        let connection = Connection { consumer: unnamed_device(), line };
+        // The device stays when the daemon is killed, and the file system on it hears nothing of that.
+        let connection = Connection { consumer: unnamed_device(), line, write_through: true };
         let exports = PoolExports::new(Arc::clone(&self.volumes), connection, lane);
         let said = |why| match why {
             OpenError::Policy(why) | OpenError::Failed(why) => why,

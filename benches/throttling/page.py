@@ -49,11 +49,11 @@ def write(found, folder):
 
 def _accuracy(found, folder):
     picture, axes = _axes(1, 2.6, "Error of a limit under full pressure")
-    for kind, color, marker in (("read", plots.OURS, "o"), ("write", plots.PEER, "s")):
+    for kind, color, marker, aside in (("read", plots.OURS, "o", -0.1), ("write", plots.PEER, "s", 0.1)):
         for at, key in enumerate(("iops", "bytes")):
             rows = [row for row in found["rows"] if (row["kind"], row["limit"]) == (kind, key)]
-            axes[0].plot([at * 6 + i for i in range(len(rows))], [row["error"] * 100 for row in rows], marker, color=color,
-                         label=f"{kind}s" if at else None)
+            axes[0].plot([at * 6 + i + aside for i in range(len(rows))], [row["error"] * 100 for row in rows], marker,
+                         color=color, label=f"{kind}s" if at else None)
     rates = {key: list(dict.fromkeys(row["rate"] for row in found["rows"] if row["limit"] == key)) for key in ("iops", "bytes")}
     axes[0].set_xticks([at * 6 + i for at, key in enumerate(rates) for i in range(len(rates[key]))],
                        [_limit(key, rate) for key in rates for rate in rates[key]], fontsize=8)
@@ -86,7 +86,8 @@ def _sharing(found, _):
     for case in found["cases"]:
         byte = "bytes" in _rule(case["rule"])
         rows = [[f"{row['size'] // KIB} KiB", str(row["depth"]),
-                 f"{row['rate'] / MIB:,.1f} MiB" if byte else f"{row['rate']:,.1f}", f"{row['share']:.1%}"] for row in case["rows"]]
+                 f"{row['rate'] / MIB:,.1f} MiB" if byte else f"{row['rate']:,.1f}", f"{row['share']:.1%}"]
+                for row in case["rows"]]
         text += f"`{_rule(case['rule'])}`:\n\n" + table(["requests of", "in flight", "a second", "share"], rows, right=True)
     return text
 
@@ -121,12 +122,14 @@ def _change(found, folder):
 
 
 def _neighbour(found, _):
+    rounds = len(next(iter(found["figures"].values())))
     rows = [[state, *(f"{statistics.median(sample[i] for sample in samples):,.0f}" for i in (0, 1, 2)),
              "{:,.0f}…{:,.0f}".format(*(f(sample[2] for sample in samples) for f in (min, max)))]
             for state, samples in found["figures"].items()]
     return (f"### An unlimited neighbour\n\n{found['job']} at {found['wanted']:,} a second on a volume without limits: "
-            f"alone; beside a volume that is held to {found['held']} requests of 16 KiB a second and always has 128 in flight; and beside one "
-            f"of which fio itself asks for no more than that, so that nothing waits. Medians of {len(next(iter(found['figures'].values())))} rounds that take turns.\n\n"
+            f"alone; beside a volume that is held to {found['held']} requests of 16 KiB a second and always has 128 in "
+            "flight; and beside one of which fio itself asks for no more than that, so that nothing waits. Medians of "
+            f"{rounds} rounds that take turns.\n\n"
             + table(["", "IOPS", "mean µs", "p99 µs", "p99 min…max"], rows, right=True))
 
 

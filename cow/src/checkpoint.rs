@@ -193,6 +193,10 @@ impl<D: Disk> Pool<D> {
             let covered = BatchSeq(frozen.journal_seq.0 - 1);
             state.ring.confirmed_seq = state.ring.confirmed_seq.max(covered);
             state.checkpoints += 1;
+            let generation = state.checkpoints + self.first_generation - 1;
+            if let Some(shadow) = &mut state.shadow {
+                shadow.generations(generation, generation);
+            }
             state.checkpoint_running = false;
             state.reclaim()?
         };
@@ -419,6 +423,9 @@ impl<D: Disk> Pool<D> {
             journal_seq: frozen.journal_seq,
             journal_lsn: frozen.journal_lsn,
         };
+        if let Some(shadow) = &mut self.state.lock().shadow {
+            shadow.generations(superblock.generation - 1, superblock.generation);
+        }
         for addr in SUPERBLOCKS {
             let mut buf = self.disk.alloc(BLOCK_BYTES);
             superblock.encode(addr, &mut buf);

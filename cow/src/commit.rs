@@ -54,6 +54,9 @@ fn seal_log(state: &mut State) -> Sealed {
     state.ring.next_seq = BatchSeq(seq.0 + 1);
     state.ring.pos += batch_blocks(bytes.len());
     state.space.seal_limbo(seq);
+    if let Some(shadow) = &mut state.shadow {
+        shadow.next_batch(state.ring.next_seq, state.lsn);
+    }
     state.unflushed_bytes = 0;
     state.log_age = Duration::ZERO;
     let first_lsn = Lsn(state.lsn.0 - u64::from(records));
@@ -111,9 +114,7 @@ impl<D: Disk> Pool<D> {
         loop {
             let sealed = {
                 let mut state = self.state.lock();
-                let used = state.ring.pos - state.ring.tail + batch_blocks(state.log.len());
-                // The last eighth is kept for the batch that a checkpoint seals.
-                (used <= state.geometry.journal_blocks / 8 * 7).then(|| seal_log(&mut state))
+                state.fits_ring().then(|| seal_log(&mut state))
             };
             if let Some(sealed) = sealed {
                 return self.write_batch(sealed).await;

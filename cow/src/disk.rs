@@ -20,6 +20,21 @@ pub trait Buf: Send + 'static + DerefMut<Target = [u8]> {
     fn join(&mut self, next: Self);
 }
 
+/// Memory that outlives the process; see [`Disk::survivor`].
+pub trait Survivor: Send {
+    /// Copies all of it into `into`, which is as long as it.
+    fn load(&self, into: &mut [u8]);
+
+    /// Copies `bytes` to `at`. What was stored before a call is there before what the call stores.
+    ///
+    /// # Panics
+    /// When they do not fit.
+    fn store(&mut self, at: usize, bytes: &[u8]);
+
+    /// Lets go of it for good: the next process finds none.
+    fn discard(self: Box<Self>);
+}
+
 /// A file or device that holds a pool.
 pub trait Disk: Send + Sync + 'static {
     /// The memory its I/O works on.
@@ -50,6 +65,13 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes the disk at least `len` bytes long, with the space really allocated; what is new reads as zeroes or,
     /// on a device, as whatever it held. Fails with `StorageFull` when there is no room.
     fn grow(&self, len: u64) -> impl Future<Output = io::Result<()>>;
+
+    /// Memory of `len` bytes that the next process to use this disk will find as this one leaves it, should this one
+    /// die: with what the last one left in it, or zeroes. A power loss takes it away. `None` where there is none.
+    fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {
+        let _ = len;
+        None
+    }
 
     /// The present length in bytes.
     fn len(&self) -> u64;

@@ -40,6 +40,7 @@ mod read;
 mod reap;
 mod record;
 mod recover;
+mod shadow;
 pub mod sim;
 mod space;
 mod state;
@@ -53,7 +54,7 @@ mod volumes;
 mod write;
 
 pub use attributes::{Attributes, Holder, MAX_ATTRIBUTE_KEY, MAX_ATTRIBUTE_VALUE};
-pub use disk::{Buf, Disk};
+pub use disk::{Buf, Disk, Survivor};
 pub use error::{Error, ErrorKind, Result};
 pub use pool::{CreateOptions, Options, Pool};
 pub use read::ReadReply;

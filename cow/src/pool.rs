@@ -16,6 +16,7 @@ use crate::format::{
 };
 use crate::map::Missing;
 use crate::node::{Cell, LEAF_MEMORY, Node, Ptr};
+use crate::shadow::{Shadow, shadow_bytes};
 use crate::space::Space;
 use crate::state::{Blocked, Ring, State};
 use crate::sweep::Parents;
@@ -130,6 +131,8 @@ impl<D: Disk> Pool<D> {
                 ring: loaded.ring,
                 log: Writer::default(),
                 log_records: 0,
+                shadow: None,
+                taken_over: 0,
                 lsn: loaded.lsn,
                 durable_lsn: loaded.lsn,
                 unflushed_bytes: 0,
@@ -207,7 +210,31 @@ impl<D: Disk> Pool<D> {
         let pool = Pool::assemble(disk, loaded, &options);
         pool.clear_journal().await?;
         pool.checkpoint().await?;
+        if let Some(memory) = pool.disk.survivor(shadow_bytes(geometry)) {
+            pool.begin_shadow(Shadow::new(memory, id, geometry), None);
+        }
         Ok(Arc::new(pool))
+    }
+
+    /// From here on all that is answered survives the death of this process. `last` is what ties the next batch to the
+    /// one before it, if that is still in the journal.
+    pub(crate) fn begin_shadow(&self, mut shadow: Shadow, last: Option<u32>) {
+        let mut state = self.state.lock();
+        let generation = state.checkpoints + self.first_generation - 1;
+        debug_assert_eq!(state.log_records, 0, "records that nobody copied");
+        shadow.begin(generation, state.ring.next_seq, state.lsn, last);
+        state.shadow = Some(shadow);
+    }
+
+    /// Whether all that was answered would survive the death of this process now, flushed or not.
+    pub fn survives_its_process(&self) -> bool {
+        self.state.lock().shadow.is_some()
+    }
+
+    /// Changes that the last process to use the pool had answered but not flushed when it died, and that opening found in
+    /// the memory it left.
+    pub fn taken_over(&self) -> u64 {
+        self.state.lock().taken_over
     }
 
     /// Writes the whole ring once: nothing of an earlier use of the disk can be taken for a batch, and a file
@@ -248,7 +275,13 @@ impl<D: Disk> Pool<D> {
     /// Ends in a state from which opening needs no replay. Requests must have ended before.
     pub async fn close(&self) -> Result<()> {
         self.flush().await?;
-        self.checkpoint().await
+        self.checkpoint().await?;
+        // What the background may have appended meanwhile it will do again.
+        let shadow = self.state.lock().shadow.take();
+        if let Some(shadow) = shadow {
+            shadow.discard();
+        }
+        Ok(())
     }
 
     /// What the pool was given when it was made, and keeps.

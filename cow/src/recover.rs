@@ -21,6 +21,7 @@ use crate::map::{Superseded, fill_step, set_entries, visit};
 use crate::node::{Entry, entry_span};
 use crate::pool::{Loaded, Options, Pool};
 use crate::record::Record;
+use crate::shadow::{JournalEnd, Shadow, batch_crc, shadow_bytes};
 use crate::space::{Run, Space, StoredSlot};
 use crate::state::{Blocked, Ring, State};
 use crate::sync::{join_all, yield_now};
@@ -35,6 +36,8 @@ struct Batch {
     seq: BatchSeq,
     confirmed: BatchSeq,
     records: Vec<Record>,
+    /// What ties the next batch to this one.
+    crc: u32,
 }
 
 /// All batches after the checkpoint.
@@ -232,25 +235,26 @@ async fn read_log<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Log> {
             }
             return Ok(Log { batches, end_pos: pos });
         };
-        batches.push(decode_batch(&here[..bytes], seq)?);
+        batches.push(decode_batch(&superblock.pool, &here[..bytes], seq)?);
         pos += (bytes / BLOCK_BYTES) as u64;
         expected = BatchSeq(seq.0 + 1);
     }
 }
 
-fn decode_batch(bytes: &[u8], seq: BatchSeq) -> Result<Batch> {
+fn decode_batch(pool: &PoolId, bytes: &[u8], seq: BatchSeq) -> Result<Batch> {
     let mut r = Reader::new(&bytes[HEADER_BYTES..], "journal");
     let len = r.u32()? as usize;
     let count = r.u32()?;
     let confirmed = BatchSeq(r.u64()?);
     let _first_lsn = r.u64()?;
     debug_assert_eq!(HEADER_BYTES + 24, BATCH_HEADER_BYTES);
-    let mut r = Reader::new(r.raw(len)?, "journal");
+    let raw = r.raw(len)?;
+    let mut r = Reader::new(raw, "journal");
     let records = (0..count).map(|_| Record::decode(&mut r)).collect::<Result<Vec<Record>>>()?;
     if !r.is_empty() {
         return Err(r.bad("a batch holds more than its records"));
     }
-    Ok(Batch { seq, confirmed, records })
+    Ok(Batch { seq, confirmed, records, crc: batch_crc(pool, seq, raw) })
 }
 
 /// Whether what a record relies on reached the disk: its data, by its checksums, or the space it added.
@@ -339,7 +343,7 @@ impl<D: Disk> Pool<D> {
             catalog,
         };
         let pool = Pool::assemble(disk, loaded, &options);
-        pool.read_ways(&log).await;
+        pool.read_ways(log.batches.iter().flat_map(|batch| &batch.records)).await;
         for batch in &log.batches {
             for record in &batch.records {
                 pool.step(|state| replay(state, record)).await?;
@@ -359,9 +363,18 @@ impl<D: Disk> Pool<D> {
         }
         // What was read may still be in a volatile cache only: from now on it is relied upon.
         pool.barrier().await?;
+        pool.state.lock().has_patches = true;
+        let mut last_crc = log.batches.last().map(|batch| batch.crc);
+        let memory = pool.disk.survivor(shadow_bytes(geometry));
+        let mut shadow = memory.map(|memory| Shadow::new(memory, superblock.pool, geometry));
+        // After a cut nothing that came later can be taken.
+        if let Some(shadow) = shadow.take_if(|_| !cut) {
+            let lsn = pool.state.lock().lsn;
+            let end = JournalEnd { generation: superblock.generation, seq: last, lsn, crc: last_crc };
+            last_crc = pool.take_over(shadow, &end).await?.or(last_crc);
+        }
         let crowded = {
-            let mut state = pool.state.lock();
-            state.has_patches = true;
+            let state = pool.state.lock();
             state.ring.pos - state.ring.tail > geometry.journal_blocks / 2
         };
         if cut || !copies_agree || crowded || !has_attributes {
@@ -369,15 +382,58 @@ impl<D: Disk> Pool<D> {
             // checkpoint each must not fill the ring, and only a superblock that says so allows records of attributes.
             pool.checkpoint().await?;
         }
+        let shadow = pool.state.lock().shadow.take().or(shadow);
+        if let Some(shadow) = shadow {
+            pool.begin_shadow(shadow, last_crc);
+        }
         Ok(Arc::new(pool))
     }
 }
 
 impl<D: Disk> Pool<D> {
+    /// Brings into the journal what a process that died had only in its shadow. Returns what ties the next batch to the
+    /// last of them, if there were any. Cut short, it is done again: the shadow stays as it is until all is durable.
+    async fn take_over(&self, mut shadow: Shadow, end: &JournalEnd) -> Result<Option<u32>> {
+        let leftovers = shadow.leftovers(end);
+        // It does not copy records yet, but is told of checkpoints.
+        self.state.lock().shadow = Some(shadow);
+        let mut last = None;
+        for left in leftovers {
+            let checks = left.records.iter();
+            let checks = checks.map(|(record, _)| data_is_there(&self.disk, record, self.geometry)).collect();
+            let there = join_all(checks, WIDTH).await.into_iter().collect::<Result<Vec<bool>>>()?;
+            let whole = there.iter().position(|there| !there).unwrap_or(there.len());
+            self.read_ways(left.records[..whole].iter().map(|(record, _)| record)).await;
+            for (record, raw) in &left.records[..whole] {
+                let step = self.step(|state| {
+                    replay(state, record)?;
+                    state.log.raw(raw);
+                    state.log_records += 1;
+                    state.taken_over += 1;
+                    Ok(())
+                });
+                step.await.map_err(misfit)?;
+            }
+            // As the very batch that it was to be, so that the rest still follows it, whatever comes between.
+            let fits = self.state.lock().fits_ring();
+            if fits {
+                self.confirm().await?;
+            } else {
+                self.checkpoint().await?;
+            }
+            debug_assert_eq!(self.state.lock().ring.next_seq, BatchSeq(left.seq.0 + 1));
+            let kept: Vec<u8> = left.records[..whole].iter().flat_map(|(_, raw)| raw).copied().collect();
+            last = Some(batch_crc(&self.id, left.seq, &kept));
+            if whole < left.records.len() {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
     /// Reads the inner nodes that replay will need, many at once; one by one it would wait for each. What cannot be
     /// read now replay reads itself, if it needs it: its version may be one that an earlier record makes.
-    async fn read_ways(&self, log: &Log) {
-        let records = log.batches.iter().flat_map(|batch| &batch.records);
+    async fn read_ways<'a>(&self, records: impl Iterator<Item = &'a Record>) {
         let ways: BTreeSet<(VersionId, u64)> = records
             .filter_map(|record| match record {
                 Record::Write { head, lba, .. } | Record::Fill { head, lba, .. } => {
@@ -405,6 +461,17 @@ impl<D: Disk> Pool<D> {
         // What is damaged counts when somebody needs it.
         self.state.lock().checksum_errors = 0;
     }
+}
+
+fn misfit(error: Error) -> Error {
+    if error.kind() != ErrorKind::Corrupt {
+        return error;
+    }
+    let why = format!(
+        "what a process that died left in memory does not fit the pool ({}); nothing was changed",
+        error.context()
+    );
+    Error::new(ErrorKind::Corrupt, why)
 }
 
 fn check_length<D: Disk>(disk: &D, geometry: Geometry, segments: usize) -> Result<()> {

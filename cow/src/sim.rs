@@ -30,7 +30,8 @@
 //! - A power loss ([`SimDisk::crash`]) leaves every 512-byte sector with unsynced writes as it last was durable, as
 //!   any one of those writes made it, or as garbage. A write in flight counts like an unsynced one; a sync in flight
 //!   counts as not done. Growth is lost, too, until a sync.
-//! - The death of the process ([`SimDisk::kill`]) keeps all completed writes, still unsynced.
+//! - The death of the process ([`SimDisk::kill`]) keeps all completed writes, still unsynced, and the memory that
+//!   [`crate::Disk::survivor`] gives; a power loss takes that away.
 //! - A sync that fails abandons the writes it covered, as Linux does: a later sync does not make them durable.
 //! - [`Fault`]s make chosen operations fail, vanish or go astray; [`SimDisk::flip_bit`] and [`SimDisk::truncate`]
 //!   damage what is stored.

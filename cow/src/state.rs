@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use crate::checkpoint::CATALOG_PAYLOAD;
 use crate::codec::Writer;
+use crate::commit::batch_blocks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Geometry;
 use crate::map::{Change, Missing, Superseded};
 use crate::node::{Cell, CellState, LEAF_MEMORY, Slot, inner_memory};
 use crate::record::Record;
+use crate::shadow::Shadow;
 use crate::space::{ReadGuard, Run, Space};
 use crate::sweep::Parents;
 use crate::types::{BLOCK_BYTES, BatchSeq, Lsn, VersionId};
@@ -80,6 +82,10 @@ pub(crate) struct State {
     /// Records that no batch holds yet, encoded, and how many.
     pub(crate) log: Writer,
     pub(crate) log_records: u32,
+    /// What of the log is in memory only, for the next process should this one die.
+    pub(crate) shadow: Option<Shadow>,
+    /// Records that were found only there when the pool was opened.
+    pub(crate) taken_over: u64,
     /// The number of the next record.
     pub(crate) lsn: Lsn,
     /// Every record before this one is durable.
@@ -206,6 +212,12 @@ impl State {
         ))
     }
 
+    /// Whether the ring takes the log as a batch. Its last eighth is kept for the one that a checkpoint seals.
+    pub(crate) fn fits_ring(&self) -> bool {
+        let used = self.ring.pos - self.ring.tail + batch_blocks(self.log.len());
+        used <= self.geometry.journal_blocks / 8 * 7
+    }
+
     /// Bytes of records that one batch may hold.
     pub(crate) fn batch_limit(&self) -> usize {
         self.geometry.journal_blocks as usize / 16 * BLOCK_BYTES
@@ -214,7 +226,9 @@ impl State {
     /// Whether a step that appends up to `bytes` of records and changes the map may go on.
     pub(crate) fn admit(&self, bytes: usize) -> Result<(), Blocked> {
         self.writable()?;
-        if self.log.len() + bytes > self.batch_limit() && self.log.len() > 0 {
+        let fits = self.log.len() + bytes <= self.batch_limit()
+            && self.shadow.as_ref().is_none_or(|shadow| shadow.has_room(bytes));
+        if !fits && self.log.len() > 0 {
             return Err(Blocked::Commit);
         }
         if self.dirty >= self.dirty_limit() {
@@ -244,7 +258,11 @@ impl State {
 
     /// Appends a record whose effects are in place.
     pub(crate) fn append(&mut self, record: &Record) -> Lsn {
+        let from = self.log.len();
         record.encode(&mut self.log);
+        if let Some(shadow) = &mut self.shadow {
+            shadow.add(&self.log.bytes()[from..]);
+        }
         self.idle = Duration::ZERO;
         self.log_records += 1;
         self.lsn = Lsn(self.lsn.0 + 1);

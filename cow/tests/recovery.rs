@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use cairn_cow::sim::{Rng, Sim, SimDisk};
+use cairn_cow::sim::{Rng, Sim, SimDisk, for_each_seed};
 use cairn_cow::{BLOCK_SIZE, CreateOptions, VersionId};
 
 use common::engine::{self, Pool, options};
@@ -117,4 +117,65 @@ fn a_cut_stays_cut_when_recovery_is_cut_short() {
             }
         }
     }
+}
+
+/// A process that dies leaves its last changes in memory. Another one that cannot reach that memory goes on without them;
+/// when the memory is there again for a third, nothing of it may come back over what the second one wrote.
+#[test]
+fn memory_that_somebody_went_on_without_is_not_believed() {
+    for_each_seed(60, |seed| {
+        let mut rng = Rng::new(seed);
+        let first = SimDisk::file(64 << 20);
+        let sim = engine::world(seed, &first);
+        let made = first.clone();
+        let flushes = rng.below(4);
+        let (pool, v) = sim.run(async move {
+            let pool = engine::create(made, 16 << 20).await.expect("a pool");
+            let v = pool.create_volume("v", 1 << 20, "").await.expect("a volume").id;
+            for i in 0..flushes {
+                engine::write(&pool, 0, v, 8 * i, 8, 1).await.expect("written");
+                pool.flush().await.expect("flushed");
+            }
+            // These are answered, and only in memory.
+            engine::write(&pool, 0, v, 0, 64, 2).await.expect("written");
+            engine::write(&pool, 0, v, 512, 64, 2).await.expect("written");
+            (pool, v)
+        });
+        sim.stop();
+        drop(pool);
+        let second = first.kill(&mut rng);
+        second.remember(&SimDisk::file(0));
+        let sim = engine::world(seed, &second);
+        let (writes, closes) = (rng.below(4), rng.chance(1, 2));
+        let opened = second.clone();
+        let (pool, seen) = sim.run(async move {
+            let pool = Pool::open(opened, options()).await.expect("opens");
+            for i in 0..writes {
+                engine::write(&pool, 0, v, 0, 64 + 8 * i, 3).await.expect("written");
+                pool.flush().await.expect("flushed");
+            }
+            if closes {
+                pool.close().await.expect("closes");
+            }
+            let seen = engine::read(&pool, v, 0, 1024).await.expect("reads");
+            (pool, seen)
+        });
+        sim.stop();
+        drop(pool);
+        let third = second.kill(&mut rng);
+        third.remember(&first);
+        let sim = engine::world(seed, &third);
+        sim.run(async move {
+            let pool = Pool::open(third, options()).await.expect("opens");
+            let now = engine::read(&pool, v, 0, 1024).await.expect("reads");
+            if writes > 0 || closes {
+                assert_eq!(now, seen, "something came back");
+                assert_eq!(pool.taken_over(), 0);
+            } else {
+                // Nobody changed anything, so they may come back, all of them.
+                assert_eq!(now[512..576], [Some(2); 64]);
+            }
+            engine::assert_sound(&pool, "in the end").await;
+        });
+    });
 }

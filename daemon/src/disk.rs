@@ -4,17 +4,19 @@ use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_cow::{Buf, Disk};
+use cairn_cow::{Buf, Disk, Survivor};
 use cairn_uring::AlignedBuf;
 use cairn_uring::fs::File;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::{Whence, lseek};
 use parking_lot::Mutex;
+
+use crate::survivor;
 
 /// How long a start waits for what a daemon that was killed still holds: the kernel lets go of its files and sockets only
 /// once all the I/O it had in flight has ended, which is after the process is gone.
@@ -52,6 +54,8 @@ pub struct PoolDisk {
     file: File,
     len: AtomicU64,
     device: bool,
+    /// Where the memory for the next daemon is.
+    survivor: PathBuf,
     /// Taken where the length is set to a value rather than extended, so that it never shrinks.
     setting_len: Mutex<()>,
     /// Holds the lock; the kernel lets go of it when the process ends, however it ends.
@@ -113,7 +117,8 @@ impl PoolDisk {
             }
             _ => format!("cannot open the pool {shown}: {e}"),
         })?;
-        let kind = file.metadata().map_err(|e| format!("cannot look at {shown}: {e}"))?.file_type();
+        let metadata = file.metadata().map_err(|e| format!("cannot look at {shown}: {e}"))?;
+        let kind = metadata.file_type();
         let device = kind.is_block_device();
         if !device && !kind.is_file() {
             return Err(format!("{shown} is neither a file nor a block device"));
@@ -134,7 +139,8 @@ impl PoolDisk {
         let blank = blank.map_err(|e| format!("cannot read {shown}: {e}"))?;
         let found = if blank { Found::Blank { created: !existed } } else { Found::Something };
         let setting_len = Mutex::new(());
-        Ok((PoolDisk { file, len: AtomicU64::new(len), device, setting_len, _lock: lock }, found))
+        let survivor = survivor::path_for(&metadata);
+        Ok((PoolDisk { file, len: AtomicU64::new(len), device, survivor, setting_len, _lock: lock }, found))
     }
 
     /// Makes a file empty, so that a pool made in it finds the space it needs or no pool is made. A device stays.
@@ -303,6 +309,18 @@ impl Disk for PoolDisk {
                 Ok(())
             }
         }
+    }
+
+    fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {
+        survivor::open(&self.survivor, len)
+            .inspect_err(|error| {
+                let path = self.survivor.display();
+                tracing::warn!(
+                    "no memory for the next daemon at {path}: {error}; should this one be killed, writes that it \
+                     answered and nobody flushed are lost"
+                );
+            })
+            .ok()
     }
 
     fn len(&self) -> u64 {

@@ -44,9 +44,9 @@ pub struct Connection {
     pub consumer: Consumer,
     /// Ends it.
     pub line: Arc<dyn Line>,
-    /// Whether writes are answered only when they are durable, as behind a cache that writes through. So they have to
-    /// be for a client that will not hear of it when the daemon is killed: it goes on with the next one as if nothing
-    /// had happened, and never again writes what was answered and lost.
+    /// Whether writes are answered only when they are durable, as behind a cache that writes through, where what was
+    /// answered would not survive the daemon. So they have to be for a client that will not hear of it when the daemon is
+    /// killed: it goes on with the next one as if nothing had happened, and never again writes what was answered and lost.
     pub write_through: bool,
 }
 
@@ -100,6 +100,8 @@ impl Exports for PoolExports {
         let (_, pool) = self.volumes.pools.of_volume(volume).map_err(|e| unavailable(&e))?;
         let resolved = pool.resolve(&name).map_err(|e| unavailable(&e))?;
         let throttle = self.volumes.throttle(&pool, volume, resolved.head);
+        let mut connection = self.connection.clone();
+        connection.write_through &= !pool.survives_its_process();
         Ok(VersionExport {
             lane: self.lane,
             size_changes: pool.size_changes(),
@@ -110,7 +112,7 @@ impl Exports for PoolExports {
             habit: FlushHabit::default(),
             throttle: throttle.connection(),
             volumes: Arc::clone(&self.volumes),
-            connection: self.connection.clone(),
+            connection,
             attachment: OnceCell::new(),
             looking,
         })

@@ -76,6 +76,11 @@ impl PoolKeeper {
         let (shown, options) = (path.display(), self.options.clone());
         let Found::Blank { created } = found else {
             let opened = on(&self.reactor, move || async move { Pool::open(disk, options).await })?;
+            if let Some(records) = opened.as_ref().ok().map(|pool| pool.taken_over()).filter(|n| *n > 0) {
+                tracing::info!(
+                    "the pool {shown}: the last daemon died with {records} changes in memory, all are here"
+                );
+            }
             return opened.map_err(|e| {
                 let hint = match e.kind() {
                     ErrorKind::NotAPool => "; give another path, or move the file away to make a pool there",

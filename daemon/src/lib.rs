@@ -16,6 +16,7 @@
 //! | [`kernel`], [`devices`] | volumes as the kernel's block devices, through its nbd driver |
 //! | [`run`] | starting, announcing, stopping |
 //! | `status` | what lies where in an export, and what changed there since a snapshot |
+//! | `survivor` | memory in which the next daemon finds what this one answered, should it be killed |
 //! | `seldom` | log lines said once in a while |
 
 pub mod config;
@@ -35,4 +36,5 @@ mod seldom;
 pub mod serve;
 mod settings;
 mod status;
+mod survivor;
 pub mod volumes;

@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -254,12 +256,25 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            // No daemon is to come back to these pools.
+            let files = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+            for memory in files.filter_map(|file| memory_of(&file.path())) {
+                let _ = fs::remove_file(memory);
+            }
+        }
         if thread::panicking() {
             eprintln!("--- the daemon in {} said\n{}", self.dir.display(), self.said());
         }
     }
+}
+
+/// Where a daemon keeps for the next one what it answered and no journal holds, for the pool in this file.
+pub fn memory_of(pool: &Path) -> Option<PathBuf> {
+    let pool = pool.metadata().ok()?;
+    Some(PathBuf::from(format!("/dev/shm/cairn-{}-{:x}-{:x}", pool.uid(), pool.dev(), pool.ino())))
 }
 
 /// Collects what a stream says; reports the ready line, and by its end that there will be none.

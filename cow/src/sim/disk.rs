@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::fault::{Effect, Fault, Op};
 use super::store::{InFlight, PAGE_BYTES, PAGE_SIZE, Store};
 use super::{Rng, SECTOR_BYTES};
-use crate::{Buf, Disk};
+use crate::{Buf, Disk, Survivor};
 
 /// What fresh buffers hold, so that code that forgets to fill one is noticed.
 const POISON: u8 = 0xdb;
@@ -95,6 +95,26 @@ struct State {
     faults: Vec<Fault>,
     counts: Counts,
     rng: Rng,
+    survivor: SharedSurvivor,
+}
+
+/// What outlives the process; empty until somebody asks for it.
+type SharedSurvivor = Arc<Mutex<Vec<u8>>>;
+
+struct SimSurvivor(SharedSurvivor);
+
+impl Survivor for SimSurvivor {
+    fn load(&self, into: &mut [u8]) {
+        into.copy_from_slice(&self.0.lock());
+    }
+
+    fn store(&mut self, at: usize, bytes: &[u8]) {
+        self.0.lock()[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn discard(self: Box<Self>) {
+        self.0.lock().clear();
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -162,6 +182,7 @@ impl SimDisk {
             faults: Vec::new(),
             counts: Counts::default(),
             rng: Rng::new(0),
+            survivor: SharedSurvivor::default(),
         };
         SimDisk { state: Arc::new(Mutex::new(state)) }
     }
@@ -172,10 +193,21 @@ impl SimDisk {
         SimDisk::holding(state.store.crash(&state.in_flight(), state.growth_in_flight(), rng), state.limit)
     }
 
-    /// The disk after the death of the process that used it. Faults do not carry over.
+    /// The disk after the death of the process that used it, with the memory that outlives that. Faults do not carry
+    /// over.
     pub fn kill(&self, rng: &mut Rng) -> SimDisk {
         let state = self.state.lock();
-        SimDisk::holding(state.store.kill(&state.in_flight(), state.growth_in_flight(), rng), state.limit)
+        let store = state.store.kill(&state.in_flight(), state.growth_in_flight(), rng);
+        let killed = SimDisk::holding(store, state.limit);
+        killed.state.lock().survivor.lock().clone_from(&state.survivor.lock());
+        killed
+    }
+
+    /// What outlived the process is now what `other` has of it, as if this disk had been used meanwhile by a process that
+    /// could not reach it.
+    pub fn remember(&self, other: &SimDisk) {
+        let theirs = other.state.lock().survivor.lock().clone();
+        *self.state.lock().survivor.lock() = theirs;
     }
 
     /// Adds a rule; of several that fit an operation the first injected one wins.
@@ -298,6 +330,12 @@ impl Disk for SimDisk {
 
     async fn grow(&self, len: u64) -> io::Result<()> {
         self.operation(move |_| Work::Grow { len }).await.result
+    }
+
+    fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {
+        let shared = Arc::clone(&self.state.lock().survivor);
+        shared.lock().resize(len, 0);
+        Some(Box::new(SimSurvivor(shared)))
     }
 
     fn len(&self) -> u64 {

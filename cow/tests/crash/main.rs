@@ -120,10 +120,10 @@ fn life(seed: u64, rng: &mut Rng, limit: u64, deaths: u64, events: u64) -> u64 {
 }
 
 fn die(rng: &mut Rng, disk: &SimDisk) -> (SimDisk, Death) {
-    if rng.chance(1, 4) { (disk.kill(rng), Death::Process) } else { (disk.crash(rng), Death::Power) }
+    if rng.chance(1, 2) { (disk.kill(rng), Death::Process) } else { (disk.crash(rng), Death::Power) }
 }
 
-/// Opens the pool, with up to three more power losses on the way.
+/// Opens the pool, with up to three more deaths on the way.
 fn come_back(rng: &mut Rng, disk: &mut SimDisk, death: &mut Death) -> (Sim, Arc<Pool>) {
     for _ in 0..3 {
         if rng.chance(1, 2) {
@@ -135,8 +135,11 @@ fn come_back(rng: &mut Rng, disk: &mut SimDisk, death: &mut Death) -> (Sim, Arc<
             panic!("reopening: {e:?}");
         }
         drop((opened, sim));
-        *disk = disk.crash(rng);
-        *death = Death::Power;
+        let again;
+        (*disk, again) = die(rng, disk);
+        if again == Death::Power {
+            *death = again;
+        }
     }
     let sim = sim_world(rng.next_u64(), disk);
     let pool = sim.run(Pool::open(disk.clone(), options())).unwrap_or_else(|e| panic!("reopening: {e:?}"));

@@ -26,6 +26,11 @@ pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
     }
     // What comes up is a prefix of the log: whatever was answered before the latest thing in it was asked for is there.
     let latest = volumes.iter().zip(&heads).map(|(v, seen)| v.borrow().history.latest_start(seen)).max();
+    let flushed = match death {
+        Death::Power => flushed,
+        // All that was answered is, flushed or not.
+        Death::Process => world.with(|w| w.tick()),
+    };
     let point = flushed.max(latest.unwrap_or(0));
     for (volume, seen) in volumes.iter().zip(&heads) {
         let volume = volume.borrow();

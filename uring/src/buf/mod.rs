@@ -3,13 +3,16 @@
 //! * [`aligned`](AlignedBuf): page-aligned, exclusively owned, splittable ranges of recycled memory.
 //! * [`IoBuf`] and [`IoBufMut`]: what an owned buffer promises so that an operation in flight may own it.
 //! * [`Slice`]: a sub-range of another buffer, itself a buffer.
+//! * [`SharedMemory`]: a file in memory, for what shall outlive the process.
 
 mod aligned;
 mod cache;
+mod shared;
 
 use std::ops::Range;
 
 pub use aligned::{ALIGN, AlignedBuf};
+pub use shared::SharedMemory;
 
 /// An owned buffer the kernel may read from while an operation is in flight.
 ///

@@ -1,0 +1,437 @@
+//! The log's shadow: what of it is in memory only, kept in memory that outlives the process.
+//!
+//! A write is answered when its record is in the log, before any flush. Should the process die then, a client that
+//! connects again (the kernel's, `nbd-client -persist`, QEMU) believes that the write happened, and its next flush would
+//! confirm what is gone. So each record is also copied to where the next process finds it, and the next [`Pool::open`]
+//! goes on from there. It costs a copy of some 70 bytes; a power loss takes it away, as it takes a disk's volatile cache.
+//!
+//! ```text
+//! 0      two copies of the header, at 0 and 2048; the one with the higher count is valid
+//! 4096   slot 0: the records of the batches with even numbers
+//! ...    slot 1: of those with odd numbers
+//! ```
+//!
+//! One batch at most is sealed and not yet durable ([`crate::commit`]), so two slots hold all that a death could lose: the
+//! batch under way and the log behind it. `docs/FORMAT.md` has the bytes.
+//!
+//! **What makes it safe to believe**, since another process may have opened the pool meanwhile without this memory:
+//! the pool's id and the generation of its superblock; the number of the batch, which follows the last one in the journal;
+//! the number of its first record; and the CRC of the batch before it, where the journal still has that. What its writes
+//! point to is verified as after a power loss. A record that was copied only in part fails its CRC, and ends its slot.
+
+use crate::codec::{Reader, Writer};
+use crate::disk::Survivor;
+use crate::format::{Geometry, PoolId};
+use crate::record::Record;
+use crate::types::{BLOCK_BYTES, BatchSeq, Lsn};
+
+const MAGIC: [u8; 8] = *b"CAIRNSHD";
+const VERSION: u32 = 1;
+/// Where the second copy of the header stands.
+const SECOND_COPY: usize = 2048;
+const HEADER_BYTES: usize = 8 + 4 + 16 + 8 + 8 + 8 + 4;
+const SLOTS_START: usize = BLOCK_BYTES;
+const SLOT_HEADER_BYTES: usize = 8 + 8 + 4 + 4;
+/// What stands before each record: its length and a CRC.
+const FRAME_BYTES: usize = 8;
+/// The least room of a slot: more than the longest step under the lock appends.
+const LEAST_SLOT_BYTES: usize = 1 << 20;
+/// The most: beyond it writers wait for the commit under way.
+const MOST_SLOT_BYTES: usize = 2 << 20;
+
+/// The CRC of a batch's records begins with this, so that equal records in different batches differ.
+fn seed(pool: &PoolId, seq: BatchSeq) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(pool);
+    hasher.update(&seq.0.to_le_bytes());
+    hasher.finalize()
+}
+
+fn extend(crc: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(crc);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+/// What ties a batch to the one before it.
+pub(crate) fn batch_crc(pool: &PoolId, seq: BatchSeq, records: &[u8]) -> u32 {
+    extend(seed(pool, seq), records)
+}
+
+fn slot_bytes(geometry: Geometry) -> usize {
+    // The frames make a batch of short records longer by less than half.
+    let batch = geometry.journal_blocks as usize / 16 * BLOCK_BYTES;
+    (batch / 2 * 3).clamp(LEAST_SLOT_BYTES, MOST_SLOT_BYTES)
+}
+
+/// Bytes of memory that a pool's shadow takes.
+pub(crate) fn shadow_bytes(geometry: Geometry) -> usize {
+    SLOTS_START + 2 * slot_bytes(geometry)
+}
+
+/// Records of one batch that no journal holds.
+pub(crate) struct Leftover {
+    pub(crate) seq: BatchSeq,
+    pub(crate) first_lsn: Lsn,
+    /// [`batch_crc`] of the batch before.
+    before: u32,
+    /// ... and of this one.
+    crc: u32,
+    /// Each with its bytes as the log has them.
+    pub(crate) records: Vec<(Record, Vec<u8>)>,
+}
+
+/// What the journal's end looks like to whoever asks whether a shadow goes on from there.
+pub(crate) struct JournalEnd {
+    /// The superblock's.
+    pub(crate) generation: u64,
+    /// The last batch, or the one before the first.
+    pub(crate) seq: BatchSeq,
+    /// The number of the next record.
+    pub(crate) lsn: Lsn,
+    /// [`batch_crc`] of batch `seq`, where the journal still has it.
+    pub(crate) crc: Option<u32>,
+}
+
+fn slot_start(geometry: Geometry, seq: BatchSeq) -> usize {
+    SLOTS_START + (seq.0 % 2) as usize * slot_bytes(geometry)
+}
+
+/// The records in the slot of batch `seq`, if it is that batch's.
+fn slot(bytes: &[u8], pool: &PoolId, geometry: Geometry, seq: BatchSeq) -> Option<Leftover> {
+    let start = slot_start(geometry, seq);
+    let slot = &bytes[start..start + slot_bytes(geometry)];
+    let mut r = Reader::new(slot, "shadow");
+    let named = BatchSeq(r.u64().ok()?);
+    let first_lsn = Lsn(r.u64().ok()?);
+    let before = r.u32().ok()?;
+    let whole = crc32fast::hash(&slot[..SLOT_HEADER_BYTES - 4]) == r.u32().ok()?;
+    if !whole || named != seq {
+        return None;
+    }
+    let mut left = Leftover { seq, first_lsn, before, crc: seed(pool, seq), records: Vec::new() };
+    // Whatever does not fit ends the slot: the process died while it copied.
+    while let Some((record, raw, crc)) = frame(&mut r, left.crc) {
+        left.crc = crc;
+        left.records.push((record, raw));
+    }
+    Some(left)
+}
+
+fn frame(r: &mut Reader<'_>, so_far: u32) -> Option<(Record, Vec<u8>, u32)> {
+    let len = r.u32().ok()? as usize;
+    let crc = r.u32().ok()?;
+    let raw = r.raw(len).ok().filter(|raw| !raw.is_empty() && extend(so_far, raw) == crc)?;
+    let mut inside = Reader::new(raw, "shadow");
+    let record = Record::decode(&mut inside).ok()?;
+    inside.is_empty().then(|| (record, raw.to_vec(), crc))
+}
+
+struct Header {
+    pool: PoolId,
+    count: u64,
+    oldest: u64,
+    newest: u64,
+}
+
+impl Header {
+    fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.raw(&MAGIC);
+        w.u32(VERSION);
+        w.raw(&self.pool);
+        w.u64(self.count);
+        w.u64(self.oldest);
+        w.u64(self.newest);
+        let crc = crc32fast::hash(w.bytes());
+        w.u32(crc);
+        w.into_bytes()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Header> {
+        let mut r = Reader::new(bytes, "shadow");
+        let known = r.raw(8).ok()? == MAGIC && r.u32().ok()? == VERSION;
+        let mut pool = PoolId::default();
+        pool.copy_from_slice(r.raw(16).ok()?);
+        let header = Header { pool, count: r.u64().ok()?, oldest: r.u64().ok()?, newest: r.u64().ok()? };
+        let whole = crc32fast::hash(&bytes[..HEADER_BYTES - 4]) == r.u32().ok()?;
+        (known && whole).then_some(header)
+    }
+}
+
+/// The memory and what is in it.
+pub(crate) struct Shadow {
+    memory: Box<dyn Survivor>,
+    pool: PoolId,
+    geometry: Geometry,
+    /// The higher count of the two headers.
+    count: u64,
+    /// Whether records are copied; not before those of the last process are in the journal.
+    began: bool,
+    /// Where the next frame goes, and where the slot ends.
+    at: usize,
+    end: usize,
+    /// [`batch_crc`] of the batch that the slot is for, as far as it is known.
+    crc: u32,
+    /// A record did not fit: nothing more goes in before the next batch.
+    overflowed: bool,
+}
+
+impl Shadow {
+    /// Memory with what the last process left in it, which stays until [`Shadow::begin`].
+    pub(crate) fn new(memory: Box<dyn Survivor>, pool: PoolId, geometry: Geometry) -> Shadow {
+        Shadow { memory, pool, geometry, count: 0, began: false, at: 0, end: 0, crc: 0, overflowed: false }
+    }
+
+    /// What an earlier process left of this pool, in the order of the log: at most two batches. Nothing when the memory is
+    /// new, of another pool, or of another history than the journal's.
+    pub(crate) fn leftovers(&mut self, end: &JournalEnd) -> Vec<Leftover> {
+        let mut bytes = vec![0; shadow_bytes(self.geometry)];
+        self.memory.load(&mut bytes);
+        let headers = [0, SECOND_COPY].map(|at| Header::decode(&bytes[at..at + HEADER_BYTES]));
+        let Some(header) = headers.into_iter().flatten().max_by_key(|h| h.count) else { return Vec::new() };
+        self.count = header.count;
+        if header.pool != self.pool || !(header.oldest..=header.newest).contains(&end.generation) {
+            return Vec::new();
+        }
+        let mut found: Vec<Leftover> = Vec::new();
+        let mut seq = end.seq;
+        let (mut crc, mut lsn) = (end.crc, end.lsn);
+        while found.len() < 2 {
+            seq = BatchSeq(seq.0 + 1);
+            let next = slot(&bytes, &self.pool, self.geometry, seq)
+                .filter(|left| left.first_lsn == lsn && crc.is_none_or(|crc| crc == left.before));
+            let Some(next) = next else { break };
+            lsn = Lsn(lsn.0 + next.records.len() as u64);
+            crc = Some(next.crc);
+            found.push(next);
+        }
+        while found.pop_if(|last| last.records.is_empty()).is_some() {}
+        found
+    }
+
+    /// Forgets what the memory held and begins to copy records: those of batch `seq` first. `generation` is that of the
+    /// superblock on disk, `before` the [`batch_crc`] of the batch before.
+    pub(crate) fn begin(&mut self, generation: u64, seq: BatchSeq, first_lsn: Lsn, before: Option<u32>) {
+        self.memory.store(0, &vec![0; shadow_bytes(self.geometry)]);
+        self.began = true;
+        // Whoever reads this knows the CRC of that batch only if it is known now.
+        self.crc = before.unwrap_or_default();
+        self.next_batch(seq, first_lsn);
+        // Last: without it nothing here is believed.
+        self.generations(generation, generation);
+    }
+
+    /// The superblock on disk is of one of these generations.
+    pub(crate) fn generations(&mut self, oldest: u64, newest: u64) {
+        self.count += 1;
+        let header = Header { pool: self.pool, count: self.count, oldest, newest };
+        // The other copy stays whole, whenever the process dies.
+        let at = if self.count.is_multiple_of(2) { 0 } else { SECOND_COPY };
+        self.memory.store(at, &header.encode());
+    }
+
+    /// From here on records belong to batch `seq`. The slot's earlier batch is durable.
+    pub(crate) fn next_batch(&mut self, seq: BatchSeq, first_lsn: Lsn) {
+        if !self.began {
+            return;
+        }
+        let mut w = Writer::default();
+        w.u64(seq.0);
+        w.u64(first_lsn.0);
+        w.u32(self.crc);
+        let crc = crc32fast::hash(w.bytes());
+        w.u32(crc);
+        let start = slot_start(self.geometry, seq);
+        self.memory.store(start, w.bytes());
+        self.at = start + SLOT_HEADER_BYTES;
+        self.end = start + slot_bytes(self.geometry);
+        self.crc = seed(&self.pool, seq);
+        self.overflowed = false;
+    }
+
+    /// Copies a record.
+    pub(crate) fn add(&mut self, record: &[u8]) {
+        if !self.began {
+            return;
+        }
+        self.crc = extend(self.crc, record);
+        let next = self.at + FRAME_BYTES + record.len();
+        self.overflowed |= next > self.end;
+        if self.overflowed {
+            return;
+        }
+        let mut frame = [0; FRAME_BYTES];
+        frame[..4].copy_from_slice(&(record.len() as u32).to_le_bytes());
+        frame[4..].copy_from_slice(&self.crc.to_le_bytes());
+        self.memory.store(self.at + FRAME_BYTES, record);
+        self.memory.store(self.at, &frame);
+        self.at = next;
+    }
+
+    /// Whether records of up to `bytes`, of which each is some bytes shorter than its share, still fit.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        !self.began || (!self.overflowed && self.at + FRAME_BYTES + bytes <= self.end)
+    }
+
+    /// Everything is on disk: the next process needs nothing of this.
+    pub(crate) fn discard(self) {
+        self.memory.discard();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::types::VersionId;
+
+    const POOL: PoolId = *b"a pool in a test";
+    const GEOMETRY: Geometry = Geometry { segment_blocks: 64, journal_blocks: 256 };
+
+    #[derive(Clone)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Survivor for Memory {
+        fn load(&self, into: &mut [u8]) {
+            into.copy_from_slice(&self.0.lock());
+        }
+
+        fn store(&mut self, at: usize, bytes: &[u8]) {
+            self.0.lock()[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+
+        fn discard(self: Box<Self>) {
+            self.0.lock().clear();
+        }
+    }
+
+    fn record(i: u64) -> Record {
+        Record::Resize { head: VersionId(1), size: i }
+    }
+
+    fn encoded(record: &Record) -> Vec<u8> {
+        let mut w = Writer::default();
+        record.encode(&mut w);
+        w.into_bytes()
+    }
+
+    /// Memory in which records 0 to 2 belong to batch 7 and 3 to 4 to batch 8, after a superblock of generation 5.
+    fn two_batches() -> (Memory, JournalEnd) {
+        let memory = Memory(Arc::new(Mutex::new(vec![0xee; shadow_bytes(GEOMETRY)])));
+        let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
+        shadow.begin(5, BatchSeq(7), Lsn(100), Some(77));
+        (0..3).for_each(|i| shadow.add(&encoded(&record(i))));
+        shadow.next_batch(BatchSeq(8), Lsn(103));
+        (3..5).for_each(|i| shadow.add(&encoded(&record(i))));
+        let end = JournalEnd { generation: 5, seq: BatchSeq(6), lsn: Lsn(100), crc: Some(77) };
+        (memory, end)
+    }
+
+    /// The sizes in the records that the next process finds, batch by batch.
+    fn found(memory: &Memory, pool: PoolId, end: &JournalEnd) -> Vec<Vec<u64>> {
+        let mut shadow = Shadow::new(Box::new(memory.clone()), pool, GEOMETRY);
+        let sizes = |left: Leftover| {
+            let sizes = left.records.into_iter().map(|(record, raw)| {
+                assert_eq!(encoded(&record), raw);
+                let Record::Resize { size, .. } = record else { panic!("another record") };
+                size
+            });
+            sizes.collect()
+        };
+        shadow.leftovers(end).into_iter().map(sizes).collect()
+    }
+
+    #[test]
+    fn the_next_process_goes_on_where_the_journal_ends() {
+        let (memory, end) = two_batches();
+        assert_eq!(found(&memory, POOL, &end), [vec![0, 1, 2], vec![3, 4]]);
+        // The first batch reached the journal.
+        let records: Vec<u8> = (0..3).flat_map(|i| encoded(&record(i))).collect();
+        let crc = Some(batch_crc(&POOL, BatchSeq(7), &records));
+        let later = JournalEnd { seq: BatchSeq(7), lsn: Lsn(103), crc, ..end };
+        assert_eq!(found(&memory, POOL, &later), [vec![3, 4]]);
+        // Both did.
+        let after = JournalEnd { seq: BatchSeq(8), lsn: Lsn(105), crc: None, ..later };
+        assert!(found(&memory, POOL, &after).is_empty());
+    }
+
+    #[test]
+    fn what_does_not_follow_the_journal_is_left() {
+        let (memory, end) = two_batches();
+        assert!(found(&memory, *b"some other pools", &end).is_empty());
+        let of =
+            |generation, seq, lsn, crc| JournalEnd { generation, seq: BatchSeq(seq), lsn: Lsn(lsn), crc };
+        for other in [of(4, 6, 100, None), of(6, 6, 100, None), of(5, 5, 100, None), of(5, 9, 105, None)] {
+            assert!(found(&memory, POOL, &other).is_empty());
+        }
+        assert!(found(&memory, POOL, &of(5, 6, 99, Some(77))).is_empty(), "another number of records");
+        assert!(found(&memory, POOL, &of(5, 6, 100, Some(78))).is_empty(), "other records");
+        assert_eq!(found(&memory, POOL, &of(5, 6, 100, None)).len(), 2, "a journal that was checkpointed");
+    }
+
+    #[test]
+    fn a_checkpoint_under_way_may_or_may_not_be_on_disk() {
+        let (memory, end) = two_batches();
+        let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
+        shadow.leftovers(&end);
+        shadow.generations(5, 6);
+        for (generation, batches) in [(4, 0), (5, 2), (6, 2), (7, 0)] {
+            let end = JournalEnd { generation, ..end };
+            assert_eq!(found(&memory, POOL, &end).len(), batches, "generation {generation}");
+        }
+        shadow.generations(6, 6);
+        assert!(found(&memory, POOL, &end).is_empty());
+    }
+
+    /// Wherever the process died while it copied: what was copied before is found, and nothing that is not whole.
+    #[test]
+    fn bytes_that_are_not_there_end_a_slot() {
+        let (memory, end) = two_batches();
+        let whole = memory.0.lock().clone();
+        let frame = FRAME_BYTES + encoded(&record(0)).len();
+        let slot = slot_start(GEOMETRY, BatchSeq(7));
+        for at in 0..SLOT_HEADER_BYTES + 3 * frame {
+            memory.0.lock().clone_from(&whole);
+            memory.0.lock()[slot + at] ^= 0x10;
+            let expected =
+                at.checked_sub(SLOT_HEADER_BYTES).map(|within| (0..(within / frame) as u64).collect());
+            // The second batch does not follow what is left of the first.
+            let expected: Vec<Vec<u64>> =
+                expected.into_iter().filter(|records: &Vec<u64>| !records.is_empty()).collect();
+            assert_eq!(found(&memory, POOL, &end), expected, "byte {at}");
+        }
+        // Either copy of the header does.
+        for at in [10, SECOND_COPY + 10] {
+            memory.0.lock().clone_from(&whole);
+            let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
+            shadow.leftovers(&end);
+            shadow.generations(5, 5);
+            memory.0.lock()[at] ^= 1;
+            assert_eq!(found(&memory, POOL, &end).len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_full_before_it_overflows() {
+        let (memory, _) = two_batches();
+        let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
+        shadow.begin(1, BatchSeq(2), Lsn(0), None);
+        let bytes = encoded(&record(0));
+        let mut added = 0;
+        while shadow.has_room(bytes.len()) {
+            shadow.add(&bytes);
+            added += 1;
+        }
+        shadow.add(&bytes);
+        let end = JournalEnd { generation: 1, seq: BatchSeq(1), lsn: Lsn(0), crc: None };
+        assert_eq!(found(&memory, POOL, &end)[0].len(), added);
+        assert!(added >= LEAST_SLOT_BYTES / (bytes.len() + FRAME_BYTES) - 1);
+        // The next batch has room of its own.
+        shadow.next_batch(BatchSeq(3), Lsn(added as u64 + 1));
+        assert!(shadow.has_room(bytes.len()));
+    }
+}

@@ -138,7 +138,7 @@ impl ServedDevices {
             }
             // Served or not, there may be a file system on it that expects nobody else to write below it.
             let (target, consumer) = (Target::of_export(&export), named(index));
-            if let Err(why) = volumes.sessions.pin(target.clone(), &consumer, true) {
+            if let Err(why) = volumes.sessions.pin(target.clone(), &consumer, || Some(true)) {
                 tracing::warn!(%index, export, "{why}");
             }
             volumes.sessions.name_device(&target, &consumer);

@@ -13,14 +13,13 @@ use cairn_nbd::{
 };
 use cairn_uring::{AlignedBuf, yield_now};
 
-use crate::control::{Attachment, InUse, IoCounters, Line, Looking, Target};
+use crate::control::{Attachment, InUse, IoCounters, Line, Target};
 use crate::disk::{PoolBuf, PoolDisk};
 use crate::habit::FlushHabit;
 use crate::qos::{self, Direction};
 use crate::seldom::Seldom;
-use crate::settings::is_shared;
 use crate::status::{self, PIECE};
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, is_shared_now};
 
 /// Requests that failed: a client that keeps trying must not fill the log.
 static FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
@@ -93,13 +92,9 @@ impl Exports for PoolExports {
 
     async fn open(&self, name: &str, _client: &ClientInfo) -> Result<VersionExport, OpenError> {
         let name = if name.is_empty() { self.default_name()? } else { name.to_owned() };
-        // First the place in the registry, then the look-up: nothing can be deleted in between.
-        let looking = self.volumes.sessions.look(Target::of_export(&name));
-        let looking = looking.map_err(|why| OpenError::Failed(format!("{name}: {why}; try again")))?;
         let volume = name.split_once('@').map_or(name.as_str(), |(volume, _)| volume);
         let (_, pool) = self.volumes.pools.of_volume(volume).map_err(|e| unavailable(&e))?;
         let resolved = pool.resolve(&name).map_err(|e| unavailable(&e))?;
-        let throttle = self.volumes.throttle(&pool, volume, resolved.head);
         let mut connection = self.connection.clone();
         connection.write_through &= !pool.survives_its_process();
         Ok(VersionExport {
@@ -110,11 +105,9 @@ impl Exports for PoolExports {
             resolved,
             known_size: Cell::new(None),
             habit: FlushHabit::default(),
-            throttle: throttle.connection(),
             volumes: Arc::clone(&self.volumes),
             connection,
-            attachment: OnceCell::new(),
-            looking,
+            begun: OnceCell::new(),
         })
     }
 
@@ -146,12 +139,16 @@ pub struct VersionExport {
     /// The size, and what the number of changes was before it was asked for.
     known_size: Cell<Option<(u64, u64)>>,
     habit: FlushHabit,
-    throttle: qos::Connection,
     volumes: Arc<Volumes<PoolDisk>>,
     connection: Connection,
-    /// Once the client has begun.
-    attachment: OnceCell<Attachment>,
-    looking: Looking,
+    /// Once the client has begun. Until then it is in nobody's way, and what it looked at may be deleted.
+    begun: OnceCell<Begun>,
+}
+
+/// What a connection holds that uses its export.
+struct Begun {
+    attachment: Attachment,
+    throttle: qos::Connection,
 }
 
 impl VersionExport {
@@ -161,8 +158,8 @@ impl VersionExport {
 
     /// Counts what was answered without an error.
     fn count<T>(&self, result: Result<T, Errno>, how: impl FnOnce(&IoCounters)) -> Result<T, Errno> {
-        if let (Ok(_), Some(attachment)) = (&result, self.attachment.get()) {
-            how(attachment.counters());
+        if let (Ok(_), Some(begun)) = (&result, self.begun.get()) {
+            how(begun.attachment.counters());
         }
         result
     }
@@ -203,10 +200,12 @@ impl Export for VersionExport {
     }
 
     async fn begin(&self) -> Result<(), OpenError> {
-        let attributes = self.pool.attributes_of(self.resolved.head).map_err(|e| unavailable(&e))?;
-        let shared = is_shared(&attributes);
         let Connection { consumer, line, .. } = &self.connection;
-        let attach = || self.volumes.sessions.attach(&self.looking, consumer, shared, Arc::clone(line));
+        let target = Target::of_export(&self.name);
+        let attach = || {
+            let shared = || is_shared_now(&self.pool, &self.name, &self.resolved);
+            self.volumes.sessions.attach(target.clone(), consumer, shared, Arc::clone(line))
+        };
         let mut attached = attach();
         for _ in 0..LEAVING_ATTEMPTS {
             if !matches!(attached, Err(InUse::Taken(_))) {
@@ -215,18 +214,23 @@ impl Export for VersionExport {
             cairn_uring::sleep(LEAVING_PAUSE).await;
             attached = attach();
         }
-        let attached = attached.map_err(|why| {
+        let attachment = attached.map_err(|why| {
             tracing::info!(export = self.name, %consumer, "refused: {why}");
-            OpenError::Policy(format!("{}: {why}", self.name))
+            match why {
+                InUse::Gone => OpenError::Unknown,
+                why => OpenError::Policy(format!("{}: {why}", self.name)),
+            }
         })?;
+        // Now that it cannot be deleted: its limits are forgotten when it is.
+        let throttle = self.volumes.throttle(&self.pool, target.volume(), self.resolved.head).connection();
         // Called once a session.
-        let _ = self.attachment.set(attached);
+        let _ = self.begun.set(Begun { attachment, throttle });
         Ok(())
     }
 
     fn is_throttled(&self) -> bool {
         // Snapshots are not limited: what reads them is not the disk's user.
-        self.resolved.writable && self.throttle.throttle().is_limited()
+        self.resolved.writable && self.begun.get().is_some_and(|begun| begun.throttle.throttle().is_limited())
     }
 
     async fn admit(&self, demand: Demand) {
@@ -236,7 +240,9 @@ impl Export for VersionExport {
             // They move no data.
             Demand::Trim(_) | Demand::WriteZeroes(_) => (Direction::Write, 0),
         };
-        self.throttle.admit(direction, bytes).await;
+        if let Some(begun) = self.begun.get() {
+            begun.throttle.admit(direction, bytes).await;
+        }
     }
 
     fn contexts(&self, queries: &[&str]) -> Vec<String> {

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cairn_api::qos::QosRule;
-use cairn_cow::{Disk, Holder, Pool, VersionId};
+use cairn_cow::{Disk, Holder, Pool, Resolved, VersionId};
 use parking_lot::Mutex;
 
 use crate::control::Sessions;
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
-use crate::settings::Settings;
+use crate::settings::{Settings, is_shared};
 
 /// One a daemon, shared by `Arc`.
 pub struct Volumes<D: Disk> {
@@ -80,4 +80,12 @@ impl<D: Disk> Volumes<D> {
         let throttles = self.throttles.lock();
         throttles.get(&(pool.id(), head)).map(|throttle| throttle.stats()).unwrap_or_default()
     }
+}
+
+/// Whether what was `found` as the export `name` may have several consumers now; none when that name means something else
+/// by now, or nothing.
+pub(crate) fn is_shared_now<D: Disk>(pool: &Pool<D>, name: &str, found: &Resolved) -> Option<bool> {
+    let now = pool.resolve(name).ok()?;
+    let attributes = pool.attributes_of(now.head).ok()?;
+    ((now.id, now.head) == (found.id, found.head)).then(|| is_shared(&attributes))
 }

@@ -20,7 +20,7 @@ use cairn_api::volume::{CreateVolume, EditVolume, SnapshotRef, VolumeStatus};
 use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Options, Pool};
 use cairn_uring::{Config, Handle, Reactor, ReactorThread};
-use cairnd::control::{Attachment, Engine, Line, Looking, Pending, PoolEngine, Sessions, Target};
+use cairnd::control::{Attachment, Engine, Line, Pending, PoolEngine, Sessions, Target};
 use cairnd::keeper::PoolFiles;
 use cairnd::pools::PoolSlot;
 use cairnd::volumes::Volumes;
@@ -83,7 +83,7 @@ impl PoolFiles<SimDisk> for SimFiles {
 
 /// A connection that ends when it is told to, after a number of polite requests.
 struct Client {
-    place: Mutex<Option<(Attachment, Looking)>>,
+    place: Mutex<Option<Attachment>>,
     polite: AtomicUsize,
 }
 
@@ -129,13 +129,13 @@ impl World {
 
     /// Connects the process `pid`; the client ends at the request after `polite` others unless it is forced.
     fn client(&self, export: &str, pid: i32, polite: usize) -> Result<Arc<Client>, String> {
-        let looking = self.sessions.look(Target::of_export(export)).map_err(|e| e.to_string())?;
         let client = Arc::new(Client { place: Mutex::default(), polite: AtomicUsize::new(polite) });
         let consumer = Consumer::Process { uid: 0, pid, command: None };
         let volume = export.split('@').next().expect("a name");
         let shared = self.wait(self.engine.volume(volume.into())).map_err(|e| e.to_string())?.shared;
-        let attached = self.sessions.attach(&looking, &consumer, shared, client.clone());
-        let place = (attached.map_err(|e| e.to_string())?, looking);
+        let attached =
+            self.sessions.attach(Target::of_export(export), &consumer, || Some(shared), client.clone());
+        let place = attached.map_err(|e| e.to_string())?;
         *client.place.lock().expect("not poisoned") = Some(place);
         Ok(client)
     }
@@ -296,7 +296,7 @@ fn what_is_in_use_stays_and_what_is_going_is_not_connected_to() {
     assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Busy, "a snapshot is being read");
     World::leave(&reader);
     w.ok(w.engine.delete_volume("a".into(), true));
-    assert!(w.sessions.look(Target::of_export("a")).is_ok(), "the hold ends with the operation");
+    assert!(w.sessions.hold(Target::of_export("a")).is_ok(), "the hold ends with the operation");
     w.reactor.join().expect("ends in order");
 }
 
@@ -516,7 +516,7 @@ fn attachments_are_exclusive_and_can_be_ended() {
     assert!(w.ok(w.engine.detach("a".into(), forced)).attachments.is_empty());
     let _stale = w.client("a@s", 5, 1).expect("free");
     let device = Consumer::Kernel { device: "/dev/nbd0".into() };
-    w.sessions.pin(Target::of_export("a"), &device, true).expect("free");
+    w.sessions.pin(Target::of_export("a"), &device, || Some(true)).expect("free");
     assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Busy);
     assert!(w.ok(w.engine.reset_attachments("a".into())).attachments.is_empty());
 

@@ -9,7 +9,7 @@ use cairn_tests::control::assert_pool_and_data_clean;
 use cairn_tests::daemon::{Daemon, Launch};
 use cairn_tests::data::seed;
 use cairn_tests::load::{Load, Shape, SharedModel, lock};
-use cairn_tests::nbd::Client;
+use cairn_tests::nbd::{Client, Error, collect_option, greet, option, push_string, raw, wire};
 use cairn_tests::oracle::{Model, each_block};
 
 const MIB: u64 = 1 << 20;
@@ -106,6 +106,37 @@ fn a_volume_has_one_consumer_unless_it_is_shared() {
     let mut next = daemon.connect("demo");
     assert_eq!(next.read(0, 4096).expect("a read"), [1; BLOCK]);
     drop(next);
+    daemon.stop();
+}
+
+/// A client that asked for an export (INFO), and may yet use it or not, kept detachments and deletions waiting for the
+/// ten seconds that negotiating may take. Now it is still negotiating when they are done.
+#[test]
+fn who_only_asks_is_in_nobodys_way() {
+    let (_dir, daemon) = demo();
+    let mut asking = raw(&daemon.nbd_socket()).expect("the socket accepts");
+    greet(&mut asking).expect("a greeting");
+    let mut data = Vec::new();
+    push_string(&mut data, "demo");
+    data.extend_from_slice(&0u16.to_be_bytes());
+    let mut ask = |kind| {
+        option(&mut asking, kind, &data).expect("sent");
+        collect_option(&mut asking, kind)
+    };
+    let _user = daemon.connect("demo");
+    ask(wire::OPT_INFO).expect("the export is there");
+    daemon.cairn(&["volume", "detach", "demo"]).ok();
+    ask(wire::OPT_INFO).expect("it is there, and so is this client");
+    daemon.cairn(&["volume", "delete", "demo", "--yes"]).ok();
+    let gone = ask(wire::OPT_GO).expect_err("it is gone");
+    assert!(matches!(gone, Error::Refused(wire::REP_ERR_UNKNOWN, _)), "{gone}");
+    daemon.cairn(&["volume", "create", "demo", "--size", "1M"]).ok();
+    ask(wire::OPT_INFO).expect("it is there");
+    daemon.cairn(&["volume", "delete", "demo", "--yes"]).ok();
+    daemon.cairn(&["volume", "create", "demo", "--size", "2M"]).ok();
+    let another = ask(wire::OPT_GO).expect_err("it is another volume");
+    assert!(matches!(another, Error::Refused(wire::REP_ERR_UNKNOWN, _)), "{another}");
+    ask(wire::OPT_GO).expect("asked anew, it is there");
     daemon.stop();
 }
 

@@ -13,8 +13,7 @@ use super::sessions::{Closed, Held, InUse, Sessions, Target};
 use crate::devices::{self, Devices};
 use crate::kernel::VolumeKey;
 use crate::serve::unnamed_device;
-use crate::settings::is_shared;
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, is_shared_now};
 
 /// How often and how long a delete or rollback waits for connections to go: half a second in all.
 const HOLD_ATTEMPTS: u32 = 25;
@@ -96,11 +95,10 @@ pub(super) async fn attach<D: Disk>(
     let target = Target::of(volume, request.snapshot);
     let export = target.export();
     let version = pool.resolve(&export).map_err(|e| convert::error(&e))?;
-    let attributes = pool.attributes_of(version.head).map_err(|e| convert::error(&e))?;
     let sessions = &c.volumes.sessions;
     // Before the kernel opens its connections, so that nobody comes in between.
     sessions
-        .pin(target.clone(), &unnamed_device(), is_shared(&attributes))
+        .pin(target.clone(), &unnamed_device(), || is_shared_now(&pool, &export, &version))
         .map_err(|why| convert::in_use(&target, &why))?;
     let asked = devices::Attach {
         key: key(&pool, version.id),

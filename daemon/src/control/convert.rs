@@ -71,6 +71,7 @@ pub(super) fn in_use(target: &Target, why: &InUse) -> ApiError {
         }
         InUse::Attached(_) => "detach it first: cairn volume detach",
         InUse::Held => "wait for it to end, then try again",
+        InUse::Gone => return ApiError::new(ErrorCode::NotFound, format!("there is no {target} any more")),
     };
     ApiError::new(ErrorCode::Busy, format!("{target} is in use: {why}")).with_hint(hint)
 }
@@ -274,7 +275,7 @@ mod tests {
             (VolumeStatus::Available, "default", false)
         );
         let device = Consumer::Kernel { device: "/dev/nbd0".into() };
-        sessions.pin(Target::Head { volume: "a".into() }, &device, false).expect("free");
+        sessions.pin(Target::Head { volume: "a".into() }, &device, || Some(false)).expect("free");
         let used = show(&info, false);
         assert_eq!((used.status, used.connections), (VolumeStatus::InUse, 0));
         assert_eq!(used.attachments[0].consumer, device);

@@ -39,5 +39,5 @@ pub use engine::{Engine, Pending};
 pub use pool::PoolEngine;
 pub use routes::{openapi, router};
 pub use server::{ControlThread, start};
-pub use sessions::{Attachment, Closed, Held, InUse, IoCounters, Line, Looking, Sessions, Target};
+pub use sessions::{Attachment, Closed, Held, InUse, IoCounters, Line, Sessions, Target};
 pub use socket::bind_unix;

@@ -1,17 +1,18 @@
 //! Who uses what: the one place where the NBD side and the control side meet.
 //!
 //! ```text
-//! INFO, LIST_META_CONTEXT ─► look            keeps what was found from being deleted, and nobody from anything
 //! GO                      ─► attach          enters the connection under its consumer
 //! delete, rename, ...     ─► hold            nobody uses it, and nobody can begin to
-//! detach                  ─► end             asks, or forces, connections to end
+//! detach                  ─► close, end      lets nobody in, and asks, or forces, connections to end
 //! ```
 //!
 //! A consumer is a process, a host or the kernel: all connections of one are one attachment. A volume's head has at
 //! most one unless it is shared; snapshots are read-only and always shared.
 //!
-//! The NBD side calls [`Sessions::look`] *before* it looks a volume up, so no connection can slip in between the check
-//! that nobody is there and a deletion.
+//! A client that only asks (INFO, LIST_META_CONTEXT) is not known here and in nobody's way: what it found may be gone
+//! when it begins. So whoever is entered is asked *then*, where nobody can take the target, whether what it found is still
+//! there and whether it may be shared: no connection slips in between the check that nobody is there and a deletion,
+//! nor between a volume's ceasing to be shared and the answer that it has.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -61,7 +62,8 @@ impl Target {
         }
     }
 
-    fn volume(&self) -> &str {
+    /// The volume's name.
+    pub(crate) fn volume(&self) -> &str {
         match self {
             Target::Head { volume } | Target::Snapshot { volume, .. } | Target::Volume { volume } => volume,
         }
@@ -107,6 +109,8 @@ pub enum InUse {
     Taken(Consumer),
     /// An operation has it for itself.
     Held,
+    /// It is not there any more.
+    Gone,
 }
 
 impl fmt::Display for InUse {
@@ -117,6 +121,7 @@ impl fmt::Display for InUse {
             InUse::Attached(device) => write!(f, "it is attached as {device}"),
             InUse::Taken(consumer) => write!(f, "it is attached to {consumer} and not shared"),
             InUse::Held => f.write_str("another operation on it is under way"),
+            InUse::Gone => f.write_str("it is not there any more"),
         }
     }
 }
@@ -182,7 +187,6 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct State {
-    looking: HashMap<Target, usize>,
     attached: HashMap<Target, Vec<Group>>,
     held: Vec<Target>,
     last_id: u64,
@@ -257,18 +261,15 @@ impl State {
         self.groups(target).map(|(_, group)| group.connections.len()).sum()
     }
 
-    /// How many look at `target`: everybody who is connected, and those who have yet to decide.
-    fn lookers(&self, target: &Target) -> usize {
-        self.looking.iter().filter(|(seen, _)| seen.overlaps(target)).map(|(_, count)| count).sum()
-    }
-
-    /// The group of `consumer`, new if need be, unless another one is in its way.
-    fn group(
+    /// A number for one more, and the group of `consumer`, new if need be, unless somebody is in its way.
+    fn enter(
         &mut self,
         target: Target,
         consumer: &Consumer,
-        shared: bool,
+        shared: impl FnOnce() -> Option<bool>,
     ) -> Result<(u64, &mut Group), InUse> {
+        self.check_held(&target)?;
+        let shared = shared().ok_or(InUse::Gone)?;
         self.last_id += 1;
         let alone = !shared && matches!(target, Target::Head { .. });
         let groups = self.attached.entry(target).or_default();
@@ -300,35 +301,22 @@ impl Sessions {
         Arc::default()
     }
 
-    /// Keeps `target` from being held while somebody looks at it. Call it before looking the version up, so that what
-    /// was found cannot be deleted in between.
+    /// Enters a connection of `consumer` to `target`. `shared` says whether others may have it too, or nothing if what
+    /// was looked up is gone: it is asked while nobody can be entered or take the target, so it must be quick.
     ///
     /// # Errors
-    /// [`InUse::Held`] while an operation has the target for itself.
-    pub fn look(self: &Arc<Sessions>, target: Target) -> Result<Looking, InUse> {
-        let mut state = self.state.lock();
-        state.check_held(&target)?;
-        *state.looking.entry(target.clone()).or_insert(0) += 1;
-        Ok(Looking { sessions: Arc::clone(self), target })
-    }
-
-    /// Enters a connection of `consumer` to what it looks at.
-    ///
-    /// # Errors
-    /// [`InUse::Taken`] when another consumer has it and it is not shared, [`InUse::Held`] while an operation has it.
+    /// [`InUse::Taken`] when another consumer has it and it is not shared, [`InUse::Held`] while an operation has it,
+    /// [`InUse::Gone`].
     pub fn attach(
         self: &Arc<Sessions>,
-        looking: &Looking,
+        target: Target,
         consumer: &Consumer,
-        shared: bool,
+        shared: impl FnOnce() -> Option<bool>,
         line: Arc<dyn Line>,
     ) -> Result<Attachment, InUse> {
-        let target = looking.target.clone();
         let counters = Arc::new(IoCounters::default());
         let mut state = self.state.lock();
-        // It may have looked before the operation began that holds the target now.
-        state.check_held(&target)?;
-        let entered = state.group(target.clone(), consumer, shared);
+        let entered = state.enter(target.clone(), consumer, shared);
         let entered = entered.map(|(id, group)| {
             group.connections.push(Connected { id, counters: Arc::clone(&counters), line });
             id
@@ -340,11 +328,15 @@ impl Sessions {
     /// Reserves `target` for a kernel device, which keeps it, connected or not, until [`unpin`](Self::unpin).
     ///
     /// # Errors
-    /// As for [`look`](Self::look) and [`attach`](Self::attach).
-    pub fn pin(&self, target: Target, consumer: &Consumer, shared: bool) -> Result<(), InUse> {
+    /// As for [`attach`](Self::attach), and [`InUse::Attached`] when it has a device already.
+    pub fn pin(
+        &self,
+        target: Target,
+        consumer: &Consumer,
+        shared: impl FnOnce() -> Option<bool>,
+    ) -> Result<(), InUse> {
         let mut state = self.state.lock();
-        state.check_held(&target)?;
-        let entered = state.group(target.clone(), consumer, shared);
+        let entered = state.enter(target.clone(), consumer, shared);
         let outcome = entered.and_then(|(_, group)| match std::mem::replace(&mut group.pinned, true) {
             true => Err(InUse::Attached(group.consumer.to_string())),
             false => Ok(()),
@@ -384,7 +376,7 @@ impl Sessions {
         if let Some((_, device)) = pinned {
             return Err(InUse::Attached(device.consumer.to_string()));
         }
-        let connections = state.connections(&target).max(state.lookers(&target));
+        let connections = state.connections(&target);
         if connections > 0 {
             return Err(InUse::Connected(connections));
         }
@@ -403,10 +395,9 @@ impl Sessions {
         Ok(Closed { _held: Held { sessions: Arc::clone(self), target } })
     }
 
-    /// Connections to `target` and what it covers, the looks of those who have yet to decide included.
+    /// Connections to `target` and what it covers.
     pub fn connections(&self, target: &Target) -> usize {
-        let state = self.state.lock();
-        state.connections(target).max(state.lookers(target))
+        self.state.lock().connections(target)
     }
 
     /// Asks the connections to `target` to end, or ends them at once. They are gone when
@@ -439,24 +430,6 @@ impl Sessions {
     /// All connections.
     pub fn total(&self) -> usize {
         self.state.lock().attached.values().flatten().map(|group| group.connections.len()).sum()
-    }
-}
-
-/// Somebody's look at a target; dropping it ends that.
-pub struct Looking {
-    sessions: Arc<Sessions>,
-    target: Target,
-}
-
-impl Drop for Looking {
-    fn drop(&mut self) {
-        let mut state = self.sessions.state.lock();
-        if let Some(count) = state.looking.get_mut(&self.target) {
-            *count -= 1;
-            if *count == 0 {
-                state.looking.remove(&self.target);
-            }
-        }
     }
 }
 
@@ -537,10 +510,8 @@ mod tests {
         target: Target,
         consumer: &Consumer,
         shared: bool,
-    ) -> Result<(Looking, Attachment), InUse> {
-        let looking = sessions.look(target)?;
-        let attachment = sessions.attach(&looking, consumer, shared, Arc::new(Ends::default()))?;
-        Ok((looking, attachment))
+    ) -> Result<Attachment, InUse> {
+        sessions.attach(target, consumer, || Some(shared), Arc::new(Ends::default()))
     }
 
     #[test]
@@ -554,18 +525,40 @@ mod tests {
         assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Connected(1)));
         drop(second);
         let held = sessions.hold(head("a")).expect("nobody is left");
-        assert_eq!(sessions.look(head("a")).err(), Some(InUse::Held));
+        assert_eq!(connect(&sessions, head("a"), &process(1), false).err(), Some(InUse::Held));
         assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Held));
-        assert!(sessions.look(head("b")).is_ok(), "other volumes are not concerned");
+        assert!(connect(&sessions, head("b"), &process(1), false).is_ok(), "other volumes are not concerned");
         drop(held);
-        let looking = sessions.look(head("a")).expect("free");
+        let first = connect(&sessions, head("a"), &process(1), false).expect("free");
         let closed = sessions.close(head("a")).expect("free");
-        let late = sessions.attach(&looking, &process(1), false, Arc::new(Ends::default())).err();
-        assert_eq!(late, Some(InUse::Held), "it looked before the door was closed");
+        assert_eq!(connect(&sessions, head("a"), &process(1), false).err(), Some(InUse::Held));
+        assert_eq!(sessions.connections(&head("a")), 1, "who is there stays");
+        drop(first);
         drop(closed);
-        assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Connected(1)));
-        drop(looking);
+        assert!(sessions.hold(head("a")).is_ok());
         assert_eq!(sessions.total(), 0, "everyone has left");
+    }
+
+    // A volume that was deleted, or ceased to be shared, between a client's look at it and its entry took it in even so.
+    #[test]
+    fn who_is_entered_is_asked_for_when_nobody_can_change_it() {
+        let sessions = Sessions::new();
+        let line = || Arc::new(Ends::default());
+        let gone = sessions.attach(head("a"), &process(1), || None, line()).err();
+        assert_eq!(gone, Some(InUse::Gone));
+        assert_eq!(sessions.pin(head("a"), &process(1), || None).err(), Some(InUse::Gone));
+        assert!(sessions.attachments(&head("a")).is_empty(), "who was refused left nothing");
+        let _first = connect(&sessions, head("a"), &process(1), true).expect("free");
+        let asked = || {
+            // Whoever would change the answer's worth waits.
+            assert!(sessions.state.try_lock().is_none());
+            Some(false)
+        };
+        let late = sessions.attach(head("a"), &process(2), asked, line()).err();
+        assert_eq!(late, Some(InUse::Taken(process(1))));
+        let _held = sessions.hold(head("b")).expect("free");
+        let unasked = || unreachable!("it is not looked for while it is held");
+        assert_eq!(sessions.attach(head("b"), &process(1), unasked, line()).err(), Some(InUse::Held));
     }
 
     #[test]
@@ -578,11 +571,12 @@ mod tests {
         assert!(sessions.hold(Target::of_export("a@s2")).is_ok());
         drop(reader);
         let held = sessions.hold(whole).expect("nobody is left");
-        assert_eq!(sessions.look(Target::of_export("a@s1")).err(), Some(InUse::Held));
-        assert_eq!(sessions.look(head("a")).err(), Some(InUse::Held));
-        assert!(sessions.look(Target::of_export("ab@s1")).is_ok());
+        let free = |export| connect(&sessions, Target::of_export(export), &process(1), false).map(drop);
+        assert_eq!(free("a@s1"), Err(InUse::Held));
+        assert_eq!(free("a"), Err(InUse::Held));
+        assert_eq!(free("ab@s1"), Ok(()));
         drop(held);
-        assert!(sessions.look(Target::of_export("a@s1")).is_ok());
+        assert_eq!(free("a@s1"), Ok(()));
     }
 
     #[test]
@@ -609,11 +603,11 @@ mod tests {
     #[test]
     fn what_was_done_is_counted_over_all_connections_of_a_consumer() {
         let sessions = Sessions::new();
-        let (_looking, first) = connect(&sessions, head("a"), &process(1), false).expect("free");
+        let first = connect(&sessions, head("a"), &process(1), false).expect("free");
         let second = connect(&sessions, head("a"), &process(1), false).expect("the same");
         first.counters().read(4096);
-        second.1.counters().wrote(8192);
-        second.1.counters().flushed();
+        second.counters().wrote(8192);
+        second.counters().flushed();
         drop(second);
         let shown = &sessions.attachments(&head("a"))[0];
         assert_eq!((shown.export.as_str(), &shown.consumer, shown.connections), ("a", &process(1), 1));
@@ -629,9 +623,8 @@ mod tests {
             .iter()
             .zip(&lines)
             .map(|(export, line)| {
-                let looking = sessions.look(Target::of_export(export)).expect("free");
                 let line: Arc<dyn Line> = line.clone();
-                (sessions.attach(&looking, &process(1), false, line).ok(), looking)
+                sessions.attach(Target::of_export(export), &process(1), || Some(false), line).expect("free")
             })
             .collect();
         sessions.end(&head("a"), false);
@@ -646,8 +639,8 @@ mod tests {
         let sessions = Sessions::new();
         let device = Consumer::Kernel { device: "/dev/nbd3".into() };
         let unnamed = Consumer::Kernel { device: String::new() };
-        sessions.pin(head("a"), &unnamed, false).expect("free");
-        assert!(sessions.pin(head("a"), &unnamed, true).is_err(), "one device a volume");
+        sessions.pin(head("a"), &unnamed, || Some(false)).expect("free");
+        assert!(sessions.pin(head("a"), &unnamed, || Some(true)).is_err(), "one device a volume");
         sessions.name_device(&head("a"), &device);
         assert_eq!(sessions.hold(head("a")).err(), Some(InUse::Attached("/dev/nbd3".into())));
         assert_eq!(
@@ -666,7 +659,7 @@ mod tests {
     fn a_device_in_the_way_is_named() {
         let sessions = Sessions::new();
         let device = Consumer::Kernel { device: "/dev/nbd3".into() };
-        sessions.pin(Target::of_export("a@s"), &device, true).expect("free");
+        sessions.pin(Target::of_export("a@s"), &device, || Some(true)).expect("free");
         let own = connect(&sessions, Target::of_export("a@s"), &device, true).expect("its own");
         let whole = Target::Volume { volume: "a".into() };
         assert_eq!(sessions.hold(whole).err(), Some(InUse::Attached("/dev/nbd3".into())));

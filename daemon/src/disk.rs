@@ -1,9 +1,9 @@
 //! The pool's disk: one file or block device, locked against a second daemon, reached through io_uring.
 
-use std::fs::OpenOptions;
+use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::{Deref, DerefMut};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -49,9 +49,36 @@ impl Buf for PoolBuf {
     }
 }
 
+/// Which file or device something is, by whatever names it is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FileId {
+    /// A file: its file system and its number there.
+    File { on: u64, inode: u64 },
+    /// A block device, of which there may be any number of nodes.
+    Device { number: u64 },
+}
+
+impl FileId {
+    /// What a path leads to.
+    pub(crate) fn of(path: &Path) -> io::Result<FileId> {
+        path.metadata().map(|metadata| FileId::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for FileId {
+    fn from(metadata: &Metadata) -> FileId {
+        if metadata.file_type().is_block_device() {
+            FileId::Device { number: metadata.rdev() }
+        } else {
+            FileId::File { on: metadata.dev(), inode: metadata.ino() }
+        }
+    }
+}
+
 /// A file or device that this process alone uses.
 pub struct PoolDisk {
     file: File,
+    id: FileId,
     len: AtomicU64,
     device: bool,
     /// Where the memory for the next daemon is.
@@ -118,7 +145,7 @@ impl PoolDisk {
             _ => format!("cannot open the pool {shown}: {e}"),
         })?;
         let metadata = file.metadata().map_err(|e| format!("cannot look at {shown}: {e}"))?;
-        let kind = metadata.file_type();
+        let (id, kind) = (FileId::from(&metadata), metadata.file_type());
         let device = kind.is_block_device();
         if !device && !kind.is_file() {
             return Err(format!("{shown} is neither a file nor a block device"));
@@ -140,7 +167,7 @@ impl PoolDisk {
         let found = if blank { Found::Blank { created: !existed } } else { Found::Something };
         let setting_len = Mutex::new(());
         let survivor = survivor::path_for(&metadata);
-        Ok((PoolDisk { file, len: AtomicU64::new(len), device, survivor, setting_len, _lock: lock }, found))
+        Ok((PoolDisk { file, id, len: AtomicU64::new(len), device, survivor, setting_len, _lock: lock }, found))
     }
 
     /// Makes a file empty, so that a pool made in it finds the space it needs or no pool is made. A device stays.
@@ -164,6 +191,11 @@ impl PoolDisk {
             self.len.store(len, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Which file or device it is.
+    pub(crate) fn id(&self) -> FileId {
+        self.id
     }
 
     /// The size of a block device, which bounds a pool on it.
@@ -365,6 +397,21 @@ mod tests {
             file.write_all_at(b"x", at).expect("writes");
             assert_eq!(found(&path), Found::Something, "at {at}");
         }
+    }
+
+    #[test]
+    fn a_file_is_the_same_by_all_its_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [one, hard, soft, other] = ["one", "hard", "soft", "other"].map(|name| folder.path().join(name));
+        let (disk, _) = PoolDisk::open(&one, true).expect("opens");
+        std::fs::hard_link(&one, &hard).expect("links");
+        std::os::unix::fs::symlink(&one, &soft).expect("links");
+        std::fs::copy(&one, &other).expect("copies");
+        for name in [&one, &hard, &soft] {
+            assert_eq!(FileId::of(name).expect("is there"), disk.id());
+        }
+        assert_ne!(FileId::of(&other).expect("is there"), disk.id());
+        assert!(FileId::of(&folder.path().join("no")).is_err());
     }
 
     #[test]

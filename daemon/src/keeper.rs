@@ -1,11 +1,11 @@
 //! Opening pools, seeing to their background duties, and closing them.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::Fill;
 use cairn_cow::{CreateOptions, ErrorKind, Options, Pool};
 use cairn_nbd::Shutdown;
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::config::DEFAULT_LIMIT;
 use crate::control::fill;
-use crate::disk::{Found, PoolDisk, device_size, discard_unfinished};
+use crate::disk::{FileId, Found, PoolDisk, device_size, discard_unfinished};
 use crate::pools::PoolSlot;
 use crate::seldom::Seldom;
 use crate::serve::unless;
@@ -30,8 +30,15 @@ static BACKGROUND_FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(
 pub struct PoolKeeper {
     reactor: Handle,
     options: Options,
-    /// Ends the maintenance of each pool, by its path.
-    maintained: Mutex<HashMap<String, Shutdown>>,
+    kept: Mutex<Vec<Kept>>,
+}
+
+/// A pool that is open or being opened.
+struct Kept {
+    name: String,
+    file: FileId,
+    /// Ends its background duties.
+    stop: Shutdown,
 }
 
 /// Runs a future on a reactor and waits for it here.
@@ -59,14 +66,47 @@ pub(crate) fn sentence(error: &cairn_cow::Error) -> String {
 impl PoolKeeper {
     /// Pools are opened with `options`; `reactor` sees to them.
     pub(crate) fn new(reactor: Handle, options: Options) -> PoolKeeper {
-        PoolKeeper { reactor, options, maintained: Mutex::default() }
+        PoolKeeper { reactor, options, kept: Mutex::default() }
     }
 
-    /// Opens what `disk` holds, or makes a pool of at most `limit` bytes of one that is blank. Blocks.
+    /// Opens what `disk` holds as the pool `name`, or makes a pool of at most `limit` bytes of one that is blank. Blocks.
     ///
     /// # Errors
     /// A text for people.
     pub(crate) fn open(
+        &self,
+        name: &str,
+        path: &Path,
+        disk: PoolDisk,
+        found: Found,
+        limit: u64,
+    ) -> Result<Arc<Pool<PoolDisk>>, String> {
+        let kept = Kept { name: name.to_owned(), file: disk.id(), stop: Shutdown::new() };
+        self.kept.lock().push(kept);
+        let opened = self.open_or_make(path, disk, found, limit);
+        if opened.is_err() {
+            self.forget(name);
+        }
+        opened
+    }
+
+    /// Ends the background duties of a pool, and its claim to its file.
+    fn forget(&self, name: &str) {
+        self.kept.lock().retain(|kept| {
+            if kept.name == name {
+                kept.stop.trigger();
+            }
+            kept.name != name
+        });
+    }
+
+    /// The pool that has the file or device which `path` leads to, by whatever name.
+    fn owner(&self, path: &Path) -> Option<String> {
+        let file = FileId::of(path).ok()?;
+        self.kept.lock().iter().find(|kept| kept.file == file).map(|kept| kept.name.clone())
+    }
+
+    fn open_or_make(
         &self,
         path: &Path,
         disk: PoolDisk,
@@ -107,15 +147,16 @@ impl PoolKeeper {
     /// When the reactor has stopped.
     pub(crate) fn maintain(&self, slot: &PoolSlot<PoolDisk>) -> Result<(), String> {
         let Ok(pool) = &slot.pool else { return Ok(()) };
-        let (pool, name, stop) = (Arc::clone(pool), slot.name.clone(), Shutdown::new());
-        self.maintained.lock().insert(slot.path.clone(), stop.clone());
+        let stop = self.kept.lock().iter().find(|kept| kept.name == slot.name).map(|kept| kept.stop.clone());
+        let Some(stop) = stop else { return Ok(()) };
+        let (pool, name) = (Arc::clone(pool), slot.name.clone());
         let spawned = self.reactor.spawn_with(move || maintain(pool, name, stop));
         spawned.map(drop).map_err(|_| "a reactor has stopped".to_owned())
     }
 
     /// Ends the background duties of all pools.
     pub(crate) fn stop(&self) {
-        self.maintained.lock().values().for_each(Shutdown::trigger);
+        self.kept.lock().iter().for_each(|kept| kept.stop.trigger());
     }
 
     /// Closes a pool cleanly. Nobody may use it. Blocks.
@@ -123,10 +164,8 @@ impl PoolKeeper {
     /// # Errors
     /// A text for people.
     pub(crate) fn close(&self, slot: &PoolSlot<PoolDisk>) -> Result<(), String> {
-        if let Some(stop) = self.maintained.lock().remove(&slot.path) {
-            stop.trigger();
-        }
         let Ok(pool) = &slot.pool else { return Ok(()) };
+        self.forget(&slot.name);
         let pool = Arc::clone(pool);
         let closed = on(&self.reactor, move || async move { pool.close().await })?;
         closed.map_err(|e| format!("the pool {} was not closed cleanly: {}", slot.path, sentence(&e)))
@@ -138,8 +177,8 @@ pub trait PoolFiles<D: cairn_cow::Disk>: Send + Sync + 'static {
     /// Opens the pool at `path`, or makes one there with `create`, of at most `limit` bytes, and has it seen to. Blocks.
     ///
     /// # Errors
-    /// A text for people.
-    fn add(&self, name: &str, path: &str, create: bool, limit: Option<u64>) -> Result<PoolSlot<D>, String>;
+    /// `Exists` when a pool that is open already has what the path leads to, else `InvalidArgument`.
+    fn add(&self, name: &str, path: &str, create: bool, limit: Option<u64>) -> Result<PoolSlot<D>, ApiError>;
 
     /// Closes a pool that nobody uses. Blocks.
     ///
@@ -161,18 +200,31 @@ impl PoolFiles<PoolDisk> for PoolKeeper {
         path: &str,
         create: bool,
         limit: Option<u64>,
-    ) -> Result<PoolSlot<PoolDisk>, String> {
+    ) -> Result<PoolSlot<PoolDisk>, ApiError> {
         let file = Path::new(path);
+        let failed = |why: String| ApiError::new(ErrorCode::InvalidArgument, why);
+        let not_twice = || match self.owner(file) {
+            Some(owner) => {
+                Err(ApiError::new(ErrorCode::Exists, format!("{path} is the pool '{owner}' already")))
+            }
+            None => Ok(()),
+        };
         if !create && !file.exists() {
-            return Err(format!("there is nothing at {path}"));
+            return Err(failed(format!("there is nothing at {path}")));
         }
-        let (disk, found) = PoolDisk::open(file, create)?;
+        not_twice()?;
+        let opened = PoolDisk::open(file, create);
+        if opened.is_err() {
+            // It may have been opened by another name at the same moment.
+            not_twice()?;
+        }
+        let (disk, found) = opened.map_err(failed)?;
         if !create && found != Found::Something {
-            return Err(format!("there is no pool at {path} any more"));
+            return Err(failed(format!("there is no pool at {path} any more")));
         }
-        let pool = self.open(file, disk, found, limit.unwrap_or(DEFAULT_LIMIT))?;
+        let pool = self.open(name, file, disk, found, limit.unwrap_or(DEFAULT_LIMIT)).map_err(failed)?;
         let slot = PoolSlot { name: name.to_owned(), path: path.to_owned(), pool: Ok(pool) };
-        self.maintain(&slot)?;
+        self.maintain(&slot).map_err(failed)?;
         Ok(slot)
     }
 

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::MAIN_POOL;
 use cairn_cow::{Disk, Error, ErrorKind, Pool, Result};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 /// One pool that was asked for.
 pub struct PoolSlot<D: Disk> {
@@ -30,13 +31,37 @@ impl<D: Disk> Clone for PoolSlot<D> {
 pub struct Pools<D: Disk> {
     main: Arc<Pool<D>>,
     slots: RwLock<Vec<PoolSlot<D>>>,
+    changing: Arc<Mutex<Vec<Place>>>,
+}
+
+/// Where a pool is to be, or was: its name and its path.
+#[derive(Clone, PartialEq, Eq)]
+struct Place {
+    name: String,
+    path: String,
+}
+
+/// A name and a path that no pool is added under until this is dropped. Opening and closing a pool take as long as its disk
+/// takes, and others must be able to go on meanwhile.
+pub struct Reserved {
+    place: Place,
+    all: Arc<Mutex<Vec<Place>>>,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if let Some(at) = all.iter().position(|place| *place == self.place) {
+            all.swap_remove(at);
+        }
+    }
 }
 
 impl<D: Disk> Pools<D> {
     /// The first pool, found at `path`.
     pub fn new(main: Arc<Pool<D>>, path: String) -> Pools<D> {
         let first = PoolSlot { name: MAIN_POOL.to_owned(), path, pool: Ok(Arc::clone(&main)) };
-        Pools { main, slots: RwLock::new(vec![first]) }
+        Pools { main, slots: RwLock::new(vec![first]), changing: Arc::default() }
     }
 
     /// The first pool.
@@ -106,6 +131,34 @@ impl<D: Disk> Pools<D> {
         Some(format!("it has a volume '{volume}', which there is already in another pool"))
     }
 
+    /// Sets a name and a path aside for a pool that is to be added.
+    ///
+    /// # Errors
+    /// `Exists` when a pool has one of them, `Busy` when one that has is just being added or removed.
+    pub fn reserve(&self, name: &str, path: &str) -> std::result::Result<Reserved, ApiError> {
+        let mut changing = self.changing.lock();
+        if changing.iter().any(|place| place.name == name || place.path == path) {
+            let why = format!("a pool '{name}', or one on {path}, is just being added or removed");
+            return Err(
+                ApiError::new(ErrorCode::Busy, why).with_hint("try again when that is done: cairn pool list")
+            );
+        }
+        let slots = self.slots.read();
+        if slots.iter().any(|slot| slot.name == name) {
+            return Err(ApiError::new(ErrorCode::Exists, format!("there is already a pool '{name}'"))
+                .with_hint("choose another name"));
+        }
+        if let Some(other) = slots.iter().find(|slot| slot.path == path) {
+            return Err(ApiError::new(
+                ErrorCode::Exists,
+                format!("{path} is the pool '{}' already", other.name),
+            ));
+        }
+        let place = Place { name: name.to_owned(), path: path.to_owned() };
+        changing.push(place.clone());
+        Ok(Reserved { place, all: Arc::clone(&self.changing) })
+    }
+
     /// Adds a pool behind the first one.
     pub fn add(&self, slot: PoolSlot<D>) {
         let mut slots = self.slots.write();
@@ -113,10 +166,14 @@ impl<D: Disk> Pools<D> {
         slots.insert(at, slot);
     }
 
-    /// Forgets a pool, but never the first one.
-    pub fn remove(&self, name: &str) -> Option<PoolSlot<D>> {
+    /// Forgets a pool, but never the first one. Its name and path stay set aside until the second result is dropped.
+    pub fn remove(&self, name: &str) -> Option<(PoolSlot<D>, Reserved)> {
+        let mut changing = self.changing.lock();
         let mut slots = self.slots.write();
         let at = slots[1..].iter().position(|slot| slot.name == name)?;
-        Some(slots.remove(at + 1))
+        let slot = slots.remove(at + 1);
+        let place = Place { name: slot.name.clone(), path: slot.path.clone() };
+        changing.push(place.clone());
+        Some((slot, Reserved { place, all: Arc::clone(&self.changing) }))
     }
 }

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cairn_api::info::{Info, NbdEndpoint};
+use cairn_api::pool::MAIN_POOL;
 use cairn_cow::Options;
 use cairn_uring::{Handle, Reactor, ReactorThread};
 use nix::sys::signal::{SigSet, Signal};
@@ -134,7 +135,7 @@ impl Daemon {
             let shown = config.pool.path.display();
             return Err(format!("{shown} is empty: set create = true under [pool] to make a pool of it"));
         }
-        let main = keeper.open(&config.pool.path, disk, found, config.pool.limit)?;
+        let main = keeper.open(MAIN_POOL, &config.pool.path, disk, found, config.pool.limit)?;
         let volumes = Volumes::new(main, config.pool.path.display().to_string());
         open_other_pools(&volumes, &keeper);
         create_volumes(config, &volumes, &first)?;
@@ -267,7 +268,7 @@ fn quote(word: &str) -> String {
 /// Opens the pools that were added to the first one. The daemon serves what it can: a pool that is missing is said to be.
 fn open_other_pools(volumes: &Volumes<PoolDisk>, keeper: &PoolKeeper) {
     for (name, path) in volumes.settings().pools {
-        let opened = keeper.add(&name, &path, false, None).and_then(|slot| {
+        let opened = keeper.add(&name, &path, false, None).map_err(|error| error.message).and_then(|slot| {
             let obstacle = slot.pool.as_ref().ok().and_then(|pool| volumes.pools.obstacle(pool));
             let Some(why) = obstacle else { return Ok(slot) };
             keeper.remove(&slot)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use cairn_api::attachment::{Attach, Consumer, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
@@ -36,9 +36,38 @@ fn options() -> Options {
 struct SimFiles {
     reactor: Handle,
     disks: Mutex<HashMap<String, SimDisk>>,
+    /// Operations that wait for the disk at [`SLOW`], and whether it answers.
+    slow: (Mutex<(usize, bool)>, Condvar),
 }
 
+/// The path of a disk that answers only when it is told to.
+const SLOW: &str = "/slow";
+
 impl SimFiles {
+    fn wait_while_slow(&self, path: &str) {
+        if path == SLOW {
+            let (state, changed) = &self.slow;
+            let mut state = state.lock().expect("not poisoned");
+            state.0 += 1;
+            changed.notify_all();
+            let mut state = changed.wait_while(state, |(_, answers)| !*answers).expect("not poisoned");
+            state.0 -= 1;
+        }
+    }
+
+    /// Waits until an operation waits for the slow disk.
+    fn wait_until_stuck(&self) {
+        let (state, changed) = &self.slow;
+        drop(changed.wait_while(state.lock().expect("not poisoned"), |(waiting, _)| *waiting == 0));
+    }
+
+    /// Whether the slow disk answers.
+    fn answer(&self, answers: bool) {
+        let (state, changed) = &self.slow;
+        state.lock().expect("not poisoned").1 = answers;
+        changed.notify_all();
+    }
+
     fn pool(&self, path: &str, limit: u64, fresh: bool, id: [u8; 16]) -> Result<Arc<Pool<SimDisk>>, String> {
         let mut disks = self.disks.lock().expect("not poisoned");
         let fresh = fresh && !disks.contains_key(path);
@@ -62,15 +91,20 @@ impl PoolFiles<SimDisk> for SimFiles {
         path: &str,
         create: bool,
         limit: Option<u64>,
-    ) -> Result<PoolSlot<SimDisk>, String> {
+    ) -> Result<PoolSlot<SimDisk>, ApiError> {
+        let failed = |why: String| ApiError::new(ErrorCode::InvalidArgument, why);
         if !create && !self.disks.lock().expect("not poisoned").contains_key(path) {
-            return Err("no such file".into());
+            return Err(failed("no such file".into()));
         }
-        let pool = self.pool(path, limit.unwrap_or(1 << 30), create, [8; 16])?;
+        self.wait_while_slow(path);
+        let mut id = [8; 16];
+        path.bytes().enumerate().for_each(|(n, byte)| id[n % 16] ^= byte);
+        let pool = self.pool(path, limit.unwrap_or(1 << 30), create, id).map_err(failed)?;
         Ok(PoolSlot { name: name.into(), path: path.into(), pool: Ok(pool) })
     }
 
     fn remove(&self, slot: &PoolSlot<SimDisk>) -> Result<(), String> {
+        self.wait_while_slow(&slot.path);
         let pool = slot.pool.clone()?;
         let closed = self.reactor.spawn_with(move || async move { pool.close().await });
         closed.expect("the reactor runs").wait().expect("the task ends").map_err(|e| e.to_string())
@@ -110,7 +144,11 @@ struct World {
 impl World {
     fn new() -> World {
         let reactor = Reactor::start(Config::default()).expect("a reactor");
-        let files = Arc::new(SimFiles { reactor: reactor.handle().clone(), disks: Mutex::default() });
+        let files = Arc::new(SimFiles {
+            reactor: reactor.handle().clone(),
+            disks: Mutex::default(),
+            slow: <_>::default(),
+        });
         let pool = files.pool("/the/pool", 1 << 30, true, [7; 16]).expect("a pool");
         let volumes = Volumes::new(pool.clone(), "/the/pool".into());
         let info = Info {
@@ -472,11 +510,43 @@ fn volumes_of_several_pools_are_as_of_one() {
         ..CreateType::default()
     }));
     w.ok(w.engine.create_volume(volume("e", "bulk")));
-    let slot = w.volumes.pools.remove("bulk").expect("is there");
+    let (slot, reserved) = w.volumes.pools.remove("bulk").expect("is there");
     w.files.remove(&slot).expect("closes");
+    drop(reserved);
     w.create("e", MIB);
     let error = w.wait(w.engine.create_pool(create("again", "/bulk"))).expect_err("two volumes e");
     assert!(error.code == ErrorCode::Exists && error.message.contains("'e'"), "{error:?}");
+    w.reactor.join().expect("ends in order");
+}
+
+// A pool on a disk that did not answer kept every other pool, type and volume from being made.
+#[test]
+fn a_slow_disk_holds_up_nobody_else() {
+    let w = World::new();
+    let create = |name: &str, path: &str| CreatePool { name: name.into(), path: path.into(), limit: None };
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| w.wait(w.engine.create_pool(create("slow", SLOW))));
+        w.files.wait_until_stuck();
+        assert_eq!(w.code(w.engine.create_pool(create("slow", "/other"))), ErrorCode::Busy);
+        assert_eq!(w.code(w.engine.create_pool(create("other", SLOW))), ErrorCode::Busy);
+        w.ok(w.engine.create_pool(create("quick", "/quick")));
+        w.ok(w.engine.create_type(CreateType { name: "t".into(), ..CreateType::default() }));
+        w.create("a", MIB);
+        assert_eq!(w.code(w.engine.remove_pool("slow".into())), ErrorCode::NotFound, "not yet");
+        w.files.answer(true);
+        assert!(adding.join().expect("ends").is_ok());
+    });
+    w.files.answer(false);
+    std::thread::scope(|scope| {
+        let removing = scope.spawn(|| w.wait(w.engine.remove_pool("slow".into())));
+        w.files.wait_until_stuck();
+        assert_eq!(w.code(w.engine.create_pool(create("other", SLOW))), ErrorCode::Busy);
+        w.ok(w.engine.remove_pool("quick".into()));
+        w.ok(w.engine.delete_type("t".into()));
+        w.files.answer(true);
+        assert_eq!(removing.join().expect("ends"), Ok(()));
+    });
+    w.ok(w.engine.create_pool(create("other", SLOW)));
     w.reactor.join().expect("ends in order");
 }
 

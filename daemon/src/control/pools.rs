@@ -40,34 +40,33 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreatePool) -> Resul
         return Err(invalid(format!("the path {path:?} is not absolute"))
             .with_hint("the daemon may run in another folder: write the whole path"));
     }
-    let _alone = c.alone().await;
-    let slots = c.volumes.pools.slots();
-    if slots.iter().any(|slot| slot.name == name) {
-        return Err(ApiError::new(ErrorCode::Exists, format!("there is already a pool '{name}'"))
-            .with_hint("choose another name"));
-    }
-    if let Some(other) = slots.iter().find(|slot| slot.path == path) {
-        return Err(ApiError::new(ErrorCode::Exists, format!("{path} is the pool '{}' already", other.name)));
-    }
-    let (files, named, at) = (Arc::clone(&c.files), name.clone(), path.clone());
-    let added = blocking(move || files.add(&named, &at, true, limit).map_err(invalid)).await?;
-    let obstacle = added.pool.as_ref().ok().and_then(|pool| c.volumes.pools.obstacle(pool));
-    let kept = match obstacle {
-        Some(why) => {
-            Err(ApiError::new(ErrorCode::Exists, format!("the pool at {path} cannot be added: {why}"))
-                .with_hint("of two volumes of one name rename one first: cairn volume edit NAME --name NEW"))
+    let _reserved = c.volumes.pools.reserve(&name, &path)?;
+    let files = Arc::clone(&c.files);
+    let added = blocking(move || files.add(&name, &path, true, limit)).await?;
+    match include(&c, &added).await {
+        Ok(()) => Ok(entry(&added)),
+        Err(error) => {
+            let files = Arc::clone(&c.files);
+            // The reason why it was not added counts, not how well it was closed again.
+            let _ = blocking(move || files.remove(&added).map_err(invalid)).await;
+            Err(error)
         }
-        None => remember(&c, name, Some(path)).await,
-    };
-    if let Err(error) = kept {
-        let files = Arc::clone(&c.files);
-        // The reason why it was not added counts, not how well it was closed again.
-        let _ = blocking(move || files.remove(&added).map_err(invalid)).await;
-        return Err(error);
     }
-    let entry = entry(&added);
-    c.volumes.pools.add(added);
-    Ok(entry)
+}
+
+/// Makes a pool that was opened one of the daemon's, for good.
+async fn include<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) -> Result<(), ApiError> {
+    // From the look at the volumes' names on, and not before: opening takes as long as the disk takes.
+    let _alone = c.alone().await;
+    let path = added.path.clone();
+    if let Some(why) = added.pool.as_ref().ok().and_then(|pool| c.volumes.pools.obstacle(pool)) {
+        let why = format!("the pool at {path} cannot be added: {why}");
+        return Err(ApiError::new(ErrorCode::Exists, why)
+            .with_hint("of two volumes of one name rename one first: cairn volume edit NAME --name NEW"));
+    }
+    remember(c, added.name.clone(), Some(path)).await?;
+    c.volumes.pools.add(added.clone());
+    Ok(())
 }
 
 /// Has the next start open the pool, or not any more.
@@ -123,7 +122,7 @@ pub(super) async fn grow<D: Disk>(
 
 /// Runs on the control side.
 pub(super) async fn remove<D: Disk>(c: Context<D>, name: String) -> Result<(), ApiError> {
-    let _alone = c.alone().await;
+    let alone = c.alone().await;
     let found = c.volumes.pools.slot(&name).map_err(|e| convert::error(&e))?;
     if name == MAIN_POOL {
         return Err(busy(format!("'{name}' is the pool that the daemon was started on")));
@@ -139,7 +138,9 @@ pub(super) async fn remove<D: Disk>(c: Context<D>, name: String) -> Result<(), A
             .with_hint("delete or change the type first"));
     }
     remember(&c, name.clone(), None).await?;
-    let Some(gone) = c.volumes.pools.remove(&name) else { return Ok(()) };
+    let Some((gone, _reserved)) = c.volumes.pools.remove(&name) else { return Ok(()) };
+    // Closing takes as long as the disk takes.
+    drop(alone);
     let files = Arc::clone(&c.files);
     blocking(move || files.remove(&gone).map_err(|why| ApiError::new(ErrorCode::Io, why))).await
 }

@@ -93,11 +93,14 @@ pub struct PoolStatus {
     pub size: u64,
     /// Bytes held by data and metadata, those waiting to be reused included.
     pub used: u64,
-    /// Bytes a writer can still get, growth included, the reserve not.
+    /// Bytes a writer can still get: growth included as far as the file system below has room, the reserve not.
     pub free: u64,
+    /// Bytes left on the file system that the pool's file is on; none for a device, or when they cannot be told.
+    #[serde(default)]
+    pub available: Option<u64>,
     /// Bytes kept back so that deleting, trimming and checkpoints work when the pool is full.
     pub reserve: u64,
-    /// What `used` is of what the pool can hold.
+    /// What `used` is of what the pool can hold, which is that and `free`.
     pub fill: Fill,
     /// Volumes.
     pub volumes: u64,

@@ -72,6 +72,9 @@ pub struct Volume {
     /// Its type.
     #[serde(rename = "type")]
     pub volume_type: String,
+    /// What is kept for it and has no effect, since it cannot be read or names what there is not; one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// The pool that holds it.
     pub pool: String,
     /// Reads that failed their checksum since the daemon started.

@@ -519,10 +519,10 @@ fn pools_from_creation_to_removal() {
     assert_eq!(
         daemon.run("pool list").ok(),
         "\
-NAME  STATE     FILL                   USED      LIMIT  VOLUMES  PATH
-main  healthy   ok (0.0 %)          1.0 GiB    1.0 TiB        1  /pool.cairn
-bulk  healthy   critical (96.0 %)  96.0 GiB  100.0 GiB        0  /srv/bulk
-here  not open  -                         -          -        -  /tmp/file
+NAME  STATE     FILL                 USED        FREE  VOLUMES  PATH
+main  healthy   ok (0 %)          1.0 GiB  1022.9 GiB        1  /pool.cairn
+bulk  healthy   critical (96 %)  96.0 GiB     3.9 GiB        0  /srv/bulk
+here  not open  -                       -           -        -  /tmp/file
 here: the disk is gone
 "
     );

@@ -6,23 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_api::error::{ApiError, ErrorCode};
-use cairn_api::pool::Fill;
 use cairn_cow::{CreateOptions, ErrorKind, Options, Pool};
 use cairn_nbd::Shutdown;
 use cairn_uring::{Handle, time};
 use parking_lot::Mutex;
 
 use crate::config::DEFAULT_LIMIT;
-use crate::control::fill;
 use crate::disk::{FileId, Found, PoolDisk, device_size, discard_unfinished};
 use crate::pools::PoolSlot;
+use crate::room;
 use crate::seldom::Seldom;
 use crate::serve::unless;
 
 /// How often a pool is asked to see to its background duties.
 const MAINTENANCE_PERIOD: Duration = Duration::from_millis(100);
-/// How often its fill is looked at.
-const FILL_PERIOD: Duration = Duration::from_secs(1);
 /// How often failing background work is reported.
 static BACKGROUND_FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
 
@@ -141,12 +138,13 @@ impl PoolKeeper {
         })
     }
 
-    /// Has a pool's background duties seen to until it is closed.
+    /// Has a pool's background duties seen to until it is closed, and its fill watched. Blocks.
     ///
     /// # Errors
     /// When the reactor has stopped.
     pub(crate) fn maintain(&self, slot: &PoolSlot<PoolDisk>) -> Result<(), String> {
         let Ok(pool) = &slot.pool else { return Ok(()) };
+        room::watch(pool, &slot.name, Path::new(&slot.path), slot.room.clone());
         let stop = self.kept.lock().iter().find(|kept| kept.name == slot.name).map(|kept| kept.stop.clone());
         let Some(stop) = stop else { return Ok(()) };
         let (pool, name) = (Arc::clone(pool), slot.name.clone());
@@ -223,7 +221,7 @@ impl PoolFiles<PoolDisk> for PoolKeeper {
             return Err(failed(format!("there is no pool at {path} any more")));
         }
         let pool = self.open(name, file, disk, found, limit.unwrap_or(DEFAULT_LIMIT)).map_err(failed)?;
-        let slot = PoolSlot { name: name.to_owned(), path: path.to_owned(), pool: Ok(pool) };
+        let slot = PoolSlot::new(name, path, Ok(pool));
         self.maintain(&slot).map_err(failed)?;
         Ok(slot)
     }
@@ -246,7 +244,6 @@ fn random_id() -> io::Result<[u8; 16]> {
 /// Sees to a pool's background duties until told to stop.
 async fn maintain(pool: Arc<Pool<PoolDisk>>, name: String, stop: Shutdown) {
     let mut last = Instant::now();
-    let mut watermark = Watermark { fill: Fill::Ok, looked: None };
     loop {
         let now = Instant::now();
         match pool.maintain(now - std::mem::replace(&mut last, now)).await {
@@ -262,39 +259,9 @@ async fn maintain(pool: Arc<Pool<PoolDisk>>, name: String, stop: Shutdown) {
                 }
             }
         }
-        watermark.look(&pool, &name, now);
         let pause = time::timeout(MAINTENANCE_PERIOD, pool.wait_for_work());
         if unless(&stop, pause).await.is_none() {
             return;
-        }
-    }
-}
-
-/// Says when a pool gets full, and when there is room again.
-struct Watermark {
-    fill: Fill,
-    looked: Option<Instant>,
-}
-
-impl Watermark {
-    fn look(&mut self, pool: &Pool<PoolDisk>, name: &str, now: Instant) {
-        if self.looked.is_some_and(|looked| now - looked < FILL_PERIOD) {
-            return;
-        }
-        self.looked = Some(now);
-        let status = pool.status();
-        let before = std::mem::replace(&mut self.fill, fill(&status));
-        let free = cairn_api::Size(status.free);
-        match self.fill {
-            now if now == before => {}
-            Fill::Critical => {
-                tracing::error!(
-                    pool = name,
-                    "the pool is nearly full, {free} are left: delete, trim, or let it grow"
-                );
-            }
-            Fill::High => tracing::warn!(pool = name, "the pool is filling up, {free} are left"),
-            Fill::Ok => tracing::info!(pool = name, "the pool has room again: {free}"),
         }
     }
 }

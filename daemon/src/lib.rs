@@ -8,6 +8,7 @@
 //! | [`volumes`], [`pools`] | what both sides work on: pools by name, who uses their volumes, how much they may |
 //! | `settings` | types, QoS rules and other pools, as they are kept in the engine's attributes |
 //! | [`keeper`] | opening pools, their background duties, closing them |
+//! | [`room`] | how full pools are, and the file systems below them |
 //! | [`qos`] | limits to a volume's I/O |
 //! | [`exports`] | volumes and snapshots as NBD exports |
 //! | `listeners` | the sockets, bound before the pool is touched |
@@ -31,6 +32,7 @@ pub mod kernel;
 mod listeners;
 pub mod pools;
 pub mod qos;
+pub mod room;
 pub mod run;
 mod seldom;
 pub mod serve;

@@ -11,6 +11,8 @@ use cairn_api::pool::MAIN_POOL;
 use cairn_cow::{Disk, Error, ErrorKind, Pool, Result};
 use parking_lot::{Mutex, RwLock};
 
+use crate::room::Room;
+
 /// One pool that was asked for.
 pub struct PoolSlot<D: Disk> {
     /// Unique in the daemon.
@@ -19,11 +21,29 @@ pub struct PoolSlot<D: Disk> {
     pub path: String,
     /// The pool, or why it could not be opened.
     pub pool: std::result::Result<Arc<Pool<D>>, String>,
+    /// What the file system below it has left.
+    pub room: Room,
+}
+
+impl<D: Disk> PoolSlot<D> {
+    /// Nothing is known yet of what is below it.
+    pub fn new(
+        name: impl Into<String>,
+        path: impl Into<String>,
+        pool: std::result::Result<Arc<Pool<D>>, String>,
+    ) -> PoolSlot<D> {
+        PoolSlot { name: name.into(), path: path.into(), pool, room: Room::default() }
+    }
 }
 
 impl<D: Disk> Clone for PoolSlot<D> {
     fn clone(&self) -> PoolSlot<D> {
-        PoolSlot { name: self.name.clone(), path: self.path.clone(), pool: self.pool.clone() }
+        PoolSlot {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            pool: self.pool.clone(),
+            room: self.room.clone(),
+        }
     }
 }
 
@@ -60,7 +80,7 @@ impl Drop for Reserved {
 impl<D: Disk> Pools<D> {
     /// The first pool, found at `path`.
     pub fn new(main: Arc<Pool<D>>, path: String) -> Pools<D> {
-        let first = PoolSlot { name: MAIN_POOL.to_owned(), path, pool: Ok(Arc::clone(&main)) };
+        let first = PoolSlot::new(MAIN_POOL, path, Ok(Arc::clone(&main)));
         Pools { main, slots: RwLock::new(vec![first]), changing: Arc::default() }
     }
 

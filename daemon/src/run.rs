@@ -138,6 +138,7 @@ impl Daemon {
         let main = keeper.open(MAIN_POOL, &config.pool.path, disk, found, config.pool.limit)?;
         let volumes = Volumes::new(main, config.pool.path.display().to_string());
         open_other_pools(&volumes, &keeper);
+        volumes.apply_limits();
         create_volumes(config, &volumes, &first)?;
         let socket = &config.control.socket;
         let handles = reactors.iter().map(|r| r.handle().clone()).collect();
@@ -276,7 +277,7 @@ fn open_other_pools(volumes: &Volumes<PoolDisk>, keeper: &PoolKeeper) {
         });
         let slot = opened.unwrap_or_else(|why| {
             tracing::error!(pool = name, "the pool is not there, nor are its volumes: {why}");
-            PoolSlot { name, path, pool: Err(why) }
+            PoolSlot::new(name, path, Err(why))
         });
         volumes.pools.add(slot);
     }

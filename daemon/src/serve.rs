@@ -5,8 +5,8 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use cairn_nbd::{
     serve_attached,
 };
 use cairn_uring::net::{Closer, Listener, Peer, Stream};
-use cairn_uring::{Handle, sleep};
+use cairn_uring::{Handle, serve_block_device, sleep};
 use parking_lot::{Condvar, Mutex};
 
 use crate::control::Line;
@@ -44,6 +44,8 @@ pub struct NbdServer {
     shutdown: Shutdown,
     open: Mutex<Open>,
     closed: Condvar,
+    /// Done once a kernel device is served for the first time.
+    for_the_kernel: Once,
 }
 
 /// The sessions there are, each with the switch that ends it.
@@ -65,6 +67,7 @@ impl NbdServer {
             shutdown: Shutdown::new(),
             open: Mutex::default(),
             closed: Condvar::new(),
+            for_the_kernel: Once::new(),
         })
     }
 
@@ -147,6 +150,7 @@ impl NbdServer {
         let Some((place, shutdown)) = self.enter() else {
             return Err("there are too many NBD connections".to_owned());
         };
+        self.for_the_kernel.call_once(|| self.mark_reactors());
         let lane = self.next_lane();
         let placed = self.reactors[lane].spawn_with(move || async move {
             let server = Arc::clone(&place.server);
@@ -160,6 +164,20 @@ impl NbdServer {
             drop(place);
         });
         placed.map(drop).map_err(|_| "the daemon is stopping".to_owned())
+    }
+
+    /// Has no reactor wait for memory that is made by writing to a disk: it may be a disk that waits for the reactor. All of
+    /// them, since a flush is done by whichever comes first; and for good, since it costs little and a device that was
+    /// attached once may be again.
+    fn mark_reactors(&self) {
+        for reactor in &self.reactors {
+            // One that has stopped serves nothing.
+            drop(reactor.spawn_with(|| async {
+                if let Err(error) = serve_block_device() {
+                    tracing::debug!(%error, "a reactor cannot be marked as serving the kernel's disks");
+                }
+            }));
+        }
     }
 
     async fn kernel_session(
@@ -223,11 +241,12 @@ struct SocketLine {
 
 impl Line for SocketLine {
     fn end(&self, force: bool) {
-        self.shutdown.trigger();
         if force {
-            // What is under way in the engine still ends by itself: it only cannot be answered any more.
+            // What is under way in the engine still ends by itself: it only cannot be answered any more. First of all, so
+            // that what waits for a limit is not begun for a client that does not hear of it.
             self.closer.close();
         }
+        self.shutdown.trigger();
     }
 }
 

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use cairn_api::qos::QosRule;
 use cairn_api::types::{BACKEND, DEFAULT_TYPE, QosSource};
 use cairn_cow::Attributes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const TYPE_PREFIX: &str = "type/";
@@ -54,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) default_type: String,
     /// Paths of the other pools.
     pub(crate) pools: BTreeMap<String, String>,
+    /// What is kept and cannot be read, one sentence each.
+    pub(crate) unreadable: Vec<String>,
 }
 
 pub(crate) fn type_key(name: &str) -> String {
@@ -73,6 +76,14 @@ pub(crate) fn encode(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
+/// A kept value, or an empty one and why it cannot be read.
+fn read_or_empty<T: DeserializeOwned + Default>(key: &str, json: &str, unreadable: &mut Vec<String>) -> T {
+    serde_json::from_str(json).unwrap_or_else(|error| {
+        unreadable.push(format!("\"{key}\" cannot be read and counts as empty: {error}"));
+        T::default()
+    })
+}
+
 impl Settings {
     /// Reads what the first pool keeps. What another version has written and this one cannot read counts as empty, so
     /// that it can at least be seen and written anew.
@@ -82,12 +93,15 @@ impl Settings {
             policies: BTreeMap::new(),
             default_type: DEFAULT_TYPE.to_owned(),
             pools: BTreeMap::new(),
+            unreadable: Vec::new(),
         };
         for (key, value) in attributes.iter() {
             if let Some(name) = key.strip_prefix(TYPE_PREFIX) {
-                settings.types.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_default());
+                let read = read_or_empty(key, value, &mut settings.unreadable);
+                settings.types.insert(name.to_owned(), read);
             } else if let Some(name) = key.strip_prefix(POLICY_PREFIX) {
-                settings.policies.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_default());
+                let read = read_or_empty(key, value, &mut settings.unreadable);
+                settings.policies.insert(name.to_owned(), read);
             } else if let Some(name) = key.strip_prefix(POOL_PREFIX) {
                 settings.pools.insert(name.to_owned(), value.to_owned());
             } else if key == DEFAULT_TYPE_KEY {
@@ -108,6 +122,21 @@ impl Settings {
             Some(rule) if !rule.is_unlimited() => (QosSource::Type, rule),
             _ => (QosSource::None, QosRule::default()),
         }
+    }
+
+    /// What a volume keeps that means nothing here, and so has no effect; one sentence each.
+    pub(crate) fn problems(&self, attributes: &Attributes) -> Vec<String> {
+        let mut problems = Vec::new();
+        let name = volume_type(attributes);
+        if !self.types.contains_key(name) {
+            problems.push(format!(
+                "\"{VOLUME_TYPE}\" names the type {name:?}, which there is not: no rule holds"
+            ));
+        }
+        if let Some(json) = attributes.get(VOLUME_QOS) {
+            let _: QosRule = read_or_empty(VOLUME_QOS, json, &mut problems);
+        }
+        problems
     }
 
     /// The QoS rule that a type points to.

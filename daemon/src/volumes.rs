@@ -1,8 +1,9 @@
 //! What the NBD side and the control side both work on: the pools, who uses their volumes, and how much they may.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use cairn_api::pool::MAIN_POOL;
 use cairn_api::qos::QosRule;
 use cairn_cow::{Disk, Holder, Pool, Resolved, VersionId};
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ pub struct Volumes<D: Disk> {
     pub sessions: Arc<Sessions>,
     /// Of the volumes that were connected to since the daemon started.
     throttles: Mutex<HashMap<Key, Arc<Throttle>>>,
+    /// What was said to be wrong with what is kept.
+    complaints: Mutex<HashSet<String>>,
 }
 
 /// A volume, whatever it and its pool are called: the pool's id and that of its head.
@@ -29,7 +32,12 @@ impl<D: Disk> Volumes<D> {
     /// The volumes of one pool, found at `path`; others may be added.
     pub fn new(main: Arc<Pool<D>>, path: String) -> Arc<Volumes<D>> {
         let pools = Pools::new(main, path);
-        Arc::new(Volumes { pools, sessions: Sessions::new(), throttles: Mutex::default() })
+        Arc::new(Volumes {
+            pools,
+            sessions: Sessions::new(),
+            throttles: Mutex::default(),
+            complaints: Mutex::default(),
+        })
     }
 
     /// What the first pool keeps for all.
@@ -58,9 +66,28 @@ impl<D: Disk> Volumes<D> {
         self.throttles.lock().remove(&(pool.id(), head));
     }
 
-    /// Has every volume's limits in force that were kept for it.
+    /// What has come to be wrong with what is kept since this was last asked: who said it once need not say it again.
+    fn complaints(&self, settings: &Settings) -> Vec<String> {
+        let mut wrong: Vec<String> =
+            settings.unreadable.iter().map(|what| format!("pool '{MAIN_POOL}': {what}")).collect();
+        for (_, pool) in self.pools.open() {
+            for volume in pool.volumes() {
+                let problems = settings.problems(&volume.attributes);
+                wrong.extend(problems.iter().map(|what| format!("volume '{}': {what}", volume.name)));
+            }
+        }
+        let mut said = self.complaints.lock();
+        let new = wrong.iter().filter(|what| !said.contains(*what)).cloned().collect();
+        *said = wrong.into_iter().collect();
+        new
+    }
+
+    /// Has every volume's limits in force that were kept for it, and says once what cannot be read.
     pub(crate) fn apply_limits(&self) {
         let settings = self.settings();
+        for what in self.complaints(&settings) {
+            tracing::warn!("{what}");
+        }
         let mut throttles = self.throttles.lock();
         let mut known = HashMap::new();
         for (_, pool) in self.pools.open() {

@@ -18,7 +18,7 @@ use cairn_api::types::{
 };
 use cairn_api::volume::{CreateVolume, EditVolume, SnapshotRef, VolumeStatus};
 use cairn_cow::sim::SimDisk;
-use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Options, Pool};
+use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Holder, Options, Pool};
 use cairn_uring::{Config, Handle, Reactor, ReactorThread};
 use cairnd::control::{Attachment, Engine, Line, Pending, PoolEngine, Sessions, Target};
 use cairnd::keeper::PoolFiles;
@@ -100,7 +100,7 @@ impl PoolFiles<SimDisk> for SimFiles {
         let mut id = [8; 16];
         path.bytes().enumerate().for_each(|(n, byte)| id[n % 16] ^= byte);
         let pool = self.pool(path, limit.unwrap_or(1 << 30), create, id).map_err(failed)?;
-        Ok(PoolSlot { name: name.into(), path: path.into(), pool: Ok(pool) })
+        Ok(PoolSlot::new(name, path, Ok(pool)))
     }
 
     fn remove(&self, slot: &PoolSlot<SimDisk>) -> Result<(), String> {
@@ -516,6 +516,30 @@ fn volumes_of_several_pools_are_as_of_one() {
     w.create("e", MIB);
     let error = w.wait(w.engine.create_pool(create("again", "/bulk"))).expect_err("two volumes e");
     assert!(error.code == ErrorCode::Exists && error.message.contains("'e'"), "{error:?}");
+    w.reactor.join().expect("ends in order");
+}
+
+// What cannot be read counted as empty, and nothing said so.
+#[test]
+fn what_is_kept_and_cannot_be_read_is_said() {
+    let w = World::new();
+    w.create("a", MIB);
+    assert_eq!(w.ok(w.engine.volume("a".into())).problems, Vec::<String>::new());
+    let pool = w.pool.clone();
+    let kept = w.reactor.handle().spawn_with(move || async move {
+        let changes = [("type", Some("gone")), ("qos", Some("{\"total_iops_sec\": \"many\"}"))];
+        pool.set_attributes(Holder::Volume("a"), &changes).await
+    });
+    kept.expect("the reactor runs").wait().expect("the task ends").expect("is kept");
+    let problems = w.ok(w.engine.volume("a".into())).problems;
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("\"type\"") && problems[0].contains("\"gone\""), "{problems:?}");
+    assert!(problems[1].contains("\"qos\"") && problems[1].contains("many"), "{problems:?}");
+    assert_eq!(w.ok(w.engine.volumes()).volumes[0].problems, problems);
+    assert_eq!(w.ok(w.engine.volume_qos("a".into())).source, QosSource::None);
+    w.ok(w.engine.set_volume_qos("a".into(), limits(&[("total_iops_sec", 5)])));
+    w.ok(w.engine.retype_volume("a".into(), Retype { volume_type: DEFAULT_TYPE.into() }));
+    assert_eq!(w.ok(w.engine.volume("a".into())).problems, Vec::<String>::new());
     w.reactor.join().expect("ends in order");
 }
 

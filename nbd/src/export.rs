@@ -261,7 +261,8 @@ pub trait Export: 'static {
     /// Waits until a request may begin. Called before each request that moves data or changes the disk while the export
     /// [is throttled](Self::is_throttled).
     ///
-    /// The future is dropped when its client is gone or the server shuts down; the request is then never carried out.
+    /// The future is dropped when its client is gone, and the request is then never carried out; and when the server shuts
+    /// down, when the request is begun even so: its client is owed an answer, and the server cannot wait.
     fn admit(&self, demand: Demand) -> impl Future<Output = ()> {
         let _ = demand;
         ready(())

@@ -19,8 +19,8 @@
 //!   has collected while its last send was under way.
 //! * The warden waits for a shutdown and enforces its time limit.
 //!
-//! A request that waits for its limit is dropped, unanswered, when its client leaves without DISC, when the connection
-//! breaks, and at a shutdown: waiting can take hours.
+//! A request that waits for its limit is dropped, unanswered, when its client leaves without DISC and when the connection
+//! breaks: waiting can take hours. At a shutdown it waits no longer, and is carried out and answered.
 //!
 //! **Invariant:** a request is counted in flight from its admission until the last byte of its reply has been
 //! sent or thrown away, so at zero nothing of the connection is left but its sockets.
@@ -63,7 +63,7 @@ pub(crate) async fn run<E: Export, T: Transport>(
     spawn(watch_for_shutdown(Rc::clone(&conn), shutdown.clone()));
 
     let result = reader::run(&conn, recv).await;
-    if !matches!(result, Ok(SessionEnd::Disconnected)) {
+    if !matches!(result, Ok(SessionEnd::Disconnected | SessionEnd::Shutdown)) {
         conn.client_left();
     }
     conn.close();

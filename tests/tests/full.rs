@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cairn_tests::control::{assert_pool_and_data_clean, wait_until_reclaimed};
+use cairn_tests::control::{assert_pool_and_data_clean, number, wait_until_reclaimed};
 use cairn_tests::daemon::{Daemon, Launch, POOL_FILE};
 use cairn_tests::data::{Rng, SECTOR, SECTORS_PER_BLOCK, stamp, stamp_of};
 use cairn_tests::fixtures::SmallFs;
@@ -184,6 +184,7 @@ fn a_full_file_system_under_the_pool_loses_nothing() {
     let ballast = small.path().join("ballast");
     take_all(&ballast);
     let mut pieces = early..client.info().size / PIECE;
+    wait_until_seen(&daemon, "nothing is left below", |status| number(status, "available") < MIB);
     let refused = pieces.find(|number| match client.write(number * PIECE, &piece(*number, 1)) {
         Ok(()) => false,
         Err(Error::Request(wire::ENOSPC)) => true,
@@ -199,6 +200,7 @@ fn a_full_file_system_under_the_pool_loses_nothing() {
     let mut client = daemon.connect("demo");
     assert_holds(&mut client, 0..written, 1);
 
+    wait_until_seen(&daemon, "it is full", |status| status["fill"] == "critical");
     fs::remove_file(&ballast).expect("the ballast can be removed");
     for number in written..written + 64 {
         write_when_there_is_room(&mut client, number, 2);
@@ -207,6 +209,22 @@ fn a_full_file_system_under_the_pool_loses_nothing() {
     drop(client);
     assert_pool_and_data_clean(&daemon);
     daemon.stop();
+}
+
+/// Waits until the daemon sees the state of a pool whose limit is far beyond its file system.
+#[track_caller]
+fn wait_until_seen(daemon: &Daemon, what: &str, seen: impl Fn(&serde_json::Value) -> bool) {
+    let started = Instant::now();
+    loop {
+        let status = daemon.cairn_json(&["pool", "status"]);
+        let [limit, free] = ["limit", "free"].map(|field| number(&status, field));
+        assert!(free < limit / 2, "the file system was never that large: {status}");
+        if seen(&status) {
+            return;
+        }
+        assert!(started.elapsed() < ROOM_LIMIT, "the daemon does not see that {what}: {status}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Fills the file system that a path is on, to the last block.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cairn_tests::control::assert_pool_and_data_clean;
+use cairn_tests::control::{assert_pool_and_data_clean, request};
 use cairn_tests::daemon::{Daemon, Launch};
 use cairn_tests::data::seed;
 use cairn_tests::load::{Load, Shape, SharedModel, lock};
@@ -215,6 +215,46 @@ fn what_waits_for_a_limit_holds_up_nothing_else() {
     drop(client);
     // Deleting waits for the connection to be gone, but only half a second.
     daemon.cairn(&["volume", "delete", "demo", "--yes"]).ok();
+    daemon.stop();
+}
+
+/// A polite end drops nothing that was taken in, also what a limit would have kept waiting for minutes.
+#[test]
+fn detaching_answers_what_waits_for_a_limit() {
+    use cairn_tests::nbd::Request;
+    let (_dir, daemon) = demo();
+    let mut client = daemon.connect("demo");
+    client.write(0, &[1; BLOCK]).expect("a write");
+    set_limits(&daemon, &["write_iops_sec=1"]);
+    let mut waiting: Vec<u64> = (0..50)
+        .map(|n| Request::Write { offset: n * BLOCK as u64, data: &[2; BLOCK], fua: false })
+        .map(|write| client.send(write).expect("sent"))
+        .collect();
+    let read = client.send(Request::Read { offset: 4096 * 100, len: 4096 }).expect("sent");
+    // Behind the writes, so they have been taken in when it is answered.
+    loop {
+        let reply = client.recv().expect("a reply");
+        waiting.retain(|cookie| *cookie != reply.cookie);
+        if reply.cookie == read {
+            break;
+        }
+    }
+    assert!(waiting.len() > 30, "only {} of 50 writes wait at one a second", waiting.len());
+    let detached = thread::spawn({
+        let socket = daemon.control_socket();
+        move || request(&socket, "POST", "/v1/volumes/demo/detach", None)
+    });
+    while !waiting.is_empty() {
+        let reply = client.recv().expect("a reply");
+        assert!(reply.result.is_ok(), "{reply:?}");
+        waiting.retain(|cookie| *cookie != reply.cookie);
+    }
+    assert!(client.recv().is_err(), "it is detached");
+    drop(client);
+    let (status, answer) = detached.join().expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    let bytes = daemon.connect("demo").read(0, 50 * BLOCK as u32).expect("a read");
+    assert!(bytes.iter().all(|byte| *byte == 2), "a write that was answered is missing");
     daemon.stop();
 }
 

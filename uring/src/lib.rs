@@ -70,7 +70,7 @@ pub mod time;
 
 pub use buf::{AlignedBuf, IoBuf, IoBufMut, Slice};
 pub use rt::{
-    Closed, Config, Handle, JoinHandle, Reactor, ReactorThread, RemoteJoin, shutdown_requested, spawn,
-    try_current, yield_now,
+    Closed, Config, Handle, JoinHandle, Reactor, ReactorThread, RemoteJoin, serve_block_device,
+    shutdown_requested, spawn, try_current, yield_now,
 };
 pub use time::{Elapsed, sleep, sleep_until, timeout};

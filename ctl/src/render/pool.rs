@@ -6,9 +6,14 @@ use comfy_table::Cell;
 
 use super::{Look, Tone, count, fields, left, right, table};
 
+/// The share of `whole` that `part` is, in tenths of a percent.
+fn tenths(part: u64, whole: u64) -> u128 {
+    u128::from(part) * 1000 / u128::from(whole.max(1))
+}
+
 /// The share of `whole` that `part` is, in percent with one decimal.
 fn percent(part: u64, whole: u64) -> String {
-    let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
+    let tenths = tenths(part, whole);
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
@@ -18,6 +23,11 @@ fn tone(fill: Fill) -> Tone {
         Fill::High => Tone::Warning,
         Fill::Critical => Tone::Bad,
     }
+}
+
+/// What a pool can hold, in bytes: less than its limit where the file system below it has less left.
+fn capacity(status: &PoolStatus) -> u64 {
+    status.used.saturating_add(status.free)
 }
 
 /// In a word, how a pool fares.
@@ -37,7 +47,7 @@ pub(crate) fn list(pools: &[PoolEntry], look: &Look) -> String {
         left("STATE"),
         left("FILL"),
         right("USED"),
-        right("LIMIT"),
+        right("FREE"),
         right("VOLUMES"),
         left("PATH"),
     ];
@@ -48,9 +58,9 @@ pub(crate) fn list(pools: &[PoolEntry], look: &Look) -> String {
         };
         let fill = entry.status.as_ref().map_or(Cell::new("-"), |status| {
             tone(status.fill).cell(Cell::new(format!(
-                "{} ({})",
+                "{} ({} %)",
                 status.fill.as_str(),
-                percent(status.used, status.limit)
+                tenths(status.used, capacity(status)) / 10
             )))
         });
         vec![
@@ -58,7 +68,7 @@ pub(crate) fn list(pools: &[PoolEntry], look: &Look) -> String {
             mood.cell(Cell::new(word)),
             fill,
             figure(|status| Size(status.used).to_string()),
-            figure(|status| Size(status.limit).to_string()),
+            figure(|status| Size(status.free).to_string()),
             figure(|status| status.volumes.to_string()),
             Cell::new(&entry.path),
         ]
@@ -110,10 +120,18 @@ pub(crate) fn status(status: &PoolStatus, look: &Look) -> String {
         ("id", status.id.clone()),
         ("format", status.format.to_string()),
         ("fill", look.paint(tone(status.fill), status.fill.as_str())),
-        ("used", format!("{} ({} of the limit)", Size(status.used), percent(status.used, status.limit))),
+        (
+            "used",
+            format!("{} ({} of what it can hold)", Size(status.used), percent(status.used, capacity(status))),
+        ),
         ("free", Size(status.free).to_string()),
         ("size", Size(status.size).to_string()),
         ("limit", Size(status.limit).to_string()),
+    ]);
+    if let Some(available) = status.available {
+        lines.push(("file system", format!("{} left", Size(available))));
+    }
+    lines.extend([
         ("reserve", Size(status.reserve).to_string()),
         ("volumes", status.volumes.to_string()),
         ("snapshots", status.snapshots.to_string()),
@@ -176,6 +194,7 @@ mod tests {
             size: 4 << 30,
             used: 1 << 30,
             free: 900 << 30,
+            available: None,
             reserve: 64 << 20,
             fill: Fill::Ok,
             volumes: 3,
@@ -201,7 +220,7 @@ path         /dev/vdb
 id           00ff
 format       1
 fill         ok
-used         1.0 GiB (0.0 % of the limit)
+used         1.0 GiB (0.1 % of what it can hold)
 free         900.0 GiB
 size         4.0 GiB
 limit        1.0 TiB
@@ -223,7 +242,7 @@ barriers     77
             status: Some(healthy()),
             error: None,
         };
-        let bulk = PoolStatus { used: 950 << 30, fill: Fill::High, ..healthy() };
+        let bulk = PoolStatus { used: 950 << 30, free: 50 << 30, fill: Fill::Critical, ..healthy() };
         let bulk = PoolEntry { name: "bulk".into(), path: "/b".into(), status: Some(bulk), ..main.clone() };
         let gone = PoolEntry {
             name: "gone".into(),
@@ -234,22 +253,24 @@ barriers     77
         assert_eq!(
             list(&[main.clone(), bulk.clone(), gone.clone()], &look()),
             "\
-NAME  STATE     FILL                USED    LIMIT  VOLUMES  PATH
-main  healthy   ok (0.0 %)       1.0 GiB  1.0 TiB        3  /var/lib/cairn/pool.cairn
-bulk  healthy   high (92.7 %)  950.0 GiB  1.0 TiB        3  /b
-gone  not open  -                      -        -        -  /g
+NAME  STATE     FILL                  USED       FREE  VOLUMES  PATH
+main  healthy   ok (0 %)           1.0 GiB  900.0 GiB        3  /var/lib/cairn/pool.cairn
+bulk  healthy   critical (95 %)  950.0 GiB   50.0 GiB        3  /b
+gone  not open  -                        -          -        -  /g
 gone: No such file or directory
 "
         );
         assert_eq!(
             list(std::slice::from_ref(&main), &narrow()),
             "\
-NAME  STATE    FILL           USED    LIMIT  VOLUMES  PATH
-main  healthy  ok (0.0 %)  1.0 GiB  1.0 TiB        3  /var/lib/cairn/pool.cairn
+NAME  STATE    FILL         USED       FREE  VOLUMES  PATH
+main  healthy  ok (0 %)  1.0 GiB  900.0 GiB        3  /var/lib/cairn/pool.cairn
 "
         );
         let coloured = Look { colour: true, ..look() };
-        assert!(list(std::slice::from_ref(&bulk), &coloured).contains("38;5;3m"), "a warning is yellow");
+        let high = PoolStatus { fill: Fill::High, ..healthy() };
+        let high = PoolEntry { status: Some(high), ..bulk.clone() };
+        assert!(list(&[high], &coloured).contains("38;5;3m"), "a warning is yellow");
         let fill = |fill| status(&PoolStatus { fill, ..healthy() }, &coloured);
         assert!(fill(Fill::Ok).contains("\u{1b}[32mok"), "{}", fill(Fill::Ok));
         assert!(fill(Fill::High).contains("33mhigh"), "{}", fill(Fill::High));
@@ -272,6 +293,8 @@ main  healthy  ok (0.0 %)  1.0 GiB  1.0 TiB        3  /var/lib/cairn/pool.cairn
 
     #[test]
     fn bad_news_comes_first() {
+        let small = PoolStatus { available: Some(3 << 30), ..healthy() };
+        assert!(status(&small, &look()).contains("\nlimit        1.0 TiB\nfile system  3.0 GiB left\n"));
         let fenced = PoolStatus { fenced: Some("fdatasync failed".into()), pending_deletes: 1, ..healthy() };
         let text = status(&fenced, &look());
         assert!(text.starts_with("state        refuses writes: fdatasync failed\n"), "{text}");

@@ -98,6 +98,9 @@ pub(crate) fn show(volume: &Volume, several: bool, uri: Option<&str>, look: &Loo
     if !volume.description.is_empty() {
         lines.push(("description", volume.description.clone()));
     }
+    for problem in &volume.problems {
+        lines.push(("problem", look.paint(Tone::Warning, problem)));
+    }
     if volume.checksum_errors > 0 {
         lines.push(("checksum errors", look.paint(Tone::Bad, &volume.checksum_errors.to_string())));
     }
@@ -186,6 +189,7 @@ mod tests {
             attachments: vec![fio()],
             shared: false,
             volume_type: "default".into(),
+            problems: Vec::new(),
             pool: "main".into(),
             checksum_errors: 0,
         }
@@ -203,6 +207,17 @@ mod tests {
             attachments: Vec::new(),
             ..demo()
         }
+    }
+
+    #[test]
+    fn what_has_no_effect_is_shown() {
+        let odd = Volume { problems: vec!["\"qos\" cannot be read".into()], ..demo() };
+        assert!(
+            show(&odd, false, None, &look()).contains("\nproblem  "),
+            "{}",
+            show(&odd, false, None, &look())
+        );
+        assert!(!show(&demo(), false, None, &look()).contains("problem"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From the engine's words to the API's.
 
 use cairn_api::error::{ApiError, ErrorCode};
-use cairn_api::pool::{CheckReport, Fill, PoolStatus};
+use cairn_api::pool::{CheckReport, PoolStatus};
 use cairn_api::snapshot::{DiffExtent, ExtentKind, Snapshot, TreeKind, TreeNode};
 use cairn_api::volume::{SnapshotRef, Volume, VolumeStatus};
 use cairn_cow::{self as cow, ErrorKind};
@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use super::sessions::{InUse, Sessions, Target};
 use crate::pools::PoolSlot;
-use crate::settings::{is_shared, volume_type};
+use crate::room;
+use crate::settings::{Settings, is_shared, volume_type};
 
 /// An engine's error with its cause in the sentence and, by its kind, what to do about it.
 pub(super) fn error(error: &cow::Error) -> ApiError {
@@ -85,7 +86,13 @@ fn time(ms: u64) -> Timestamp {
         .unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-pub(super) fn volume(info: cow::VolumeInfo, pool: &str, fenced: bool, sessions: &Sessions) -> Volume {
+pub(super) fn volume(
+    info: cow::VolumeInfo,
+    pool: &str,
+    fenced: bool,
+    sessions: &Sessions,
+    settings: &Settings,
+) -> Volume {
     let attachments = sessions.attachments(&Target::Head { volume: info.name.clone() });
     let status = if fenced || info.checksum_errors > 0 {
         VolumeStatus::Error
@@ -108,6 +115,7 @@ pub(super) fn volume(info: cow::VolumeInfo, pool: &str, fenced: bool, sessions: 
         attachments,
         shared: is_shared(&info.attributes),
         volume_type: volume_type(&info.attributes).to_owned(),
+        problems: settings.problems(&info.attributes),
         pool: pool.to_owned(),
         checksum_errors: info.checksum_errors,
     }
@@ -155,27 +163,20 @@ pub(super) fn diff_extent(extent: cow::DiffExtent) -> DiffExtent {
     }
 }
 
-/// Percentages of what a pool can hold at which it counts as filling up, and as nearly full.
-const WATERMARKS: [(u64, Fill); 2] = [(95, Fill::Critical), (80, Fill::High)];
-
-/// Which watermark a pool has reached.
-pub(crate) fn fill(status: &cow::PoolStatus) -> Fill {
-    let (used, all) = (u128::from(status.used), u128::from(status.used) + u128::from(status.free));
-    let reached = WATERMARKS.iter().find(|(percent, _)| used * 100 >= all * u128::from(*percent));
-    reached.map_or(Fill::Ok, |(_, fill)| *fill)
-}
-
 pub(super) fn pool_status<D: cow::Disk>(status: cow::PoolStatus, slot: &PoolSlot<D>) -> PoolStatus {
+    let available = slot.room.available();
+    let free = room::free(&status, available);
     PoolStatus {
         name: slot.name.clone(),
         path: slot.path.clone(),
-        fill: fill(&status),
+        fill: room::fill(status.used, free),
+        available,
         id: status.id,
         format: status.format,
         limit: status.limit,
         size: status.size,
         used: status.used,
-        free: status.free,
+        free,
         reserve: status.reserve,
         volumes: status.volumes as u64,
         snapshots: status.snapshots as u64,
@@ -268,7 +269,9 @@ mod tests {
             attributes: cow::Attributes::default(),
         };
         let sessions = Sessions::new();
-        let show = |info: &cow::VolumeInfo, fenced| volume(info.clone(), "main", fenced, &sessions);
+        let settings = Settings::read(&cow::Attributes::default());
+        let show =
+            |info: &cow::VolumeInfo, fenced| volume(info.clone(), "main", fenced, &sessions, &settings);
         let free = show(&info, false);
         assert_eq!(
             (free.status, free.volume_type.as_str(), free.shared),
@@ -282,34 +285,5 @@ mod tests {
         assert_eq!(show(&info, true).status, VolumeStatus::Error);
         let bad = cow::VolumeInfo { checksum_errors: 1, ..info };
         assert_eq!(show(&bad, false).status, VolumeStatus::Error);
-    }
-
-    #[test]
-    fn watermarks_are_of_what_can_be_held() {
-        let full = |used, free| {
-            let status = cow::PoolStatus {
-                id: String::new(),
-                format: 1,
-                limit: 1000,
-                size: 0,
-                used,
-                free,
-                reserve: 0,
-                volumes: 0,
-                snapshots: 0,
-                pending_deletes: 0,
-                fenced: None,
-                journal_used: 0,
-                journal_size: 0,
-                checkpoints: 0,
-                barriers: 0,
-                checksum_errors: 0,
-            };
-            fill(&status)
-        };
-        assert_eq!([full(0, 0), full(u64::MAX, 0)], [Fill::Critical; 2]);
-        assert_eq!([full(0, 1), full(79, 21), full(0, u64::MAX)], [Fill::Ok; 3]);
-        assert_eq!([full(80, 20), full(94, 6)], [Fill::High; 2]);
-        assert_eq!(full(95, 5), Fill::Critical);
     }
 }

@@ -34,7 +34,6 @@ mod sessions;
 mod socket;
 mod types;
 
-pub(crate) use convert::fill;
 pub use engine::{Engine, Pending};
 pub use pool::PoolEngine;
 pub use routes::{openapi, router};

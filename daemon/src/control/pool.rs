@@ -57,7 +57,7 @@ fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
 fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
     let (pool_name, pool) = volumes.pools.of_volume(name)?;
     let fenced = pool.status().fenced.is_some();
-    Ok(convert::volume(pool.volume(name)?, &pool_name, fenced, &volumes.sessions))
+    Ok(convert::volume(pool.volume(name)?, &pool_name, fenced, &volumes.sessions, &volumes.settings()))
 }
 
 async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume, ApiError> {
@@ -162,11 +162,12 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn volumes(&self) -> Pending<VolumeList> {
         self.context.look(|volumes| {
-            let mut shown = Vec::new();
+            let (mut shown, settings) = (Vec::new(), volumes.settings());
             for (name, pool) in volumes.pools.open() {
                 let fenced = pool.status().fenced.is_some();
                 let infos = pool.volumes().into_iter();
-                shown.extend(infos.map(|info| convert::volume(info, &name, fenced, &volumes.sessions)));
+                let show = |info| convert::volume(info, &name, fenced, &volumes.sessions, &settings);
+                shown.extend(infos.map(show));
             }
             shown.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(VolumeList { volumes: shown })

@@ -66,6 +66,7 @@ async fn include<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) -> Result<(), Api
     }
     remember(c, added.name.clone(), Some(path)).await?;
     c.volumes.pools.add(added.clone());
+    c.volumes.apply_limits();
     Ok(())
 }
 

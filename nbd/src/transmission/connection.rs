@@ -70,6 +70,15 @@ struct State<E: Export, T: Transport> {
     joiner: Option<Waker>,
 }
 
+/// What becomes of a request whose waiting for the export's limit is over before its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// The server shuts down, and its client is there for the answer.
+    Begin,
+    /// Nobody wants it any more.
+    Drop,
+}
+
 struct Slot<E: Export, T: Transport> {
     job: Option<Job<E, T>>,
     /// The worker, while it is idle or waits for the export's limit.
@@ -83,9 +92,15 @@ impl<E: Export, T: Transport> State<E, T> {
         self.closing && self.in_flight.requests == 0
     }
 
-    /// Requests that have not begun need not begin any more.
-    fn gives_up_waiting(&self) -> bool {
-        self.cut_off || self.draining || self.left
+    /// What becomes of requests that wait for the export's limit; none while they go on waiting.
+    fn end_of_waiting(&self) -> Option<Verdict> {
+        if self.cut_off || self.left {
+            Some(Verdict::Drop)
+        } else if self.draining {
+            Some(Verdict::Begin)
+        } else {
+            None
+        }
     }
 
     /// Workers that may be waiting for the export's limit.
@@ -265,17 +280,17 @@ impl<E: Export, T: Transport> Connection<E, T> {
         .await
     }
 
-    /// Ready when the request that worker `index` has need not begin any more.
-    pub(super) async fn waiting_is_vain(&self, index: usize) {
+    /// Ready when the request that worker `index` has is not to wait for the export's limit any longer.
+    pub(super) async fn end_of_waiting(&self, index: usize) -> Verdict {
         poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
-            if state.gives_up_waiting() {
-                return Poll::Ready(());
+            if let Some(verdict) = state.end_of_waiting() {
+                return Poll::Ready(verdict);
             }
             remember(&mut state.slots[index].waker, cx.waker());
             Poll::Pending
         })
-        .await;
+        .await
     }
 
     /// Lets `write` append (part of) a reply, unless nobody will read it.
@@ -333,7 +348,7 @@ impl<E: Export, T: Transport> Connection<E, T> {
         self.interrupt(state);
     }
 
-    /// Takes no requests from now on, and begins none that still waits for the export's limit.
+    /// Takes no requests from now on; those that wait for the export's limit begin at once.
     pub(super) fn start_draining(&self) {
         let mut state = self.state.borrow_mut();
         state.draining = true;

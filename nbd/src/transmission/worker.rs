@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use cairn_uring::AlignedBuf;
 
-use super::connection::{Connection, Permit};
+use super::connection::{Connection, Permit, Verdict};
 use super::reply::{ReplyTo, fit_status};
 use crate::error::Errno;
 use crate::export::{Demand, Export, StatusExtent, StatusQuery, ZeroFlags};
@@ -47,7 +47,7 @@ pub(super) async fn run<E: Export, T: Transport>(conn: Rc<Connection<E, T>>, ind
     }
 }
 
-/// Waits until the export lets `work` begin; `false` when it is not to begin any more.
+/// Waits until `work` may begin, by the export's limit or in spite of it; `false` when it is not to begin any more.
 async fn is_admitted<E: Export, T: Transport>(conn: &Connection<E, T>, index: usize, work: &Work) -> bool {
     let demand = match *work {
         Work::Read { len, .. } => Demand::Read(len),
@@ -59,7 +59,10 @@ async fn is_admitted<E: Export, T: Transport>(conn: &Connection<E, T>, index: us
     if !conn.export.is_throttled() {
         return true;
     }
-    matches!(race(conn.export.admit(demand), conn.waiting_is_vain(index)).await, Either::First(()))
+    match race(conn.export.admit(demand), conn.end_of_waiting(index)).await {
+        Either::First(()) => true,
+        Either::Second(verdict) => verdict == Verdict::Begin,
+    }
 }
 
 /// Carries out one request and, if it succeeds, sends all of its reply. An error is for the caller to send.

@@ -4,9 +4,11 @@
 //! * `driver`: the ring, and what is in flight on it. `op`: the future of one operation.
 //! * `task`: spawned futures. `timers`: pending deadlines. `idle`: how long to poll before sleeping.
 //! * `remote`, `remote_join`: what other threads may do: wake, send work, wait for it, shut down.
+//! * `flusher`: what the kernel is told of threads that serve its own block devices.
 
 mod core;
 mod driver;
+mod flusher;
 mod idle;
 mod op;
 mod remote;
@@ -24,6 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 pub(crate) use self::core::Core;
+pub use flusher::serve_block_device;
 pub(crate) use op::{Op, OpData};
 pub use remote::{Closed, Handle};
 pub use remote_join::RemoteJoin;

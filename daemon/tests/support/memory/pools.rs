@@ -65,6 +65,7 @@ impl State {
             size: pool.used + RESERVE,
             used: pool.used,
             free: pool.limit.saturating_sub(pool.used + RESERVE),
+            available: Some(1 << 41),
             reserve: RESERVE,
             fill,
             volumes: self.heads.values().filter(|head| head.pool == pool.name).count() as u64,

@@ -156,6 +156,7 @@ impl State {
             attachments,
             shared: head.shared,
             volume_type: head.volume_type.clone(),
+            problems: Vec::new(),
             pool: head.pool.clone(),
             checksum_errors: 0,
         })

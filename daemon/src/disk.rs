@@ -4,7 +4,7 @@ use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -81,8 +81,6 @@ pub struct PoolDisk {
     id: FileId,
     len: AtomicU64,
     device: bool,
-    /// Where the memory for the next daemon is.
-    survivor: PathBuf,
     /// Taken where the length is set to a value rather than extended, so that it never shrinks.
     setting_len: Mutex<()>,
     /// Holds the lock; the kernel lets go of it when the process ends, however it ends.
@@ -166,8 +164,7 @@ impl PoolDisk {
         let blank = blank.map_err(|e| format!("cannot read {shown}: {e}"))?;
         let found = if blank { Found::Blank { created: !existed } } else { Found::Something };
         let setting_len = Mutex::new(());
-        let survivor = survivor::path_for(&metadata);
-        Ok((PoolDisk { file, id, len: AtomicU64::new(len), device, survivor, setting_len, _lock: lock }, found))
+        Ok((PoolDisk { file, id, len: AtomicU64::new(len), device, setting_len, _lock: lock }, found))
     }
 
     /// Makes a file empty, so that a pool made in it finds the space it needs or no pool is made. A device stays.
@@ -344,9 +341,10 @@ impl Disk for PoolDisk {
     }
 
     fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {
-        survivor::open(&self.survivor, len)
+        let path = survivor::path_for(self.id);
+        survivor::open(&path, len)
             .inspect_err(|error| {
-                let path = self.survivor.display();
+                let path = path.display();
                 tracing::warn!(
                     "no memory for the next daemon at {path}: {error}; should this one be killed, writes that it \
                      answered and nobody flushed are lost"

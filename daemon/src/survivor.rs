@@ -4,9 +4,9 @@
 //! The file is named after the pool's file or device, so that it is found whatever path leads there; the pool's lock keeps
 //! a second daemon away from it. What is in it, and whether to believe it, is the engine's affair.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cairn_cow::Survivor;
@@ -15,16 +15,17 @@ use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::geteuid;
 
+use crate::disk::FileId;
+
 /// Where every Linux has a file system in memory; a reboot empties it.
 const FOLDER: &str = "/dev/shm";
 
-/// The file for the pool with this file or device.
-pub(crate) fn path_for(pool: &Metadata) -> PathBuf {
+/// The file for the pool that is this file or device.
+pub(crate) fn path_for(pool: FileId) -> PathBuf {
     let user = geteuid();
-    let name = if pool.file_type().is_block_device() {
-        format!("cairn-{user}-device-{:x}", pool.rdev())
-    } else {
-        format!("cairn-{user}-{:x}-{:x}", pool.dev(), pool.ino())
+    let name = match pool {
+        FileId::File { on, inode } => format!("cairn-{user}-{on:x}-{inode:x}"),
+        FileId::Device { number } => format!("cairn-{user}-device-{number:x}"),
     };
     Path::new(FOLDER).join(name)
 }

@@ -128,3 +128,79 @@ verify() {
 used_bytes() {
     c --json volume show "$1" | tr ',{}' '\n' | sed -n 's/^ *"mapped": *//p'
 }
+
+# of_volume VOLUME FIELD: a field of what `volume show` says in JSON, each value in a line.
+of_volume() {
+    c --json volume show "$1" | tr ',{}[]' '\n' | sed -n "s/^ *\"$2\": *\"*\([^\"]*\)\"*\$/\1/p"
+}
+
+# has_device VOLUME DEVICE CONNECTIONS: the volume is shown as attached to the kernel's device.
+has_device() {
+    [ "$(of_volume "$1" device)" = "$2" ] && [ "$(of_volume "$1" connections | head -n 1)" = "$3" ]
+}
+
+is_available() {
+    [ "$(of_volume "$1" status)" = available ]
+}
+
+# is_free DEVICE: the kernel has it attached to nothing.
+is_free() {
+    [ ! -e "/sys/block/${1#/dev/}/pid" ]
+}
+
+# refused COMMAND...: cairn refuses it. What it says is told to the test in lines that begin with "refused: ".
+refused() {
+    if c "$@" 2>/run/refusal; then
+        die "this was not refused: cairn $*"
+    fi
+    # Among it are the commands that the shell traces.
+    sed -n -E 's/^(error|hint): /refused: &/p' /run/refusal
+}
+
+# kept_out EXPORT: nbd-client cannot have it.
+kept_out() {
+    if nbd-client -unix "$dir/nbd.sock" /dev/nbd5 -N "$1"; then
+        die "nbd-client has $1"
+    fi
+    # It leaves its line unfinished.
+    echo
+}
+
+# content SERIES NUMBER: up to 128 KiB that no other file has.
+content() {
+    yes "file $2 of $1" | head -c $(($2 * 7919 % 131072 + 1))
+}
+
+# write_numbered FOLDER: numbered files, one after the other, until /run/enough is there or a write fails. The number in
+# /run/synced is that of the last one that is known to be on the disk.
+write_numbered() {
+    local number=0
+    mkdir -p "$1"
+    echo 0 >/run/synced
+    while [ ! -e /run/enough ]; do
+        number=$((number + 1))
+        content "$1" "$number" | dd of="$1/f$number" bs=64k conv=fsync || return 1
+        echo "$number" >/run/synced.new
+        mv /run/synced.new /run/synced
+    done
+}
+
+# more_are_synced COUNT
+more_are_synced() {
+    [ -e /run/synced ] && [ "$(cat /run/synced)" -ge "$1" ]
+}
+
+# verify_numbered FOLDER COUNT: the files up to that number are there with their bytes.
+verify_numbered() {
+    local number=0
+    while [ "$number" -lt "$2" ]; do
+        number=$((number + 1))
+        content "$1" "$number" | cmp - "$1/f$number" || die "file $number was synced, and is lost"
+    done
+}
+
+# forget_caches: what is read from now on comes from the disk.
+forget_caches() {
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+}

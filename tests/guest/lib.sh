@@ -100,6 +100,11 @@ device_bytes() {
     blockdev --getsize64 "$1"
 }
 
+# filesystem_bytes FOLDER: the size of the file system that is mounted there, without what it keeps for itself.
+filesystem_bytes() {
+    echo $(($(stat -f -c %b "$1") * $(stat -f -c %S "$1")))
+}
+
 # write_files FOLDER COUNT: new files of up to 128 KiB with random bytes.
 write_files() {
     local number=0
@@ -171,31 +176,35 @@ content() {
     yes "file $2 of $1" | head -c $(($2 * 7919 % 131072 + 1))
 }
 
-# write_numbered FOLDER: numbered files, one after the other, until /run/enough is there or a write fails. The number in
-# /run/synced is that of the last one that is known to be on the disk.
+# write_numbered FOLDER SERIES: numbered files, one after the other, until /run/enough is there or a write fails. The
+# number in /run/SERIES.synced is that of the last one that is known to be on the disk.
 write_numbered() {
     local number=0
     mkdir -p "$1"
-    echo 0 >/run/synced
     while [ ! -e /run/enough ]; do
         number=$((number + 1))
-        content "$1" "$number" | dd of="$1/f$number" bs=64k conv=fsync || return 1
-        echo "$number" >/run/synced.new
-        mv /run/synced.new /run/synced
+        content "$2" "$number" | dd of="$1/f$number" bs=64k conv=fsync || return 1
+        echo "$number" >"/run/$2.synced.new"
+        mv "/run/$2.synced.new" "/run/$2.synced"
     done
 }
 
-# more_are_synced COUNT
-more_are_synced() {
-    [ -e /run/synced ] && [ "$(cat /run/synced)" -ge "$1" ]
+# synced SERIES: the number of the last file that is known to be on the disk.
+synced() {
+    cat "/run/$1.synced" || echo 0
 }
 
-# verify_numbered FOLDER COUNT: the files up to that number are there with their bytes.
+# more_are_synced SERIES COUNT
+more_are_synced() {
+    [ "$(synced "$1")" -ge "$2" ]
+}
+
+# verify_numbered FOLDER SERIES COUNT: the files up to that number are there with their bytes.
 verify_numbered() {
     local number=0
-    while [ "$number" -lt "$2" ]; do
+    while [ "$number" -lt "$3" ]; do
         number=$((number + 1))
-        content "$1" "$number" | cmp - "$1/f$number" || die "file $number was synced, and is lost"
+        content "$2" "$number" | cmp - "$1/f$number" || die "file $number of $2 was synced, and is lost"
     done
 }
 

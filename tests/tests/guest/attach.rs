@@ -41,6 +41,22 @@ start_daemon
 exclusive
 until_true 10 has_device vol /dev/nbd3 4
 until_true 10 has_device other /dev/nbd0 1
+
+step "grow XFS while it is mounted"
+mkfs.xfs -q /dev/nbd0
+mount -t xfs /dev/nbd0 /mnt
+write_files /mnt/files 30
+c volume resize other --size 1G --yes
+[ "$(device_bytes /dev/nbd0)" = 1073741824 ]
+[ "$(filesystem_bytes /mnt)" -lt 536870912 ]
+xfs_growfs /mnt
+[ "$(filesystem_bytes /mnt)" -gt 900000000 ]
+write_files /mnt/more 30
+sums /mnt >/run/xfs.sums
+forget_caches
+verify /mnt /run/xfs.sums
+umount /mnt
+xfs_repair -n /dev/nbd0
 c volume detach other
 is_free /dev/nbd0
 is_available other
@@ -65,17 +81,16 @@ mount -t ext4 -o ro,noload /dev/nbd0 /run/snapshot
 verify /run/snapshot /run/first.sums
 
 step "grow the volume under a load"
-write_numbered /mnt/numbered &
+write_numbered /mnt/numbered numbered &
 writer=$!
-until_true 60 more_are_synced 3
+until_true 60 more_are_synced numbered 3
 c volume resize vol --size 2G --yes
 [ "$(device_bytes /dev/nbd3)" = 2147483648 ]
 resize2fs /dev/nbd3
-synced=$(cat /run/synced)
-until_true 60 more_are_synced $((synced + 3))
+until_true 60 more_are_synced numbered $(($(synced numbered) + 3))
 touch /run/enough
 wait "$writer"
-[ $(($(stat -f -c %b /mnt) * $(stat -f -c %S /mnt))) -gt 2000000000 ]
+[ "$(filesystem_bytes /mnt)" -gt 2000000000 ]
 refused volume resize vol --size 1G --yes
 [ "$(device_bytes /dev/nbd0)" = 1073741824 ]
 
@@ -92,7 +107,7 @@ device=$(c volume attach vol --read-only)
 [ "$(blockdev --getro "$device")" = 1 ]
 mount -t ext4 -o ro "$device" /mnt
 verify /mnt /run/last.sums
-verify_numbered /mnt/numbered "$(cat /run/synced)"
+verify_numbered /mnt/numbered numbered "$(synced numbered)"
 umount /mnt
 c volume detach "$device"
 is_available vol

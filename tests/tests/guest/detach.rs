@@ -68,12 +68,11 @@ mkfs.ext4 -q /dev/nbd0
 for round in 1 2; do
     step "load"
     mount -t ext4 /dev/nbd0 /mnt
-    rm -f /run/synced
-    write_numbered /mnt/round$round &
+    write_numbered /mnt/round$round round$round &
     writer=$!
     disturb &
     noise=$!
-    until_true 60 more_are_synced 20
+    until_true 60 more_are_synced round$round 20
     step "detach by force"
     c volume detach vol --force
     step "detached"
@@ -81,8 +80,7 @@ for round in 1 2; do
         die "the writer did not notice"
     fi
     wait "$noise" || true
-    synced=$(cat /run/synced)
-    echo "synced $synced"
+    echo "synced $(synced round$round)"
     is_available vol
     refused volume attach vol
     if [ $round = 2 ]; then
@@ -97,7 +95,7 @@ for round in 1 2; do
     step "look what is there"
     [ "$(c volume attach vol --connections 4)" = /dev/nbd0 ]
     mount -t ext4 /dev/nbd0 /mnt
-    verify_numbered /mnt/round$round "$synced"
+    verify_numbered /mnt/round$round round$round "$(synced round$round)"
     umount /mnt
     fsck.ext4 -fn /dev/nbd0
 done

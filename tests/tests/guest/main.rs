@@ -3,15 +3,17 @@
 //! | file | who attaches | what is proved |
 //! |---|---|---|
 //! | `life` | nbd-client | file systems with snapshots, clones, trims and a recovery |
-//! | `power` | nbd-client | a power failure loses nothing that was synced |
+//! | `power` | both | a power failure loses nothing that was synced |
 //! | `attach` | cairnd | a volume is one device's, and grows under a mounted file system |
 //! | `restart` | cairnd | file systems outlive the daemon, ended or killed, without an error |
 //! | `detach` | cairnd | detaching keeps what was synced, from inside, from outside and by force |
 //! | `refusal` | cairnd | what users are told when the kernel refuses |
+//! | `manual` | both | the commands in docs/USING.md can be followed as they stand |
 
 mod attach;
 mod detach;
 mod life;
+mod manual;
 mod power;
 mod refusal;
 mod restart;

@@ -5,69 +5,104 @@ use cairn_tests::guest::Guest;
 
 /// With one connection the kernel sends what was in flight again half a minute later, so writers pause that long.
 #[test]
-fn a_mounted_disk_outlives_restarts_under_load() {
+fn mounted_disks_outlive_restarts_under_load() {
     let output = Guest::with_empty_disk().run(
         r#"
-go_on() {
-    local synced
-    synced=$(cat /run/synced)
-    until_true 90 more_are_synced $((synced + 5))
-}
+# The volumes are named like the file systems on them.
+types='ext4 xfs'
+writers=
 
 disturb() {
     while [ ! -e /run/enough ]; do
-        head -c 3000000 /dev/urandom >/mnt/noise.new
-        mv /mnt/noise.new /mnt/noise
+        head -c 3000000 /dev/urandom >"$1/noise.new"
+        mv "$1/noise.new" "$1/noise"
+    done
+}
+
+are_served() {
+    until_true 10 has_device ext4 /dev/nbd0 1
+    until_true 10 has_device xfs /dev/nbd1 1
+}
+
+# The kernel waits for answers from both.
+are_waited_for() {
+    for device in nbd0 nbd1; do
+        # Reads, and writes.
+        set -- $(cat /sys/block/$device/inflight)
+        [ $(($1 + $2)) -gt 0 ] || return 1
+    done
+}
+
+# What is written from now on is synced, too.
+go_on() {
+    for type in $types; do
+        until_true 90 more_are_synced "$type" $(($(synced "$type") + 5))
     done
 }
 
 mount_pool
-start_daemon --create vol:512M
-c volume attach vol
-mkfs.ext4 -q /dev/nbd0
-mount -t ext4 /dev/nbd0 /mnt
-write_files /mnt/before 100
-sums /mnt/before >/run/before.sums
-write_numbered /mnt/numbered &
-writer=$!
-disturb &
-noise=$!
+start_daemon --create ext4:512M --create xfs:512M
+for type in $types; do
+    device=$(c volume attach "$type")
+    folder=/run/on-$type
+    mkfs.$type -q "$device"
+    mkdir "$folder"
+    mount -t "$type" "$device" "$folder"
+    write_files "$folder/before" 50
+    sums "$folder/before" >"/run/before-$type.sums"
+    write_numbered "$folder/numbered" "$type" &
+    writers="$writers $!"
+    disturb "$folder" &
+    writers="$writers $!"
+done
 go_on
 
 step "end the daemon"
 stop_daemon
 start_daemon
-until_true 10 has_device vol /dev/nbd0 1
-step "wait for the writer"
+are_served
+step "wait for the writers"
 go_on
 
-step "kill the daemon"
+step "kill the daemon with requests that it has not answered"
+kill -STOP "$daemon"
+until_true 60 are_waited_for
 kill_daemon
 start_daemon
-until_true 10 has_device vol /dev/nbd0 1
-step "wait for the writer"
+are_served
+step "wait for the writers"
 go_on
 
 step "what is mounted is not detached"
-refused volume detach vol
+refused volume detach ext4
 refused volume detach /dev/nbd0
 go_on
 touch /run/enough
-wait "$writer"
-wait "$noise"
+# None saw an error.
+for writer in $writers; do
+    wait "$writer"
+done
 
 step "all is there"
-forget_caches
-verify /mnt/before /run/before.sums
-verify_numbered /mnt/numbered "$(cat /run/synced)"
-umount /mnt
+for type in $types; do
+    folder=/run/on-$type
+    forget_caches
+    verify "$folder/before" "/run/before-$type.sums"
+    verify_numbered "$folder/numbered" "$type" "$(synced "$type")"
+    umount "$folder"
+    echo "synced $(synced "$type")"
+done
 fsck.ext4 -fn /dev/nbd0
-c volume detach vol
+xfs_repair -n /dev/nbd1
+c volume detach ext4
+c volume detach /dev/nbd1
+for type in $types; do
+    is_available "$type"
+done
 is_free /dev/nbd0
-is_available vol
+is_free /dev/nbd1
 c pool check --data
 stop_daemon
-echo "synced $(cat /run/synced)"
 "#,
     );
     let in_use = [

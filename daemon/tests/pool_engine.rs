@@ -21,7 +21,9 @@ use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Holder, Options, Pool};
 use cairn_uring::{Config, Handle, Reactor, ReactorThread};
 use cairnd::control::{Attachment, Engine, Line, Pending, PoolEngine, Sessions, Target};
+use cairnd::devices::{self, Devices};
 use cairnd::keeper::PoolFiles;
+use cairnd::kernel::VolumeKey;
 use cairnd::pools::PoolSlot;
 use cairnd::volumes::Volumes;
 use jiff::Timestamp;
@@ -618,5 +620,60 @@ fn attachments_are_exclusive_and_can_be_ended() {
     assert_eq!((&*edited.name, edited.shared, edited.snapshots), ("b", true, 1));
     assert_eq!(w.code(w.engine.volume("a".into())), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.attach("b".into(), Attach::default())), ErrorCode::Unsupported);
+    w.reactor.join().expect("ends in order");
+}
+
+/// A kernel whose device's volume grows whenever it is told something, until it has `last`.
+struct Growing {
+    pool: Arc<Pool<SimDisk>>,
+    reactor: Handle,
+    last: u64,
+    told: Mutex<Vec<u64>>,
+}
+
+impl Growing {
+    fn grow(&self) {
+        let (pool, size) = (self.pool.clone(), self.pool.volume("a").expect("is there").size + MIB);
+        if size <= self.last {
+            let grown = self.reactor.spawn_with(move || async move { pool.resize_volume("a", size).await });
+            grown.expect("the reactor runs").wait().expect("the task ends").expect("grows");
+        }
+    }
+}
+
+impl Devices for Growing {
+    fn attach(&self, request: &devices::Attach) -> Result<String, ApiError> {
+        self.told.lock().expect("not poisoned").push(request.size);
+        self.grow();
+        Ok("/dev/nbd0".into())
+    }
+
+    fn resize(&self, _: VolumeKey, size: u64) -> Result<(), ApiError> {
+        self.told.lock().expect("not poisoned").push(size);
+        self.grow();
+        Ok(())
+    }
+
+    fn detach(&self, _: VolumeKey, _: bool) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    fn forget(&self, _: VolumeKey) {}
+}
+
+// A volume that grew while its device was being attached, or told of another size, was too short for the kernel.
+#[test]
+fn the_kernel_hears_of_the_size_that_a_volume_has_in_the_end() {
+    let w = World::new();
+    w.create("a", MIB);
+    let (pool, reactor) = (w.pool.clone(), w.reactor.handle().clone());
+    let kernel = Arc::new(Growing { pool, reactor: reactor.clone(), last: 3 * MIB, told: Mutex::default() });
+    let info = w.engine.info();
+    let engine = PoolEngine::new(w.volumes.clone(), reactor, w.files.clone(), Some(kernel.clone()), info);
+    w.ok(engine.attach("a".into(), Attach::default()));
+    let told = || std::mem::take(&mut *kernel.told.lock().expect("not poisoned"));
+    assert_eq!(told(), [MIB, 2 * MIB, 3 * MIB]);
+    w.ok(engine.resize_volume("a".into(), 5 * MIB));
+    assert_eq!(told(), [5 * MIB], "once, where nothing else happens");
     w.reactor.join().expect("ends in order");
 }

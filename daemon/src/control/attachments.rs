@@ -67,7 +67,7 @@ async fn end(sessions: &Arc<Sessions>, target: &Target, force: bool) -> Result<(
 }
 
 /// How the kernel's devices name a version.
-pub(super) fn key<D: Disk>(pool: &Pool<D>, id: VersionId) -> VolumeKey {
+fn key<D: Disk>(pool: &Pool<D>, id: VersionId) -> VolumeKey {
     VolumeKey { pool: pool.id(), version: id.0 }
 }
 
@@ -76,11 +76,20 @@ fn devices<D: Disk>(c: &Context<D>) -> Result<Arc<dyn Devices>, ApiError> {
     c.devices.clone().ok_or_else(none)
 }
 
-/// Tells the kernel a new size. The volume has it even if the kernel cannot be told.
-pub(super) async fn tell_size<D: Disk>(c: &Context<D>, key: VolumeKey, size: u64) {
+/// Tells the kernel a version's size, which was `known` to it. The volume has it even if the kernel cannot be told.
+pub(super) async fn tell_size<D: Disk>(c: &Context<D>, pool: &Pool<D>, id: VersionId, known: Option<u64>) {
     let Some(devices) = c.devices.clone() else { return };
-    if let Err(error) = blocking(move || devices.resize(key, size)).await {
-        tracing::warn!(%error, size, "the kernel does not know the volume's new size");
+    let mut told = known;
+    // Until it was told the present one: of two who tell it at once the one who is late may know less.
+    while let Ok(size) = pool.size_of(id)
+        && told != Some(size)
+    {
+        let (devices, key) = (Arc::clone(&devices), key(pool, id));
+        if let Err(error) = blocking(move || devices.resize(key, size)).await {
+            tracing::warn!(%error, size, "the kernel does not know the volume's new size");
+            return;
+        }
+        told = Some(size);
     }
 }
 
@@ -109,7 +118,11 @@ pub(super) async fn attach<D: Disk>(
         connections: request.connections,
     };
     match blocking(move || kernel.attach(&asked)).await {
-        Ok(device) => sessions.name_device(&target, &Consumer::Kernel { device }),
+        Ok(device) => {
+            sessions.name_device(&target, &Consumer::Kernel { device });
+            // It may have grown while there was no device yet to be told.
+            tell_size(&c, &pool, version.id, Some(version.size)).await;
+        }
         Err(error) => {
             sessions.unpin(&target, &unnamed_device());
             return Err(error);

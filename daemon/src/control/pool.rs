@@ -220,10 +220,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let grown = context.run(async move |c| {
                 let (_, pool) = c.pool_of(&name)?;
                 let info = api(pool.resize_volume(&name, size).await)?;
-                Ok((api(show(&c.volumes, &name))?, attachments::key(&pool, info.id)))
+                Ok((api(show(&c.volumes, &name))?, pool, info.id))
             });
-            let (volume, key) = grown.await?;
-            attachments::tell_size(&context, key, volume.size).await;
+            let (volume, pool, id) = grown.await?;
+            attachments::tell_size(&context, &pool, id, None).await;
             Ok(volume)
         })
     }

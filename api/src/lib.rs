@@ -5,7 +5,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`attachment`], [`types`], [`pool`], [`info`] | requests and answers, one file a subject |
+//! | [`volume`], [`snapshot`], [`image`], [`attachment`], [`types`], [`pool`], [`info`] | requests and answers, one file a subject |
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
@@ -20,6 +20,7 @@
 
 pub mod attachment;
 pub mod error;
+pub mod image;
 pub mod info;
 pub mod name;
 pub mod path;

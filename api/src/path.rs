@@ -14,6 +14,10 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 pub const VOLUMES: &str = "/v1/volumes";
 /// `/v1/snapshots`: list all (GET) and create a group (POST).
 pub const SNAPSHOTS: &str = "/v1/snapshots";
+/// `/v1/images`: list (GET) and create from a volume (POST).
+pub const IMAGES: &str = "/v1/images";
+/// `/v1/imports`: begin to import an image (POST).
+pub const IMPORTS: &str = "/v1/imports";
 /// `/v1/pool`: the figures of the daemon's first pool (GET).
 pub const POOL: &str = "/v1/pool";
 /// `/v1/pool/check`: check the first pool (POST); `?data=true` reads all data too.
@@ -39,9 +43,24 @@ pub fn volume(name: &str) -> String {
 }
 
 /// Something below a volume: `resize` (POST), `retype` (POST), `qos` (GET, PATCH), `attachments` (GET), `attach` (POST),
-/// `detach` (POST), `reset-attachments` (POST), `tree` (GET) or `snapshots` (GET, POST).
+/// `detach` (POST), `reset-attachments` (POST), `tree` (GET), `snapshots` (GET, POST) or `passing-snapshot` (POST).
 pub fn volume_sub(name: &str, sub: &str) -> String {
     format!("{}/{sub}", volume(name))
+}
+
+/// One image: show (GET), edit (PATCH), delete (DELETE, `?force=true` also when it is in use).
+pub fn image(name: &str) -> String {
+    format!("{IMAGES}/{}", encode(name))
+}
+
+/// An import under way: give it up (DELETE).
+pub fn import(name: &str) -> String {
+    format!("{IMPORTS}/{}", encode(name))
+}
+
+/// Something below an import: `grow` (POST) or `complete` (POST).
+pub fn import_sub(name: &str, sub: &str) -> String {
+    format!("{}/{sub}", import(name))
 }
 
 /// One pool: show (GET), forget when it is empty (DELETE).

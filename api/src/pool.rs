@@ -106,6 +106,9 @@ pub struct PoolStatus {
     pub volumes: u64,
     /// Snapshots, automatic ones included.
     pub snapshots: u64,
+    /// Images, those that are being imported included.
+    #[serde(default)]
+    pub images: u64,
     /// Deleted versions whose space is still to be given back.
     pub pending_deletes: u64,
     /// Why the pool refuses writes, when a failed barrier fenced it.

@@ -122,6 +122,11 @@ pub enum TreeKind {
         /// Its own name.
         name: String,
     },
+    /// An image that was made of a snapshot below it, or from which volumes above it were made.
+    Image {
+        /// The image's name.
+        image: String,
+    },
     /// A deleted version that others still descend from, or whose space is being given back.
     Ghost,
 }

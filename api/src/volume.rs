@@ -59,6 +59,9 @@ pub struct Volume {
     /// The snapshot it was cloned from, by the names of that time.
     #[serde(default)]
     pub origin: Option<SnapshotRef>,
+    /// The image it was made from, by the name of that time.
+    #[serde(default)]
+    pub image: Option<String>,
     /// How many snapshots it has.
     pub snapshots: u64,
     /// What it is doing.
@@ -88,14 +91,15 @@ pub struct VolumeList {
     pub volumes: Vec<Volume>,
 }
 
-/// Asks for a new volume: blank with a `size`, or a clone with a `source`.
+/// Asks for a new volume: blank with a `size`, a clone with a `source`, or one that begins as an `image`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateVolume {
     /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
     #[schema(example = "demo", min_length = 1, max_length = 128)]
     pub name: String,
-    /// Bytes. Required for a blank volume; for a clone the snapshot's size unless given, and never less.
+    /// Bytes. Required for a blank volume; for a clone the snapshot's size unless given, and never less; from an image
+    /// what the image asks for unless given, and never less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 10737418240u64)]
     pub size: Option<u64>,
@@ -105,6 +109,9 @@ pub struct CreateVolume {
     /// The snapshot to clone; a blank volume without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SnapshotRef>,
+    /// The image to begin with. Nothing is copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Its type, which must exist; the default type unless given. A clone's must be of its source's pool, and is its
     /// source's unless given.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]

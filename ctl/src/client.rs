@@ -38,7 +38,7 @@ pub(crate) struct Answer<T> {
 }
 
 /// A daemon, by its socket.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     place: Place,
 }

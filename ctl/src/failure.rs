@@ -1,5 +1,6 @@
 //! What went wrong, said in one way: `error: what (code)`, then `hint: what to do`.
 
+use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -74,6 +75,30 @@ impl Failure {
             text.push_str(&format!("hint: {hint}\n"));
         }
         text
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Told { message, .. } | Failure::Usage(message) => f.write_str(message),
+            Failure::Unsound => f.write_str("the answer is bad news"),
+            Failure::PipeClosed => f.write_str("nobody reads the output"),
+        }
+    }
+}
+
+impl From<cairn_image::Error> for Failure {
+    fn from(error: cairn_image::Error) -> Failure {
+        let message = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        let failure = Failure::local(error.kind().code(), message);
+        match error.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
     }
 }
 

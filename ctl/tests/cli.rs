@@ -505,6 +505,64 @@ description         d
 }
 
 #[test]
+fn images_from_creation_to_deletion() {
+    let daemon = Daemon::with_demo();
+    assert!(daemon.run("image list").ok().starts_with("There are no images."));
+    let created = daemon.run("image create golden --from demo@s1 --os-type linux --min-disk 20G").ok();
+    assert_eq!(created, "created image golden (10.0 GiB) from demo@s1\n");
+    let list = daemon.run("image list").ok();
+    assert!(
+        list.lines().nth(1).is_some_and(|l| l.starts_with("golden  10.0 GiB  2.5 GiB  available")),
+        "{list}"
+    );
+    let show = daemon.run("image show golden").ok();
+    for line in ["source      demo@s1", "os type     linux", "least disk  20.0 GiB", "protected   no"] {
+        assert!(show.lines().any(|l| l == line), "{show}\nlacks {line:?}");
+    }
+    let made = daemon.run("volume create vm --from-image golden").ok();
+    assert!(made.starts_with("created volume vm (20.0 GiB) from image:golden\n"), "{made}");
+    assert_eq!(daemon.run("volume create vm2 --from-image golden --json").json()["image"], "golden");
+    daemon.run("image delete golden").fails("error: the image \"golden\" is that of 2 (busy)\n");
+    let edited = daemon.run("image edit golden --name silver --protected on").ok();
+    assert_eq!(edited, "image golden is now called silver\n");
+    daemon.run("image delete silver --force").fails("error: the image \"silver\" is protected (busy)\n");
+    let edited = daemon.run("image edit silver --protected off").ok();
+    assert_eq!(edited, "changed image silver; its 2 volumes stay as they are\n");
+    assert_eq!(daemon.run("image delete silver --force").ok(), "deleted image silver\n");
+}
+
+/// What is wrong with a file is told before the daemon hears of it; what nobody serves leaves nothing.
+#[test]
+fn images_that_cannot_be_moved_are_told() {
+    let daemon = Daemon::with_demo();
+    let file = |name: &str| daemon.folder.path().join(name).display().to_string();
+    daemon
+        .run("image import /does/not/exist x")
+        .fails("error: cannot open /does/not/exist: No such file or directory (os error 2) (io)\n");
+    std::fs::write(file("overlay.qcow2"), [b"QFI\xfb\0\0\0\x03\0\0\0\0\0\0\0\x68", &[0; 500][..]].concat())
+        .expect("written");
+    let overlay = daemon.run(&format!("image import {} x", file("overlay.qcow2")));
+    assert_eq!(overlay.code, 1);
+    assert!(
+        overlay.stderr.contains("backing file") && overlay.stderr.contains("(image-refused)"),
+        "{}",
+        overlay.stderr
+    );
+    std::fs::write(file("disk"), [1; 1000]).expect("written");
+    // This daemon serves no NBD.
+    let unserved = daemon.run(&format!("image import {} x", file("disk")));
+    assert!(unserved.code == 1 && unserved.stderr.contains("(nbd)"), "{}", unserved.stderr);
+    assert!(daemon.run("image list").ok().starts_with("There are no images."), "nothing is left");
+    let unserved = daemon.run(&format!("image export demo@s1 {}", file("out.qcow2")));
+    assert!(unserved.code == 1 && unserved.stderr.contains("(nbd)"), "{}", unserved.stderr);
+    assert!(!Path::new(&file("out.qcow2")).exists());
+    let unknown = daemon.run(&format!("image export demo@s1 {}", file("out")));
+    assert!(unknown.code == 2 && unknown.stderr.contains("--format"), "{}", unknown.stderr);
+    let vmdk = daemon.run(&format!("image export demo@s1 {}", file("out.vmdk")));
+    assert_eq!(vmdk.code, 1, "{}", vmdk.stderr);
+}
+
+#[test]
 fn pools_from_creation_to_removal() {
     let daemon = Daemon::with_demo();
     assert_eq!(

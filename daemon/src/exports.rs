@@ -1,4 +1,5 @@
-//! The pool's volumes and snapshots as NBD exports: `VOLUME`, writable, and `VOLUME@SNAPSHOT`, read-only.
+//! What pools hold as NBD exports: `VOLUME`, writable, `VOLUME@SNAPSHOT` and `image:IMAGE`, read-only, and what an import
+//! is written to.
 
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
@@ -6,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_api::attachment::Consumer;
+use cairn_api::image::EXPORT_PREFIX;
 use cairn_cow::{Error, ErrorKind, ExtentKind, Pool, Resolved, VersionId};
 use cairn_nbd::{
     ClientInfo, ContextKey, Demand, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError,
@@ -16,6 +18,7 @@ use cairn_uring::{AlignedBuf, yield_now};
 use crate::control::{Attachment, InUse, IoCounters, Line, Target};
 use crate::disk::{PoolBuf, PoolDisk};
 use crate::habit::FlushHabit;
+use crate::images::{image, is_image};
 use crate::qos::{self, Direction};
 use crate::seldom::Seldom;
 use crate::status::{self, PIECE};
@@ -65,7 +68,8 @@ impl PoolExports {
     /// The export that the empty name means: the only volume, where there is just one.
     fn default_name(&self) -> Result<String, OpenError> {
         let pools = self.volumes.pools.open();
-        let mut volumes = pools.iter().flat_map(|(_, pool)| pool.volumes());
+        let volumes = pools.iter().flat_map(|(_, pool)| pool.volumes());
+        let mut volumes = volumes.filter(|volume| !is_image(&volume.attributes));
         match (volumes.next(), volumes.next()) {
             (Some(only), None) => Ok(only.name),
             _ => Err(OpenError::Unknown),
@@ -92,9 +96,8 @@ impl Exports for PoolExports {
 
     async fn open(&self, name: &str, _client: &ClientInfo) -> Result<VersionExport, OpenError> {
         let name = if name.is_empty() { self.default_name()? } else { name.to_owned() };
-        let volume = name.split_once('@').map_or(name.as_str(), |(volume, _)| volume);
-        let (_, pool) = self.volumes.pools.of_volume(volume).map_err(|e| unavailable(&e))?;
-        let resolved = pool.resolve(&name).map_err(|e| unavailable(&e))?;
+        let (pool, version) = self.volumes.export(&name).map_err(|e| unavailable(&e))?;
+        let resolved = pool.resolve(&version).map_err(|e| unavailable(&e))?;
         let mut connection = self.connection.clone();
         connection.write_through &= !pool.survives_its_process();
         Ok(VersionExport {
@@ -102,6 +105,7 @@ impl Exports for PoolExports {
             size_changes: pool.size_changes(),
             pool,
             name,
+            version,
             resolved,
             known_size: Cell::new(None),
             habit: FlushHabit::default(),
@@ -119,6 +123,14 @@ impl Exports for PoolExports {
         let mut names = Vec::new();
         for (_, pool) in self.volumes.pools.open() {
             for volume in pool.volumes() {
+                if let Some(image) = image(&volume) {
+                    let ready = || ExportName {
+                        name: format!("{EXPORT_PREFIX}{}", image.name),
+                        description: volume.description,
+                    };
+                    names.extend(image.ready.then(ready));
+                    continue;
+                }
                 let snapshots = pool.snapshots(Some(&volume.name)).unwrap_or_default();
                 names.push(ExportName { name: volume.name, description: volume.description });
                 names.extend(snapshots.into_iter().map(of_snapshot));
@@ -132,7 +144,10 @@ impl Exports for PoolExports {
 pub struct VersionExport {
     pool: Arc<Pool<PoolDisk>>,
     lane: usize,
+    /// What the client calls it.
     name: String,
+    /// What the pool calls it: `VOLUME` or `VOLUME@SNAPSHOT`.
+    version: String,
     resolved: Resolved,
     /// See [`Pool::size_changes`].
     size_changes: Arc<AtomicU64>,
@@ -201,9 +216,9 @@ impl Export for VersionExport {
 
     async fn begin(&self) -> Result<(), OpenError> {
         let Connection { consumer, line, .. } = &self.connection;
-        let target = Target::of_export(&self.name);
+        let target = Target::of_export(&self.version);
         let attach = || {
-            let shared = || is_shared_now(&self.pool, &self.name, &self.resolved);
+            let shared = || is_shared_now(&self.pool, &self.version, &self.resolved);
             self.volumes.sessions.attach(target.clone(), consumer, shared, Arc::clone(line))
         };
         let mut attached = attach();

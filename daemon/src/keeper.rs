@@ -235,6 +235,15 @@ impl PoolFiles<PoolDisk> for PoolKeeper {
     }
 }
 
+/// A number that nobody has drawn before, in hexadecimal.
+///
+/// # Errors
+/// When the kernel gives no random bytes.
+pub(crate) fn random_hex() -> Result<String, ApiError> {
+    let id = random_id().map_err(|e| ApiError::new(ErrorCode::Internal, format!("no random bytes: {e}")))?;
+    Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 fn random_id() -> io::Result<[u8; 16]> {
     let mut id = [0; 16];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut id)?;

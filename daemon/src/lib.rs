@@ -10,7 +10,8 @@
 //! | [`keeper`] | opening pools, their background duties, closing them |
 //! | [`room`] | how full pools are, and the file systems below them |
 //! | [`qos`] | limits to a volume's I/O |
-//! | [`exports`] | volumes and snapshots as NBD exports |
+//! | `images` | images, as they are kept among the engine's volumes |
+//! | [`exports`] | volumes, snapshots and images as NBD exports |
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
@@ -27,6 +28,7 @@ pub mod devices;
 pub mod disk;
 pub mod exports;
 mod habit;
+mod images;
 pub mod keeper;
 pub mod kernel;
 mod listeners;

@@ -4,13 +4,15 @@
 //! single volume: types, QoS rules, and where the other pools are. A volume's name is unique over all pools, so that
 //! an export name has one meaning.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::MAIN_POOL;
-use cairn_cow::{Disk, Error, ErrorKind, Pool, Result};
+use cairn_cow::{Disk, Error, ErrorKind, Holder, Pool, Result};
 use parking_lot::{Mutex, RwLock};
 
+use crate::images;
 use crate::room::Room;
 
 /// One pool that was asked for.
@@ -119,7 +121,7 @@ impl<D: Disk> Pools<D> {
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no pool '{name}'")))
     }
 
-    /// The pool that holds a volume, and its name.
+    /// The pool that holds a volume, and its name. An image is no volume.
     ///
     /// # Errors
     /// `NotFound` when none does, naming the pools that could not be looked into.
@@ -128,7 +130,7 @@ impl<D: Disk> Pools<D> {
         let mut closed = Vec::new();
         for slot in slots.iter() {
             match &slot.pool {
-                Ok(pool) if pool.has_volume(volume) => return Ok((slot.name.clone(), Arc::clone(pool))),
+                Ok(pool) if has_volume(pool, volume) => return Ok((slot.name.clone(), Arc::clone(pool))),
                 Ok(_) => {}
                 Err(_) => closed.push(slot.name.as_str()),
             }
@@ -140,15 +142,24 @@ impl<D: Disk> Pools<D> {
         Err(Error::new(ErrorKind::NotFound, text))
     }
 
-    /// Why a pool that was opened cannot be one of these: it is a copy of one, or has a volume of a name that is taken.
+    /// Why a pool that was opened cannot be one of these: it is a copy of one, or has a volume or an image of a name that
+    /// is taken.
     pub fn obstacle(&self, opened: &Pool<D>) -> Option<String> {
         let present = self.open();
         if let Some((name, _)) = present.iter().find(|(_, pool)| pool.id() == opened.id()) {
             return Some(format!("it is the pool '{name}', or a copy of it"));
         }
+        let there =
+            |what, name| Some(format!("it has {what} '{name}', which there is already in another pool"));
+        let names = |pool: &Pool<D>| -> BTreeSet<String> {
+            pool.volumes().iter().filter_map(images::image).map(|image| image.name).collect()
+        };
+        let taken: BTreeSet<String> = present.iter().flat_map(|(_, pool)| names(pool)).collect();
+        if let Some(image) = names(opened).into_iter().find(|name| taken.contains(name)) {
+            return there("an image", image);
+        }
         let taken = |name: &String| present.iter().any(|(_, pool)| pool.has_volume(name));
-        let volume = opened.volumes().into_iter().map(|volume| volume.name).find(taken)?;
-        Some(format!("it has a volume '{volume}', which there is already in another pool"))
+        there("a volume", opened.volumes().into_iter().map(|volume| volume.name).find(taken)?)
     }
 
     /// Sets a name and a path aside for a pool that is to be added.
@@ -196,4 +207,9 @@ impl<D: Disk> Pools<D> {
         changing.push(place.clone());
         Some((slot, Reserved { place, all: Arc::clone(&self.changing) }))
     }
+}
+
+/// Whether a pool has a volume of this name that users see as one.
+fn has_volume<D: Disk>(pool: &Pool<D>, name: &str) -> bool {
+    pool.attributes(Holder::Volume(name)).is_ok_and(|attributes| !images::is_image(&attributes))
 }

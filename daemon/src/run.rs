@@ -23,6 +23,7 @@ use crate::control::{self, ControlThread, PoolEngine};
 use crate::descriptors::connections_allowed;
 use crate::devices::{Devices, ServedDevices};
 use crate::disk::{Found, PoolDisk};
+use crate::images;
 use crate::keeper::{PoolFiles as _, PoolKeeper, on, sentence};
 use crate::listeners::{Listeners, SocketFile};
 use crate::pools::PoolSlot;
@@ -138,6 +139,9 @@ impl Daemon {
         let main = keeper.open(MAIN_POOL, &config.pool.path, disk, found, config.pool.limit)?;
         let volumes = Volumes::new(main, config.pool.path.display().to_string());
         open_other_pools(&volumes, &keeper);
+        for slot in volumes.pools.slots() {
+            sweep(&slot, &first)?;
+        }
         volumes.apply_limits();
         create_volumes(config, &volumes, &first)?;
         let socket = &config.control.socket;
@@ -176,7 +180,8 @@ impl Daemon {
 
     /// Says that everything serves, and what to type next. The first words are for scripts that wait for them.
     fn announce(&self, config: &Config) {
-        let volumes = self.volumes.pools.main().volumes();
+        let mut volumes = self.volumes.pools.main().volumes();
+        volumes.retain(|volume| !images::is_image(&volume.attributes));
         let count = match volumes.len() {
             1 => "1 volume".to_owned(),
             n => format!("{n} volumes"),
@@ -281,6 +286,16 @@ fn open_other_pools(volumes: &Volumes<PoolDisk>, keeper: &PoolKeeper) {
         });
         volumes.pools.add(slot);
     }
+}
+
+/// Deletes what clients of the last daemon have not finished. That this fails is no reason not to serve the rest.
+fn sweep(slot: &PoolSlot<PoolDisk>, reactor: &Handle) -> Result<(), String> {
+    let Ok(pool) = &slot.pool else { return Ok(()) };
+    let pool = Arc::clone(pool);
+    if let Err(error) = on(reactor, move || async move { images::sweep(&pool).await })? {
+        tracing::warn!(pool = slot.name, "what an import has left cannot be deleted: {}", sentence(&error));
+    }
+    Ok(())
 }
 
 fn create_volumes(config: &Config, volumes: &Volumes<PoolDisk>, reactor: &Handle) -> Result<(), String> {

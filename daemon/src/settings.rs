@@ -9,6 +9,7 @@
 //! | volume | `type` | its type; without it has [`DEFAULT_TYPE`] |
 //! | volume | `qos` | limits of its own, a [`QosRule`] as JSON |
 //! | volume | `shared` | `yes`: several consumers may use it at once |
+//! | volume | `image`, `from-image`, `passing/SNAPSHOT` | see [`crate::images`] |
 //!
 //! They are read anew for every operation: there is no second copy that could differ.
 
@@ -19,6 +20,8 @@ use cairn_api::types::{BACKEND, DEFAULT_TYPE, QosSource};
 use cairn_cow::Attributes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::images::is_image;
 
 const TYPE_PREFIX: &str = "type/";
 const POLICY_PREFIX: &str = "qos/";
@@ -113,6 +116,10 @@ impl Settings {
 
     /// The limits in force for a volume that keeps `attributes`, and where they come from.
     pub(crate) fn limits(&self, attributes: &Attributes) -> (QosSource, QosRule) {
+        if is_image(attributes) {
+            // What is imported is no disk that somebody uses.
+            return (QosSource::None, QosRule::default());
+        }
         let own = own_limits(attributes);
         if !own.is_unlimited() {
             return (QosSource::Volume, own);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use cairn_api::attachment::{Attach, Consumer, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::image::{CreateImage, CreateImport, EditImage, ImageFields, ImageFormat, ImageStatus};
 use cairn_api::info::Info;
 use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL};
 use cairn_api::snapshot::{
@@ -18,7 +19,7 @@ use cairn_api::types::{
 };
 use cairn_api::volume::{CreateVolume, EditVolume, SnapshotRef, VolumeStatus};
 use cairn_cow::sim::SimDisk;
-use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Holder, Options, Pool};
+use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Holder, Options, Pool, VolumeInfo};
 use cairn_uring::{Config, Handle, Reactor, ReactorThread};
 use cairnd::control::{Attachment, Engine, Line, Pending, PoolEngine, Sessions, Target};
 use cairnd::devices::{self, Devices};
@@ -169,10 +170,14 @@ impl World {
 
     /// Connects the process `pid`; the client ends at the request after `polite` others unless it is forced.
     fn client(&self, export: &str, pid: i32, polite: usize) -> Result<Arc<Client>, String> {
-        let client = Arc::new(Client { place: Mutex::default(), polite: AtomicUsize::new(polite) });
-        let consumer = Consumer::Process { uid: 0, pid, command: None };
         let volume = export.split('@').next().expect("a name");
         let shared = self.wait(self.engine.volume(volume.into())).map_err(|e| e.to_string())?.shared;
+        self.consumer(export, pid, polite, shared)
+    }
+
+    fn consumer(&self, export: &str, pid: i32, polite: usize, shared: bool) -> Result<Arc<Client>, String> {
+        let client = Arc::new(Client { place: Mutex::default(), polite: AtomicUsize::new(polite) });
+        let consumer = Consumer::Process { uid: 0, pid, command: None };
         let attached =
             self.sessions.attach(Target::of_export(export), &consumer, || Some(shared), client.clone());
         let place = attached.map_err(|e| e.to_string())?;
@@ -211,11 +216,20 @@ impl World {
         self.ok(self.engine.create_snapshot(volume.into(), request));
     }
 
+    /// What the engine calls an image.
+    fn kept_as(&self, image: &str) -> String {
+        let named = |volume: &VolumeInfo| {
+            let kept = volume.attributes.get("image");
+            kept.is_some_and(|kept| kept.contains(&format!("\"name\":\"{image}\"")))
+        };
+        self.pool.volumes().into_iter().find(named).expect("the image").name
+    }
+
     /// Writes one block of a volume.
-    fn write(&self, volume: &'static str, block: u64, byte: u8) {
-        let pool = self.pool.clone();
+    fn write(&self, volume: &str, block: u64, byte: u8) {
+        let (pool, volume) = (self.pool.clone(), volume.to_owned());
         let written = self.reactor.handle().spawn_with(move || async move {
-            let version = pool.resolve(volume)?.id;
+            let version = pool.resolve(&volume)?.id;
             let mut buf = SimDisk::file(MIB).alloc(BLOCK_SIZE as usize);
             buf.fill(byte);
             pool.write(0, version, block * BLOCK_SIZE, BLOCK_SIZE as usize, buf).await
@@ -675,5 +689,144 @@ fn the_kernel_hears_of_the_size_that_a_volume_has_in_the_end() {
     assert_eq!(told(), [MIB, 2 * MIB, 3 * MIB]);
     w.ok(engine.resize_volume("a".into(), 5 * MIB));
     assert_eq!(told(), [5 * MIB], "once, where nothing else happens");
+    w.reactor.join().expect("ends in order");
+}
+
+fn image_of(name: &str, volume: &str, snapshot: Option<&str>) -> CreateImage {
+    let snapshot = snapshot.map(str::to_owned);
+    CreateImage { name: name.into(), volume: volume.into(), snapshot, fields: ImageFields::default() }
+}
+
+fn import_of(name: &str, size: u64) -> CreateImport {
+    CreateImport {
+        name: name.into(),
+        size,
+        format: ImageFormat::Qcow2,
+        file: "disk.qcow2".into(),
+        fields: ImageFields { os_type: Some("linux".into()), min_disk: 8 * MIB, ..ImageFields::default() },
+        pool: None,
+    }
+}
+
+#[test]
+fn images_are_made_of_volumes_and_are_none() {
+    let w = World::new();
+    w.create("a", 4 * MIB);
+    w.write("a", 0, 1);
+    w.snapshot("a", "s");
+    w.write("a", 1, 2);
+    w.ok(w.engine.create_image(image_of("then", "a", Some("s"))));
+    let now = w.ok(w.engine.create_image(image_of("now", "a", None)));
+    assert_eq!((now.size, now.mapped, now.status), (4 * MIB, 2 * BLOCK_SIZE, ImageStatus::Available));
+    assert_eq!(w.ok(w.engine.image("then".into())).mapped, BLOCK_SIZE);
+    assert_eq!(w.code(w.engine.create_image(image_of("now", "a", None))), ErrorCode::Exists);
+    assert_eq!(w.code(w.engine.create_image(image_of("x", "now", None))), ErrorCode::NotFound);
+
+    assert_eq!(w.ok(w.engine.volumes()).volumes.len(), 1);
+    let snapshots = w.ok(w.engine.snapshots(None)).snapshots;
+    assert_eq!(
+        snapshots.iter().map(|s| &*s.name).collect::<Vec<_>>(),
+        ["s"],
+        "nothing is left on the volume"
+    );
+    let status = w.ok(w.engine.pool(None));
+    assert_eq!((status.volumes, status.snapshots, status.images), (1, 1, 2));
+    assert_eq!(w.ok(w.engine.volume_type(DEFAULT_TYPE.into())).volumes, 1);
+
+    let from = |image: &str, size| CreateVolume {
+        name: "b".into(),
+        image: Some(image.into()),
+        size,
+        ..CreateVolume::default()
+    };
+    assert_eq!(w.code(w.engine.create_volume(from("no", None))), ErrorCode::NotFound);
+    assert_eq!(w.code(w.engine.create_volume(from("now", Some(MIB)))), ErrorCode::Shrink);
+    let both = SnapshotRef { volume: "a".into(), snapshot: "s".into() };
+    let both = CreateVolume { source: Some(both), ..from("now", None) };
+    assert_eq!(w.code(w.engine.create_volume(both)), ErrorCode::InvalidArgument);
+    let made = w.ok(w.engine.create_volume(from("now", None)));
+    assert_eq!((made.image.as_deref(), made.origin, made.size), (Some("now"), None, 4 * MIB));
+    let tree = w.ok(w.engine.tree("b".into())).nodes;
+    let images: Vec<_> = tree.iter().filter(|n| matches!(n.kind, TreeKind::Image { .. })).collect();
+    assert_eq!(images.len(), 2, "{tree:?}");
+    let hidden = |kind: &TreeKind| matches!(kind, TreeKind::Head { volume } if volume.starts_with("img-"));
+    assert!(!tree.iter().any(|node| hidden(&node.kind)), "{tree:?}");
+
+    assert_eq!(w.ok(w.engine.image("now".into())).volumes, 1);
+    assert_eq!(w.code(w.engine.delete_image("now".into(), false)), ErrorCode::Busy);
+    let protect = |protected| EditImage { protected: Some(protected), ..EditImage::default() };
+    w.ok(w.engine.edit_image("now".into(), protect(true)));
+    assert_eq!(w.code(w.engine.delete_image("now".into(), true)), ErrorCode::Busy);
+    w.ok(w.engine.edit_image("now".into(), protect(false)));
+    let reader = w.consumer(&format!("{}@contents", w.kept_as("now")), 1, 0, true).expect("a reader");
+    assert_eq!(w.code(w.engine.delete_image("now".into(), true)), ErrorCode::Busy, "it is being read");
+    World::leave(&reader);
+    w.ok(w.engine.delete_image("now".into(), true));
+    w.ok(w.engine.delete_image("then".into(), false));
+    assert_eq!(w.ok(w.engine.volume("b".into())).mapped, 2 * BLOCK_SIZE, "what was made of it lives on");
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn an_import_is_an_image_when_it_is_complete() {
+    let w = World::new();
+    assert_eq!(w.code(w.engine.create_import(import_of("i", 1000))), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(w.engine.create_import(import_of("i i", MIB))), ErrorCode::InvalidArgument);
+    let import = w.ok(w.engine.create_import(import_of("i", MIB)));
+    let kept_as = w.kept_as("i");
+    assert_eq!((import.image.status, import.export), (ImageStatus::Importing, format!("import:{kept_as}")));
+    assert_eq!(w.code(w.engine.create_import(import_of("i", MIB))), ErrorCode::Exists);
+    w.write(&kept_as, 0, 1);
+    assert_eq!(w.code(w.engine.grow_import("i".into(), MIB + 1)), ErrorCode::InvalidArgument);
+    assert_eq!(w.ok(w.engine.grow_import("i".into(), 2 * MIB)).size, 2 * MIB);
+    let volume = CreateVolume { name: "v".into(), image: Some("i".into()), ..CreateVolume::default() };
+    assert_eq!(w.code(w.engine.create_volume(volume.clone())), ErrorCode::Busy);
+    assert_eq!(w.code(w.engine.delete_image("i".into(), false)), ErrorCode::Busy);
+    assert_eq!(w.code(w.engine.edit_image("i".into(), EditImage::default())), ErrorCode::Busy);
+
+    let done = w.ok(w.engine.complete_import("i".into()));
+    assert_eq!(
+        (done.status, done.mapped, done.os_type.as_deref()),
+        (ImageStatus::Available, BLOCK_SIZE, Some("linux"))
+    );
+    assert_eq!(w.ok(w.engine.complete_import("i".into())), done, "when it is asked again");
+    assert_eq!(w.code(w.engine.grow_import("i".into(), 4 * MIB)), ErrorCode::ReadOnly);
+    assert_eq!(w.code(w.engine.cancel_import("i".into())), ErrorCode::ReadOnly);
+    w.write(&kept_as, 1, 2);
+    let made = w.ok(w.engine.create_volume(volume));
+    assert_eq!(
+        (made.size, made.mapped),
+        (8 * MIB, BLOCK_SIZE),
+        "as large as asked for, with what was complete"
+    );
+
+    let renamed = EditImage { name: Some("j".into()), os_type: Some(String::new()), ..EditImage::default() };
+    let renamed = w.ok(w.engine.edit_image("i".into(), renamed));
+    assert_eq!((&*renamed.name, renamed.os_type, renamed.volumes), ("j", None, 1));
+    w.ok(w.engine.create_import(import_of("i", MIB)));
+    w.ok(w.engine.cancel_import("i".into()));
+    assert_eq!(w.code(w.engine.image("i".into())), ErrorCode::NotFound);
+    assert_eq!(w.ok(w.engine.images()).images.len(), 1);
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn a_passing_snapshot_is_deleted_as_any_other() {
+    let w = World::new();
+    w.create("a", MIB);
+    let taken = w.ok(w.engine.passing_snapshot("a".into()));
+    let marks = || {
+        w.pool
+            .volume("a")
+            .expect("there")
+            .attributes
+            .iter()
+            .filter(|(k, _)| k.starts_with("passing/"))
+            .count()
+    };
+    assert_eq!((taken.size, marks()), (MIB, 1));
+    w.ok(w.engine.delete_snapshot("a".into(), taken.snapshot));
+    assert_eq!(marks(), 0, "its mark went with it");
+    assert_eq!(w.code(w.engine.passing_snapshot("no".into())), ErrorCode::NotFound);
     w.reactor.join().expect("ends in order");
 }

@@ -2,9 +2,10 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`types`], [`qos`], [`pool`] | the subcommands of one subject each |
+//! | [`volume`], [`snapshot`], [`image`], [`types`], [`qos`], [`pool`] | the subcommands of one subject each |
 //! | [`values`] | what an argument may be beyond a word or a number |
 
+mod image;
 mod pool;
 mod qos;
 mod snapshot;
@@ -16,11 +17,12 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use image::{Image, ImageChanges, ImageFields, ImportImage};
 pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use types::{Specs, Type, TypeChanges};
-pub(crate) use values::{Device, Export, InUse, Setting, Spec, Switch};
+pub(crate) use values::{Device, Export, Exported, InUse, Setting, Spec, Switch};
 pub(crate) use volume::{CreateVolume, Volume, VolumeChanges};
 
 /// Where the daemon listens in production.
@@ -36,7 +38,7 @@ Examples:
 The daemon is found by --socket or --dev, else by CAIRN_SOCKET or CAIRN_DEV in the
 environment, else at /run/cairn/control.sock. Sizes are binary: 10G is 10 GiB.";
 
-/// Volumes, snapshots, types and pools of a running cairnd.
+/// Volumes, snapshots, images, types and pools of a running cairnd.
 #[derive(Parser, Debug)]
 #[command(name = "cairn", version, after_help = EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -96,6 +98,9 @@ pub(crate) enum Command {
     /// What volumes held at a moment
     #[command(subcommand, visible_alias = "snap")]
     Snapshot(Snapshot),
+    /// Disks that never change, from which volumes are made
+    #[command(subcommand)]
+    Image(Image),
     /// Kinds of volumes: which pool they are in, which limits they have
     #[command(subcommand)]
     Type(Type),
@@ -157,6 +162,20 @@ mod tests {
             "snapshot delete demo a b c",
             "snapshot diff demo a",
             "snapshot diff demo a b",
+            "volume create demo --from-image debian",
+            "volume create demo --from-image debian --size 20G",
+            "image import disk.img web",
+            "image import - web --format raw --max-size 100G --pool bulk --os-type linux --protected",
+            "image export demo disk.qcow2",
+            "image export demo@s - --format raw.tar.gz",
+            "image export image:web disk.img --format raw",
+            "image export volume:web disk.img",
+            "image create web --from demo --description x --min-disk 20G --min-memory 1G",
+            "image create web --from demo@s",
+            "image list",
+            "image show web",
+            "image edit web --name new --protected off --os-type linux",
+            "image delete a b --force",
             "type create fast --description x --spec a=b --spec c=d --pool bulk --qos gold --default",
             "type list",
             "type show fast",
@@ -199,6 +218,14 @@ mod tests {
             ("volume attach demo nbd0", "a device such as /dev/nbd0"),
             ("volume attach demo --connections 17", "17 is not in 1..=16"),
             ("volume detach /dev/sda", "a device such as /dev/nbd0"),
+            ("volume create demo --from a@b --from-image c", "cannot be used with"),
+            ("image import disk.img", "<NAME>"),
+            ("image import disk.img web --format qcow", "raw, qcow2, vmdk"),
+            ("image create web", "--from"),
+            ("image edit web", "--name <NEW>"),
+            ("image export demo", "<FILE>"),
+            ("image export @s disk.img", "expected"),
+            ("image delete", "<NAME>"),
             ("type create fast --spec a", "expected KEY=VALUE"),
             ("type edit fast", "--no-qos"),
             ("type edit fast --qos a --no-qos", "cannot be used with"),

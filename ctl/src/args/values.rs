@@ -84,6 +84,43 @@ impl FromStr for InUse {
     }
 }
 
+/// What is exported: by a name that may be a volume's or an image's, or one that says whose it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Exported {
+    /// `image:NAME`
+    Image(String),
+    /// `VOLUME@SNAPSHOT`, or `volume:NAME`
+    Export(Export),
+    /// `NAME`
+    Either(String),
+}
+
+impl FromStr for Exported {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Exported, String> {
+        let expected = || "expected VOLUME, VOLUME@SNAPSHOT or IMAGE, for example demo".to_owned();
+        match text.split_once(':') {
+            Some(("image", name)) if !name.is_empty() => Ok(Exported::Image(name.to_owned())),
+            Some(("volume", name)) => name.parse().map(Exported::Export).map_err(|_| expected()),
+            Some(_) => Err(expected()),
+            None => match text.parse().map_err(|_| expected())? {
+                Export { volume, snapshot: None } => Ok(Exported::Either(volume)),
+                export => Ok(Exported::Export(export)),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Exported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exported::Image(name) | Exported::Either(name) => f.write_str(name),
+            Exported::Export(export) => export.fmt(f),
+        }
+    }
+}
+
 /// `on` or `off`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Switch {
@@ -182,6 +219,20 @@ mod tests {
         ] {
             let error = text.parse::<Setting>().expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn images_and_volumes_are_told_apart_where_it_is_said() {
+        let export = |volume: &str, snapshot: Option<&str>| {
+            Ok(Exported::Export(Export { volume: volume.into(), snapshot: snapshot.map(str::to_owned) }))
+        };
+        assert_eq!("web".parse(), Ok(Exported::Either("web".into())));
+        assert_eq!("image:web".parse(), Ok(Exported::Image("web".into())));
+        assert_eq!("volume:web".parse(), export("web", None));
+        assert_eq!("web@s".parse(), export("web", Some("s")));
+        for text in ["", "image:", "volume:", "disk:web", "@s", "web@"] {
+            text.parse::<Exported>().expect_err(text);
         }
     }
 

@@ -7,13 +7,14 @@ use super::values::{Device, Export, From, InUse, Switch};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Volume {
-    /// Create a volume: blank, or from a snapshot
+    /// Create a volume: blank, from a snapshot, or from an image
     #[command(after_help = "\
 Examples:
   cairn volume create demo --size 10G
   cairn volume create db --size 100G --type fast
   cairn volume create copy --from demo@before-upgrade
-  cairn volume create larger --from demo@before-upgrade --size 20G")]
+  cairn volume create larger --from demo@before-upgrade --size 20G
+  cairn volume create vm-1 --from-image debian-13")]
     Create(CreateVolume),
     /// List all volumes
     #[command(visible_alias = "ls")]
@@ -151,12 +152,15 @@ Volumes cloned from the deleted one's snapshots live on."
 pub(crate) struct CreateVolume {
     /// The new volume's name: letters, digits, '.', '_' and '-', at most 128
     pub(crate) name: String,
-    /// Its size, for example 512M, 10G, 2T; for a clone that of the snapshot unless given
-    #[arg(long, required_unless_present = "from")]
+    /// Its size, for example 512M, 10G, 2T; that of the snapshot or image unless given
+    #[arg(long, required_unless_present_any = ["from", "from_image"])]
     pub(crate) size: Option<Size>,
     /// Start with what a snapshot holds
     #[arg(long, value_name = "VOL@SNAP")]
     pub(crate) from: Option<From>,
+    /// Start with what an image holds
+    #[arg(long, value_name = "IMAGE", conflicts_with = "from")]
+    pub(crate) from_image: Option<String>,
     /// Its type; the default type unless given, for a clone that of its source
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) volume_type: Option<String>,

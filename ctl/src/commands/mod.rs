@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`volume`], [`attachments`] | volumes, and who uses them |
 //! | [`snapshot`] | snapshots, clones, rollbacks, differences |
+//! | [`image`] | images, and moving them in and out |
 //! | [`types`], [`qos`] | types of volumes, limits to their I/O |
 //! | [`pool`] | pools |
 
 mod attachments;
+mod image;
 mod pool;
 mod qos;
 mod snapshot;
@@ -28,6 +30,7 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
     match command {
         args::Command::Volume(command) => volume::run(command, client, output).await,
         args::Command::Snapshot(command) => snapshot::run(command, client, output).await,
+        args::Command::Image(command) => image::run(command, client, output).await,
         args::Command::Type(command) => types::run(command, client, output).await,
         args::Command::Qos(command) => qos::run(command, client, output).await,
         args::Command::Pool(command) => pool::run(command, client, output).await,

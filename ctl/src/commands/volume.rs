@@ -14,13 +14,7 @@ use crate::render::volumes;
 
 pub(super) async fn run(command: args::Volume, client: &Client, output: &Output) -> Result<(), Failure> {
     match command {
-        args::Volume::Create(args::CreateVolume { name, size, from, volume_type, shared, description }) => {
-            let (size, source) = (size.map(|s| s.bytes()), from.map(|from| from.0));
-            let request = CreateVolume { name, size, description, source, volume_type, shared };
-            let made = client.post::<Volume>(path::VOLUMES, &request).await?;
-            let uri = uri(client, output, &made.value.name).await?;
-            output.answer(&made, |volume, look| volumes::created(volume, uri.as_deref(), look))
-        }
+        args::Volume::Create(asked) => create(asked, client, output).await,
         args::Volume::List => {
             let list = client.get::<VolumeList>(path::VOLUMES, Wait::Short).await?;
             let pools = several_pools(client, output).await?;
@@ -55,6 +49,15 @@ pub(super) async fn run(command: args::Volume, client: &Client, output: &Output)
             delete_volumes(&names, with_snapshots, yes, client, output).await
         }
     }
+}
+
+async fn create(asked: args::CreateVolume, client: &Client, output: &Output) -> Result<(), Failure> {
+    let args::CreateVolume { name, size, from, from_image: image, volume_type, shared, description } = asked;
+    let (size, source) = (size.map(|s| s.bytes()), from.map(|from| from.0));
+    let request = CreateVolume { name, size, description, source, image, volume_type, shared };
+    let made = client.post::<Volume>(path::VOLUMES, &request).await?;
+    let uri = uri(client, output, &made.value.name).await?;
+    output.answer(&made, |volume, look| volumes::created(volume, uri.as_deref(), look))
 }
 
 /// Whether there is more than one pool, so that it is worth saying which one holds a volume; for people only.

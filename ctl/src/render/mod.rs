@@ -1,6 +1,7 @@
 //! Text for people: tables, lists of fields, sizes and times. Nothing here prints; everything returns text.
 
 pub(crate) mod attachments;
+pub(crate) mod images;
 pub(crate) mod pool;
 pub(crate) mod qos;
 pub(crate) mod snapshots;

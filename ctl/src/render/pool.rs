@@ -136,6 +136,9 @@ pub(crate) fn status(status: &PoolStatus, look: &Look) -> String {
         ("volumes", status.volumes.to_string()),
         ("snapshots", status.snapshots.to_string()),
     ]);
+    if status.images > 0 {
+        lines.push(("images", status.images.to_string()));
+    }
     if status.pending_deletes > 0 {
         lines.push(("deleting", format!("{} in the background", count(status.pending_deletes, "version"))));
     }
@@ -199,6 +202,7 @@ mod tests {
             fill: Fill::Ok,
             volumes: 3,
             snapshots: 12,
+            images: 0,
             pending_deletes: 0,
             fenced: None,
             journal_used: 1 << 20,

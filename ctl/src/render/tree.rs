@@ -13,6 +13,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cairn_api::Size;
+use cairn_api::image::EXPORT_PREFIX;
 use cairn_api::snapshot::{Tree, TreeKind, TreeNode};
 
 use super::{Look, Tone};
@@ -61,6 +62,7 @@ impl Row<'_> {
         let (kind, name) = match &node.kind {
             TreeKind::Head { .. } => ("head", look.paint(Tone::Strong, name)),
             TreeKind::Snapshot { .. } => ("snapshot", name.clone()),
+            TreeKind::Image { .. } => ("image", name.clone()),
             TreeKind::Ghost => ("deleted", look.paint(Tone::Faint, name)),
         };
         let size = Size(node.size);
@@ -94,7 +96,7 @@ enum Todo<'a> {
 fn volume_of(node: &TreeNode) -> Option<&str> {
     match &node.kind {
         TreeKind::Head { volume } | TreeKind::Snapshot { volume, .. } => Some(volume),
-        TreeKind::Ghost => None,
+        TreeKind::Image { .. } | TreeKind::Ghost => None,
     }
 }
 
@@ -194,6 +196,7 @@ impl<'a> Layout<'a> {
                 (glyphs.snapshot, name.clone())
             }
             TreeKind::Snapshot { volume, name } => (glyphs.snapshot, format!("{volume}@{name}")),
+            TreeKind::Image { image } => (glyphs.snapshot, format!("{EXPORT_PREFIX}{image}")),
             TreeKind::Ghost => (glyphs.ghost, format!("#{}", node.id)),
         };
         Row { graph: format!("{prefix}{glyph}"), node: Some((node, name)) }

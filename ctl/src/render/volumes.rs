@@ -2,6 +2,7 @@
 
 use cairn_api::Size;
 use cairn_api::attachment::{Attachment, Consumer};
+use cairn_api::image::EXPORT_PREFIX;
 use cairn_api::volume::{Volume, VolumeStatus};
 use comfy_table::Cell;
 
@@ -16,6 +17,9 @@ fn tone(status: VolumeStatus) -> Tone {
 }
 
 fn origin(volume: &Volume) -> Option<String> {
+    if let Some(image) = &volume.image {
+        return Some(format!("{EXPORT_PREFIX}{image}"));
+    }
     volume.origin.as_ref().map(|origin| format!("{}@{}", origin.volume, origin.snapshot))
 }
 
@@ -35,7 +39,7 @@ pub(crate) fn list(volumes: &[Volume], several: bool, look: &Look) -> String {
     }
     let shared = volumes.iter().any(|volume| volume.shared);
     let used = volumes.iter().any(|volume| !volume.attachments.is_empty());
-    let cloned = volumes.iter().any(|volume| volume.origin.is_some());
+    let cloned = volumes.iter().any(|volume| origin(volume).is_some());
     let columns = [
         (true, left("NAME")),
         (true, right("SIZE")),
@@ -183,6 +187,7 @@ mod tests {
             created: at("2026-01-01T23:55:00Z"),
             description: String::new(),
             origin: None,
+            image: None,
             snapshots: 2,
             status: VolumeStatus::InUse,
             connections: 4,

@@ -48,7 +48,7 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, volume: &str) -> cairn_cow::Re
 }
 
 /// Ends the connections to `target` and lets no new ones in until all are gone.
-async fn end(sessions: &Arc<Sessions>, target: &Target, force: bool) -> Result<(), ApiError> {
+pub(super) async fn end(sessions: &Arc<Sessions>, target: &Target, force: bool) -> Result<(), ApiError> {
     let _closed: Closed = sessions.close(target.clone()).map_err(|why| convert::in_use(target, &why))?;
     for _ in 0..END_ATTEMPTS {
         sessions.end(target, force);

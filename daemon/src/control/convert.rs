@@ -1,13 +1,16 @@
 //! From the engine's words to the API's.
 
+use std::collections::HashMap;
+
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::{CheckReport, PoolStatus};
 use cairn_api::snapshot::{DiffExtent, ExtentKind, Snapshot, TreeKind, TreeNode};
 use cairn_api::volume::{SnapshotRef, Volume, VolumeStatus};
-use cairn_cow::{self as cow, ErrorKind};
+use cairn_cow::{self as cow, ErrorKind, Pool};
 use jiff::Timestamp;
 
 use super::sessions::{InUse, Sessions, Target};
+use crate::images::{VOLUME_FROM_IMAGE, is_image};
 use crate::pools::PoolSlot;
 use crate::room;
 use crate::settings::{Settings, is_shared, volume_type};
@@ -79,7 +82,7 @@ pub(super) fn in_use(target: &Target, why: &InUse) -> ApiError {
 
 /// Engine times are milliseconds since 1970. One that no calendar holds comes from a damaged clock, not from the
 /// pool: it is shown as 1970.
-fn time(ms: u64) -> Timestamp {
+pub(super) fn time(ms: u64) -> Timestamp {
     i64::try_from(ms)
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok())
@@ -94,6 +97,7 @@ pub(super) fn volume(
     settings: &Settings,
 ) -> Volume {
     let attachments = sessions.attachments(&Target::Head { volume: info.name.clone() });
+    let image = info.attributes.get(VOLUME_FROM_IMAGE).map(str::to_owned);
     let status = if fenced || info.checksum_errors > 0 {
         VolumeStatus::Error
     } else if attachments.is_empty() {
@@ -108,7 +112,12 @@ pub(super) fn volume(
         mapped: info.mapped,
         created: time(info.created_ms),
         description: info.description,
-        origin: info.origin.map(|o| SnapshotRef { volume: o.volume, snapshot: o.snapshot }),
+        // What the engine calls an image means nothing to users.
+        origin: info
+            .origin
+            .filter(|_| image.is_none())
+            .map(|o| SnapshotRef { volume: o.volume, snapshot: o.snapshot }),
+        image,
         snapshots: info.snapshots as u64,
         status,
         connections: attachments.iter().map(|a| a.connections).sum(),
@@ -137,18 +146,24 @@ pub(super) fn snapshot(info: cow::SnapshotInfo, sessions: &Sessions) -> Snapshot
     }
 }
 
-pub(super) fn tree_node(node: cow::TreeNode) -> TreeNode {
-    TreeNode {
+/// One place of the tree; of an image its one snapshot stands for it. `images` are the names of images by those of their
+/// volumes.
+pub(super) fn tree_node(node: cow::TreeNode, images: &HashMap<String, String>) -> Option<TreeNode> {
+    Some(TreeNode {
         id: node.id.0,
         parent: node.parent.map(|id| id.0),
         kind: match node.kind {
+            cow::TreeKind::Head { volume } if images.contains_key(&volume) => return None,
             cow::TreeKind::Head { volume } => TreeKind::Head { volume },
+            cow::TreeKind::Snapshot { volume, .. } if images.contains_key(&volume) => {
+                TreeKind::Image { image: images[&volume].clone() }
+            }
             cow::TreeKind::Snapshot { volume, name } => TreeKind::Snapshot { volume, name },
             cow::TreeKind::Ghost => TreeKind::Ghost,
         },
         size: node.size,
         created: time(node.created_ms),
-    }
+    })
 }
 
 pub(super) fn diff_extent(extent: cow::DiffExtent) -> DiffExtent {
@@ -163,9 +178,15 @@ pub(super) fn diff_extent(extent: cow::DiffExtent) -> DiffExtent {
     }
 }
 
-pub(super) fn pool_status<D: cow::Disk>(status: cow::PoolStatus, slot: &PoolSlot<D>) -> PoolStatus {
+pub(super) fn pool_status<D: cow::Disk>(pool: &Pool<D>, slot: &PoolSlot<D>) -> PoolStatus {
+    let status = pool.status();
     let available = slot.room.available();
     let free = room::free(&status, available);
+    let (mut images, mut of_images) = (0, 0);
+    for volume in pool.volumes().into_iter().filter(|volume| is_image(&volume.attributes)) {
+        images += 1;
+        of_images += volume.snapshots as u64;
+    }
     PoolStatus {
         name: slot.name.clone(),
         path: slot.path.clone(),
@@ -178,8 +199,10 @@ pub(super) fn pool_status<D: cow::Disk>(status: cow::PoolStatus, slot: &PoolSlot
         used: status.used,
         free,
         reserve: status.reserve,
-        volumes: status.volumes as u64,
-        snapshots: status.snapshots as u64,
+        // Images may come and go between the two looks at the pool.
+        volumes: (status.volumes as u64).saturating_sub(images),
+        snapshots: (status.snapshots as u64).saturating_sub(of_images),
+        images,
         pending_deletes: status.pending_deletes as u64,
         fenced: status.fenced,
         journal_used: status.journal_used,

@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::ApiError;
+use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
 use cairn_api::info::Info;
 use cairn_api::pool::{CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus};
 use cairn_api::snapshot::{
@@ -69,6 +70,27 @@ pub trait Engine: Send + Sync + 'static {
     fn rollback(&self, volume: String, snapshot: String, request: Rollback) -> Pending<RolledBack>;
     /// What differs between a snapshot and another one, or the head.
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff>;
+
+    /// All images.
+    fn images(&self) -> Pending<ImageList>;
+    /// One image.
+    fn image(&self, name: String) -> Pending<Image>;
+    /// An image of a volume or snapshot.
+    fn create_image(&self, request: CreateImage) -> Pending<Image>;
+    /// Names or describes an image differently.
+    fn edit_image(&self, name: String, request: EditImage) -> Pending<Image>;
+    /// Deletes an image, with `force` also one in use.
+    fn delete_image(&self, name: String, force: bool) -> Pending<()>;
+    /// An image to be written over NBD.
+    fn create_import(&self, request: CreateImport) -> Pending<Import>;
+    /// Gives up writing an image.
+    fn cancel_import(&self, name: String) -> Pending<()>;
+    /// Makes an image larger that is being written.
+    fn grow_import(&self, name: String, size: u64) -> Pending<Image>;
+    /// Makes what was written an image.
+    fn complete_import(&self, name: String) -> Pending<Image>;
+    /// A snapshot that goes away with the client that reads it.
+    fn passing_snapshot(&self, volume: String) -> Pending<PassingSnapshot>;
 
     /// All types.
     fn types(&self) -> Pending<TypeList>;

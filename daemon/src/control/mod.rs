@@ -25,6 +25,8 @@ mod context;
 mod convert;
 mod engine;
 mod gate;
+mod images;
+mod leases;
 mod pool;
 mod pools;
 mod reply;

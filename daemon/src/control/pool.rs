@@ -1,9 +1,11 @@
 //! The engine behind the API: pools, reached through a reactor.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
 use cairn_api::info::Info;
 use cairn_api::pool::{CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus};
 use cairn_api::snapshot::{
@@ -15,14 +17,15 @@ use cairn_api::types::{
     TypeList, VolumeQos, VolumeType,
 };
 use cairn_api::volume::{CreateVolume, EditVolume, Volume, VolumeList};
-use cairn_cow::{DiffExtent, Disk, Edit, Holder, NewVolume, Result as CowResult, SnapshotInfo};
+use cairn_cow::{DiffExtent, Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, SnapshotInfo};
 use cairn_uring::Handle;
 
 use super::context::{Context, invalid};
 use super::engine::{Engine, Pending};
 use super::sessions::{Sessions, Target};
-use super::{attachments, convert, pools, types};
+use super::{attachments, convert, images, leases, pools, types};
 use crate::devices::Devices;
+use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, in_pool, is_image, unmark_passing};
 use crate::keeper::PoolFiles;
 use crate::settings;
 use crate::volumes::Volumes;
@@ -61,7 +64,10 @@ fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
 }
 
 async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume, ApiError> {
-    let CreateVolume { name, size, description, source, volume_type: asked, shared } = request;
+    let CreateVolume { name, size, description, source, image, volume_type: asked, shared } = request;
+    if image.is_some() && source.is_some() {
+        return Err(invalid("a volume begins as a snapshot or as an image, not as both"));
+    }
     if c.volumes.pools.of_volume(&name).is_ok() {
         return Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{name}'"))
             .with_hint("choose another name"));
@@ -75,10 +81,12 @@ async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume,
         }
         None => None,
     };
+    let image = image.map(|image| images::find(&c.volumes, &image)).transpose()?;
     let inherited = of_source.as_ref().map(|(_, volume_type)| volume_type.clone());
     let volume_type = asked.or(inherited).unwrap_or_else(|| settings.default_type.clone());
     let backend = types::settings_of(&settings, &volume_type)?.backend().unwrap_or(MAIN_POOL);
-    if let Some((pool, _)) = of_source.filter(|(pool, _)| pool != backend) {
+    let stays_in = of_source.map(|(pool, _)| pool).or(image.as_ref().map(|image| image.pool_name.clone()));
+    if let Some(pool) = stays_in.filter(|pool| pool != backend) {
         let why =
             format!("a clone stays in its source's pool '{pool}', type '{volume_type}' is of '{backend}'");
         return Err(invalid(why).with_hint("choose a type of the same pool"));
@@ -88,13 +96,22 @@ async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume,
     if shared {
         attributes.push((settings::VOLUME_SHARED, settings::YES));
     }
+    if let Some(image) = &image {
+        attributes.push((VOLUME_FROM_IMAGE, &image.settings.name));
+    }
     let new = NewVolume { name: &name, description: &description, attributes: &attributes };
-    api(match (&source, size) {
-        (None, None) => {
+    api(match (&image, &source, size) {
+        (Some(image), _, size) => {
+            let size = images::volume_size(image, size)?;
+            pool.clone_volume_with(&image.volume.name, CONTENTS, new, Some(size)).await
+        }
+        (None, None, None) => {
             return Err(invalid("a blank volume needs a size").with_hint("give \"size\" in bytes"));
         }
-        (None, Some(size)) => pool.create_volume_with(new, size).await,
-        (Some(source), size) => pool.clone_volume_with(&source.volume, &source.snapshot, new, size).await,
+        (None, None, Some(size)) => pool.create_volume_with(new, size).await,
+        (None, Some(source), size) => {
+            pool.clone_volume_with(&source.volume, &source.snapshot, new, size).await
+        }
     })?;
     api(show(&c.volumes, &name))
 }
@@ -140,6 +157,14 @@ async fn retype<D: Disk>(c: Context<D>, name: String, request: Retype) -> Result
     api(show(&c.volumes, &name))
 }
 
+/// The snapshots of all volumes of a pool, images aside.
+fn visible_snapshots<D: Disk>(pool: &Arc<Pool<D>>) -> CowResult<Vec<SnapshotInfo>> {
+    let images: HashSet<_> = in_pool("", pool).into_iter().map(|image| image.volume.name).collect();
+    let mut snapshots = pool.snapshots(None)?;
+    snapshots.retain(|snapshot| !images.contains(&snapshot.volume));
+    Ok(snapshots)
+}
+
 fn snapshot_list(mut infos: Vec<SnapshotInfo>, sessions: &Sessions) -> SnapshotList {
     infos.sort_by(|a, b| (&a.volume, a.created_ms, a.id).cmp(&(&b.volume, b.created_ms, b.id)));
     SnapshotList { snapshots: infos.into_iter().map(|info| convert::snapshot(info, sessions)).collect() }
@@ -165,7 +190,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let (mut shown, settings) = (Vec::new(), volumes.settings());
             for (name, pool) in volumes.pools.open() {
                 let fenced = pool.status().fenced.is_some();
-                let infos = pool.volumes().into_iter();
+                let infos = pool.volumes().into_iter().filter(|volume| !is_image(&volume.attributes));
                 let show = |info| convert::volume(info, &name, fenced, &volumes.sessions, &settings);
                 shown.extend(infos.map(show));
             }
@@ -244,7 +269,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
     fn tree(&self, volume: String) -> Pending<Tree> {
         self.context.look(move |volumes| {
             let (_, pool) = volumes.pools.of_volume(&volume)?;
-            let nodes = pool.tree(&volume)?.into_iter().map(convert::tree_node).collect();
+            let images = in_pool("", &pool).into_iter().map(|image| (image.volume.name, image.settings.name));
+            let images = images.collect();
+            let nodes = pool.tree(&volume)?.into_iter();
+            let nodes = nodes.filter_map(|node| convert::tree_node(node, &images)).collect();
             Ok(Tree { volume, nodes })
         })
     }
@@ -255,7 +283,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
                 Some(volume) => volumes.pools.of_volume(volume)?.1.snapshots(Some(volume))?,
                 None => {
                     let pools = volumes.pools.open();
-                    let of_each = pools.iter().map(|(_, pool)| pool.snapshots(None));
+                    let of_each = pools.iter().map(|(_, pool)| visible_snapshots(pool));
                     of_each.collect::<CowResult<Vec<_>>>()?.concat()
                 }
             };
@@ -309,7 +337,8 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let (_, pool) = c.pool_of(&volume)?;
             let target = Target::Snapshot { volume: volume.clone(), name: name.clone() };
             let _held = attachments::hold(&c.volumes.sessions, target).await?;
-            api(pool.delete_snapshot(&volume, &name).await)
+            api(pool.delete_snapshot(&volume, &name).await)?;
+            api(unmark_passing(&pool, &volume, &name).await)
         })
     }
 
@@ -338,6 +367,47 @@ impl<D: Disk> Engine for PoolEngine<D> {
                 to: query.to,
             })
         })
+    }
+
+    fn images(&self) -> Pending<ImageList> {
+        self.context.look(|volumes| Ok(images::list(volumes)))
+    }
+
+    fn image(&self, name: String) -> Pending<Image> {
+        let volumes = Arc::clone(&self.context.volumes);
+        Box::pin(async move { images::show(&volumes, &name) })
+    }
+
+    fn create_image(&self, request: CreateImage) -> Pending<Image> {
+        self.context.change(move |c| images::create(c, request))
+    }
+
+    fn edit_image(&self, name: String, request: EditImage) -> Pending<Image> {
+        self.context.change(move |c| images::edit(c, name, request))
+    }
+
+    fn delete_image(&self, name: String, force: bool) -> Pending<()> {
+        Box::pin(images::delete(self.context.clone(), name, force))
+    }
+
+    fn create_import(&self, request: CreateImport) -> Pending<Import> {
+        Box::pin(images::import(self.context.clone(), request))
+    }
+
+    fn cancel_import(&self, name: String) -> Pending<()> {
+        Box::pin(images::cancel(self.context.clone(), name))
+    }
+
+    fn grow_import(&self, name: String, size: u64) -> Pending<Image> {
+        self.context.run(move |c| images::grow(c, name, size))
+    }
+
+    fn complete_import(&self, name: String) -> Pending<Image> {
+        Box::pin(images::complete(self.context.clone(), name))
+    }
+
+    fn passing_snapshot(&self, volume: String) -> Pending<PassingSnapshot> {
+        Box::pin(leases::passing_snapshot(self.context.clone(), volume))
     }
 
     fn types(&self) -> Pending<TypeList> {

@@ -9,6 +9,7 @@ use cairn_cow::{Disk, Holder};
 
 use super::context::{Context, blocking, busy, check_name, invalid, volumes_counted};
 use super::convert;
+use crate::images;
 use crate::pools::PoolSlot;
 use crate::settings::pool_key;
 use crate::volumes::Volumes;
@@ -17,7 +18,7 @@ fn entry<D: Disk>(slot: &PoolSlot<D>) -> PoolEntry {
     PoolEntry {
         name: slot.name.clone(),
         path: slot.path.clone(),
-        status: slot.pool.as_ref().ok().map(|pool| convert::pool_status(pool.status(), slot)),
+        status: slot.pool.as_ref().ok().map(|pool| convert::pool_status(pool, slot)),
         error: slot.pool.as_ref().err().cloned(),
     }
 }
@@ -29,7 +30,7 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>) -> PoolList {
 pub(super) fn status<D: Disk>(volumes: &Volumes<D>, name: Option<String>) -> cairn_cow::Result<PoolStatus> {
     let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
     let pool = volumes.pools.get(&name)?;
-    Ok(convert::pool_status(pool.status(), &volumes.pools.slot(&name)?))
+    Ok(convert::pool_status(&pool, &volumes.pools.slot(&name)?))
 }
 
 /// Runs on the control side, since opening a pool blocks.
@@ -65,9 +66,19 @@ async fn include<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) -> Result<(), Api
             .with_hint("of two volumes of one name rename one first: cairn volume edit NAME --name NEW"));
     }
     remember(c, added.name.clone(), Some(path)).await?;
+    sweep(c, added).await;
     c.volumes.pools.add(added.clone());
     c.volumes.apply_limits();
     Ok(())
+}
+
+/// Deletes what clients of the daemon that had the pool before have not finished.
+async fn sweep<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) {
+    let Ok(pool) = added.pool.clone() else { return };
+    let swept = c.run(async move |_| images::sweep(&pool).await.map_err(|e| convert::error(&e)));
+    if let Err(error) = swept.await {
+        tracing::warn!(pool = added.name, %error, "what an import has left cannot be deleted");
+    }
 }
 
 /// Has the next start open the pool, or not any more.
@@ -128,10 +139,15 @@ pub(super) async fn remove<D: Disk>(c: Context<D>, name: String) -> Result<(), A
     if name == MAIN_POOL {
         return Err(busy(format!("'{name}' is the pool that the daemon was started on")));
     }
-    let volumes = found.pool.as_ref().map_or(0, |pool| pool.status().volumes);
-    if volumes > 0 {
-        return Err(busy(format!("the pool '{name}' holds {}", volumes_counted(volumes as u64)))
-            .with_hint("delete them first"));
+    if let Some(PoolStatus { volumes, images, .. }) = entry(&found).status
+        && volumes + images > 0
+    {
+        let what = match images {
+            0 => volumes_counted(volumes),
+            1 => format!("{} and 1 image", volumes_counted(volumes)),
+            images => format!("{} and {images} images", volumes_counted(volumes)),
+        };
+        return Err(busy(format!("the pool '{name}' holds {what}")).with_hint("delete them first"));
     }
     let settings = c.volumes.settings();
     if let Some((user, _)) = settings.types.iter().find(|(_, t)| t.backend() == Some(&name)) {

@@ -5,6 +5,7 @@
 //! | [`volumes`] | volumes, their type and their limits |
 //! | [`attachments`] | who uses a volume: attach, detach, reset |
 //! | [`snapshots`] | snapshots, clones, rollbacks, differences |
+//! | [`images`] | images, and importing them |
 //! | [`types`] | volume types, and the QoS rules that they point to |
 //! | [`pools`] | pools: figures, checks, more of them |
 //!
@@ -12,6 +13,7 @@
 //! [`reply`]'s and the gate's.
 
 mod attachments;
+mod images;
 mod pools;
 mod snapshots;
 mod types;
@@ -78,7 +80,7 @@ impl Control {
 #[derive(OpenApi)]
 #[openapi(info(
     title = "cairn control API",
-    description = "Volumes, snapshots, types and pools of a cairnd, over its control socket.\n\n\
+    description = "Volumes, snapshots, images, types and pools of a cairnd, over its control socket.\n\n\
         Sizes and offsets are bytes. Times are RFC 3339 in UTC. Every answer with a status of 400 or higher has \
         the same body: a stable code, a message, and where there is one a hint at what to do.",
     license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
@@ -107,6 +109,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(volumes::routes())
         .merge(attachments::routes())
         .merge(snapshots::routes())
+        .merge(images::routes())
         .merge(types::routes())
         .merge(pools::routes())
         .routes(routes!(show_info))

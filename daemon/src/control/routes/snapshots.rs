@@ -88,6 +88,7 @@ async fn clone_snapshot(
         size: request.size,
         description: request.description,
         source: Some(SnapshotRef { volume, snapshot }),
+        image: None,
         volume_type: None,
         shared: false,
     };

@@ -1,6 +1,7 @@
 //! The API's calls.
 
 use cairn_api::attachment::*;
+use cairn_api::image::*;
 use cairn_api::info::Info;
 use cairn_api::pool::*;
 use cairn_api::snapshot::*;
@@ -108,6 +109,49 @@ impl Engine for MemoryEngine {
 
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff> {
         self.answer(|s| s.diff_page(volume, snapshot, query))
+    }
+
+    fn images(&self) -> Pending<ImageList> {
+        self.answer(|s| Ok(ImageList { images: s.images.clone() }))
+    }
+
+    fn image(&self, name: String) -> Pending<Image> {
+        self.answer(|s| s.image(&name))
+    }
+
+    fn create_image(&self, request: CreateImage) -> Pending<Image> {
+        self.answer(|s| s.create_image(request))
+    }
+
+    fn edit_image(&self, name: String, request: EditImage) -> Pending<Image> {
+        self.answer(|s| s.edit_image(&name, request))
+    }
+
+    fn delete_image(&self, name: String, force: bool) -> Pending<()> {
+        self.answer(|s| s.delete_image(&name, force))
+    }
+
+    fn create_import(&self, request: CreateImport) -> Pending<Import> {
+        self.answer(|s| s.create_import(request))
+    }
+
+    fn cancel_import(&self, name: String) -> Pending<()> {
+        self.answer(|s| s.delete_image(&name, true))
+    }
+
+    fn grow_import(&self, name: String, size: u64) -> Pending<Image> {
+        self.answer(|s| s.grow_import(&name, size))
+    }
+
+    fn complete_import(&self, name: String) -> Pending<Image> {
+        self.answer(|s| s.complete_import(&name))
+    }
+
+    fn passing_snapshot(&self, volume: String) -> Pending<PassingSnapshot> {
+        self.answer(|s| {
+            let taken = s.create_snapshot(&volume, "passing", "")?;
+            Ok(PassingSnapshot { volume, snapshot: taken.name, size: taken.size })
+        })
     }
 
     fn types(&self) -> Pending<TypeList> {

@@ -70,6 +70,7 @@ impl State {
             fill,
             volumes: self.heads.values().filter(|head| head.pool == pool.name).count() as u64,
             snapshots: self.snapshots_in(&pool.name),
+            images: self.images.len() as u64,
             pending_deletes: 0,
             fenced: None,
             journal_used: 4096,

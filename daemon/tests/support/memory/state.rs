@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use cairn_api::attachment::Attachment;
 use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::image::Image;
 use cairn_api::pool::CheckReport;
 use cairn_api::qos::QosRule;
 use cairn_api::snapshot::*;
@@ -25,6 +26,7 @@ pub(super) struct State {
     pub(super) policies: BTreeMap<String, Policy>,
     /// The first one first.
     pub(super) pools: Vec<Pool>,
+    pub(super) images: Vec<Image>,
     pub(super) fail: Option<ApiError>,
     pub(super) report: CheckReport,
     pub(super) diff: Vec<DiffExtent>,
@@ -44,6 +46,7 @@ struct Node {
 #[derive(Default)]
 pub(super) struct Head {
     origin: Option<SnapshotRef>,
+    image: Option<String>,
     pub(super) shared: bool,
     pub(super) volume_type: String,
     pub(super) pool: String,
@@ -64,6 +67,7 @@ impl State {
             default_type: cairn_api::types::DEFAULT_TYPE.to_owned(),
             policies: BTreeMap::new(),
             pools: vec![Pool::first()],
+            images: Vec::new(),
             fail: None,
             report: CheckReport {
                 clean: true,
@@ -76,7 +80,11 @@ impl State {
         }
     }
 
-    fn tick(&mut self) -> Timestamp {
+    pub(super) fn set_image(&mut self, volume: &str, image: &str) {
+        self.heads.get_mut(volume).expect("the volume").image = Some(image.to_owned());
+    }
+
+    pub(super) fn tick(&mut self) -> Timestamp {
         self.clock += 1.minute();
         self.clock
     }
@@ -150,6 +158,7 @@ impl State {
             created: node.created,
             description: node.description,
             origin: head.origin.clone(),
+            image: head.image.clone(),
             snapshots: self.snaps(Some(name)).len() as u64,
             status: if attachments.is_empty() { VolumeStatus::Available } else { VolumeStatus::InUse },
             connections: attachments.iter().map(|a| a.connections).sum(),
@@ -181,6 +190,9 @@ impl State {
     pub(super) fn create_volume(&mut self, r: CreateVolume) -> Result<Volume, ApiError> {
         check_name(&r.name)?;
         self.is_free(&r.name)?;
+        if let Some(image) = r.image.clone() {
+            return self.volume_of_image(&image, r);
+        }
         let parent = match &r.source {
             Some(source) => Some(self.snap(&source.volume, &source.snapshot)?),
             None => None,

@@ -1,0 +1,197 @@
+//! Exporting: read over NBD, written here.
+
+use std::fs::{File, Permissions};
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use cairn_api::image::{EXPORT_PREFIX, Image, ImageFormat, PassingSnapshot};
+use cairn_api::path;
+use cairn_api::volume::Volume;
+use cairn_image::nbd::{Connection, DiskSource, data_ranges};
+use cairn_image::{Destination, MAX_DISK_BYTES, Reading, copy, create, format_of_name, round_up};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use super::endpoint;
+use super::transfer::Transfer;
+use crate::args::{Export, Exported};
+use crate::client::{Client, Wait};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render::images;
+
+/// What is read, and the snapshot that was taken for it.
+struct Chosen {
+    /// The NBD export.
+    export: String,
+    passing: Option<PassingSnapshot>,
+}
+
+pub(super) async fn export(
+    what: Exported,
+    file: PathBuf,
+    format: Option<ImageFormat>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    let to_stdout = file == Path::new("-");
+    let format = match format.or_else(|| format_of_name(&file.to_string_lossy())) {
+        Some(format) => format,
+        None if to_stdout => ImageFormat::Raw,
+        None => {
+            let name = file.display();
+            return Err(Failure::Usage(format!(
+                "{name} does not tell a format: give --format raw, qcow2 or raw.tar.gz"
+            )));
+        }
+    };
+    let place = if to_stdout { stdout()? } else { Place::file(&file)? };
+    let mut transfer = Transfer::new(output)?;
+    let Chosen { export, passing } = choose(&what, client).await?;
+    let written = write(export, format, place.destination()?, &mut transfer, client).await;
+    drop(transfer);
+    if let Some(PassingSnapshot { volume, snapshot, .. }) = &passing {
+        // The daemon deletes it by itself, too.
+        let _ = client.delete(&path::snapshot(volume, snapshot)).await;
+    }
+    let size = written?;
+    place.keep()?;
+    match (to_stdout, output.json) {
+        (true, _) => Ok(()),
+        (false, true) => {
+            let shown = json!({
+                "exported": what.to_string(), "file": file.to_string_lossy(), "format": format, "size": size,
+            });
+            output.print(&format!("{shown}\n"))
+        }
+        (false, false) => output.print(&images::exported(&what.to_string(), &file, format, size)),
+    }
+}
+
+/// Reads an export and writes all of it as `format`. Returns the size of the disk.
+async fn write(
+    export: String,
+    format: ImageFormat,
+    destination: Destination,
+    transfer: &mut Transfer,
+    client: &Client,
+) -> Result<u64, Failure> {
+    let endpoint = endpoint(client).await?;
+    let (mut reading, mut target, size) = transfer
+        .run(move |watch| {
+            let mut connection = Connection::open(&endpoint, &export)?;
+            let ranges = data_ranges(&mut connection)?;
+            let size = connection.size();
+            let target = create(format, destination, size, ranges.clone())?;
+            let source = Box::new(DiskSource::of_ranges(connection, ranges));
+            let (reading, _) = Reading::start(source, MAX_DISK_BYTES, watch)?;
+            Ok((reading, target, size))
+        })
+        .await?;
+    transfer.expect(Some(size));
+    transfer.run(move |watch| copy(&mut reading, &mut *target, watch)).await?;
+    Ok(if format == ImageFormat::Qcow2 { round_up(size) } else { size })
+}
+
+/// Finds out what a name stands for; of a volume, takes a snapshot to be read.
+async fn choose(what: &Exported, client: &Client) -> Result<Chosen, Failure> {
+    let image = |name: &str| Chosen { export: format!("{EXPORT_PREFIX}{name}"), passing: None };
+    match what {
+        Exported::Image(name) => Ok(image(name)),
+        Exported::Export(export @ Export { snapshot: Some(_), .. }) => {
+            Ok(Chosen { export: export.to_string(), passing: None })
+        }
+        Exported::Export(Export { volume, snapshot: None }) => of_volume(volume, client).await,
+        Exported::Either(name) => {
+            let is_image = is_there::<Image>(&path::image(name), client).await?;
+            let is_volume = is_there::<Volume>(&path::volume(name), client).await?;
+            match (is_image, is_volume) {
+                (true, false) => Ok(image(name)),
+                (false, true) => of_volume(name, client).await,
+                (true, true) => {
+                    Err(Failure::local("ambiguous", format!("there are a volume and an image called {name}"))
+                        .with_hint(format!("say which: image:{name} or volume:{name}")))
+                }
+                (false, false) => Err(Failure::local(
+                    "not-found",
+                    format!("there is neither a volume nor an image '{name}'"),
+                )
+                .with_hint("\"cairn volume list\" and \"cairn image list\" show what there is")),
+            }
+        }
+    }
+}
+
+async fn of_volume(name: &str, client: &Client) -> Result<Chosen, Failure> {
+    let request = path::volume_sub(name, "passing-snapshot");
+    let passing = client.start::<PassingSnapshot>(&request).await?.value;
+    Ok(Chosen { export: format!("{}@{}", passing.volume, passing.snapshot), passing: Some(passing) })
+}
+
+async fn is_there<T: serde::de::DeserializeOwned>(path: &str, client: &Client) -> Result<bool, Failure> {
+    match client.get::<T>(path, Wait::Short).await {
+        Ok(_) => Ok(true),
+        Err(Failure::Told { code, .. }) if code == "not-found" => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Where the image goes.
+enum Place {
+    Stdout(File),
+    /// A file beside the one that is wanted, which it becomes at the end.
+    Beside(NamedTempFile, PathBuf),
+}
+
+fn stdout() -> Result<Place, Failure> {
+    if io::stdout().is_terminal() {
+        return Err(Failure::local("refused", "an image is nothing for a terminal")
+            .with_hint("give a file, or a pipe"));
+    }
+    // Past the buffer that ends at every line.
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    stdout
+        .map(Place::Stdout)
+        .map_err(|e| Failure::local("io", format!("cannot write to standard output: {e}")))
+}
+
+impl Place {
+    fn file(path: &Path) -> Result<Place, Failure> {
+        let shown = path.display();
+        let Some(name) = path.file_name() else {
+            return Err(Failure::Usage(format!("{shown} is not the name of a file")));
+        };
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            let failure = Failure::local("refused", format!("{shown} is there and is not a file"));
+            return Err(failure.with_hint("to write to a device or a pipe: cairn image export NAME - > ..."));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        let prefix = format!(".{}.", name.to_string_lossy());
+        // As any new file: less what the umask takes away.
+        builder.prefix(&prefix).suffix(".part").permissions(Permissions::from_mode(0o666));
+        let made = builder.tempfile_in(folder);
+        let made =
+            made.map_err(|e| Failure::local("io", format!("cannot write into {}: {e}", folder.display())))?;
+        Ok(Place::Beside(made, path.to_owned()))
+    }
+
+    fn destination(&self) -> Result<Destination, Failure> {
+        let cloned = match self {
+            Place::Stdout(file) => file.try_clone().map(|file| Destination::Stream(Box::new(file))),
+            Place::Beside(file, _) => file.as_file().try_clone().map(Destination::File),
+        };
+        cloned.map_err(|e| Failure::local("io", format!("cannot write the image: {e}")))
+    }
+
+    /// Gives the file, which is complete and durable, its name.
+    fn keep(self) -> Result<(), Failure> {
+        let Place::Beside(file, path) = self else { return Ok(()) };
+        let unnamed = |e: io::Error| Failure::local("io", format!("cannot write {}: {e}", path.display()));
+        file.persist(&path).map_err(|e| unnamed(e.error))?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(unnamed)
+    }
+}

@@ -1,0 +1,84 @@
+//! Images.
+//!
+//! The daemon runs as a user of its own and opens no files for its clients: whoever imports or exports a file opens it
+//! here, with the rights of the one who asks. The bytes go over NBD.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`import`], [`export`] | moves images in and out |
+//! | [`transfer`] | work on a thread of its own, with a progress bar, until it ends or somebody ends it |
+
+mod export;
+mod import;
+mod transfer;
+
+use cairn_api::image::{CreateImage, EditImage, Image, ImageFields, ImageList};
+use cairn_api::info::{Info, NbdEndpoint};
+use cairn_api::path;
+
+use super::delete_each;
+use crate::args::{self, Switch};
+use crate::client::{Client, Wait};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render::images;
+
+pub(super) async fn run(command: args::Image, client: &Client, output: &Output) -> Result<(), Failure> {
+    match command {
+        args::Image::Import(import) => import::import(import, client, output).await,
+        args::Image::Export { what, file, format } => {
+            export::export(what, file, format, client, output).await
+        }
+        args::Image::Create { name, from, fields } => {
+            let (volume, snapshot) = (from.volume, from.snapshot);
+            let request = CreateImage { name, volume, snapshot, fields: fields_of(fields) };
+            let made = client.post::<Image>(path::IMAGES, &request).await?;
+            output.answer(&made, |image, _| images::created(image))
+        }
+        args::Image::List => {
+            let list = client.get::<ImageList>(path::IMAGES, Wait::Short).await?;
+            output.answer(&list, |list, look| images::list(&list.images, look))
+        }
+        args::Image::Show { name } => {
+            let shown = client.get::<Image>(&path::image(&name), Wait::Short).await?;
+            output.answer(&shown, images::show)
+        }
+        args::Image::Edit { name, changes } => {
+            let args::ImageChanges { new_name, description, os_type, min_disk, min_memory, protected } =
+                changes;
+            let request = EditImage {
+                name: new_name,
+                description,
+                os_type,
+                min_disk: min_disk.map(|size| size.bytes()),
+                min_memory: min_memory.map(|size| size.bytes()),
+                protected: protected.map(|protected| protected == Switch::On),
+            };
+            let edited = client.patch::<Image>(&path::image(&name), &request).await?;
+            output.answer(&edited, |image, _| images::edited(image, &name))
+        }
+        args::Image::Delete { names, force } => {
+            let force = force.then_some("true");
+            let paths = names.iter().map(|name| path::with_query(path::image(name), &[("force", force)]));
+            delete_each("image", &names, paths, client, output).await
+        }
+    }
+}
+
+fn fields_of(fields: args::ImageFields) -> ImageFields {
+    let args::ImageFields { description, os_type, min_disk, min_memory, protected } = fields;
+    ImageFields {
+        description,
+        os_type,
+        min_disk: min_disk.bytes(),
+        min_memory: min_memory.bytes(),
+        protected,
+    }
+}
+
+/// Where the daemon serves NBD.
+async fn endpoint(client: &Client) -> Result<NbdEndpoint, Failure> {
+    let info = client.get::<Info>(path::INFO, Wait::Short).await?.value;
+    let none = || Failure::local("unreachable", "the daemon serves no NBD clients, so no image can be moved");
+    info.nbd.into_iter().next().ok_or_else(none)
+}

@@ -1,0 +1,380 @@
+//! Images: what they are to users, from import or volume to deletion. How the pools keep them: [`crate::images`].
+//!
+//! ```text
+//! import    create, unready ─► written over NBD ─► complete: snapshot, ready      a crash, or a client that is gone:
+//! create    snapshot the volume ─► clone, unready ─► snapshot, ready              what is not ready is deleted
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::image::{
+    CreateImage, CreateImport, EditImage, Image, ImageFields, ImageFormat, ImageList, ImageSource,
+    ImageStatus, Import, SECTOR_BYTES,
+};
+use cairn_api::pool::MAIN_POOL;
+use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowResult, VersionId, VolumeInfo};
+
+use super::attachments;
+use super::context::{Context, busy, check_name, invalid, volumes_counted};
+use super::convert;
+use super::leases;
+use super::sessions::Target;
+use crate::images::{
+    CONTENTS, FoundImage, IMPORT_PREFIX, ImageSettings, VOLUME_IMAGE, forget_passing, in_pool,
+};
+use crate::keeper::random_hex;
+use crate::settings::encode;
+use crate::volumes::Volumes;
+
+/// Characters of the longest word for an image's system.
+const MAX_OS_TYPE: usize = 64;
+/// Bytes of the longest name of a file, as file systems have it.
+const MAX_FILE_NAME: usize = 255;
+
+fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
+    result.map_err(|e| convert::error(&e))
+}
+
+/// Finds an image.
+pub(super) fn find<D: Disk>(volumes: &Volumes<D>, name: &str) -> Result<FoundImage<D>, ApiError> {
+    volumes.image(name).map_err(|e| convert::error(&e).with_hint("\"cairn image list\" shows what there is"))
+}
+
+/// How many volumes there are of each image of a pool, by what the engine calls it.
+fn usage<D: Disk>(pool: &Pool<D>) -> HashMap<String, u64> {
+    let mut usage = HashMap::new();
+    for VolumeInfo { origin, .. } in pool.volumes() {
+        if let Some(origin) = origin.filter(|origin| origin.snapshot == CONTENTS) {
+            *usage.entry(origin.volume).or_insert(0) += 1;
+        }
+    }
+    usage
+}
+
+fn shown<D: Disk>(found: FoundImage<D>, usage: &HashMap<String, u64>) -> Image {
+    let FoundImage { pool_name, volume, settings, .. } = found;
+    Image {
+        name: settings.name,
+        id: volume.id.0,
+        status: if settings.ready { ImageStatus::Available } else { ImageStatus::Importing },
+        size: volume.size,
+        mapped: volume.mapped,
+        created: convert::time(volume.created_ms),
+        description: volume.description,
+        format: settings.format,
+        os_type: settings.os_type,
+        min_disk: settings.min_disk,
+        min_memory: settings.min_memory,
+        protected: settings.protected,
+        source: settings.source,
+        pool: pool_name,
+        volumes: usage.get(&volume.name).copied().unwrap_or(0),
+    }
+}
+
+pub(super) fn list<D: Disk>(volumes: &Volumes<D>) -> ImageList {
+    let mut images = Vec::new();
+    for (name, pool) in volumes.pools.open() {
+        let usage = usage(&pool);
+        images.extend(in_pool(&name, &pool).into_iter().map(|found| shown(found, &usage)));
+    }
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    ImageList { images }
+}
+
+pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> Result<Image, ApiError> {
+    let found = find(volumes, name)?;
+    let usage = usage(&found.pool);
+    Ok(shown(found, &usage))
+}
+
+fn check_os_type(text: &str) -> Result<(), ApiError> {
+    if text.chars().count() > MAX_OS_TYPE {
+        return Err(invalid(format!("an OS type can have at most {MAX_OS_TYPE} characters")));
+    }
+    match text.chars().find(|c| c.is_control()) {
+        Some(wrong) => Err(invalid(format!("an OS type is one line of text and cannot hold {wrong:?}"))),
+        None => Ok(()),
+    }
+}
+
+fn check_file(name: &str) -> Result<(), ApiError> {
+    if name.is_empty() || name.len() > MAX_FILE_NAME || name.chars().any(char::is_control) {
+        return Err(invalid(format!("a file's name is one line of 1 to {MAX_FILE_NAME} bytes")));
+    }
+    Ok(())
+}
+
+/// What is kept of a new image of this name, which nobody has yet.
+fn new_settings<D: Disk>(
+    c: &Context<D>,
+    name: String,
+    format: ImageFormat,
+    fields: &ImageFields,
+    source: ImageSource,
+) -> Result<ImageSettings, ApiError> {
+    check_name(&name)?;
+    is_free(c, &name)?;
+    fields.os_type.as_deref().map_or(Ok(()), check_os_type)?;
+    Ok(ImageSettings {
+        name,
+        ready: false,
+        format,
+        os_type: fields.os_type.clone().filter(|text| !text.is_empty()),
+        min_disk: fields.min_disk,
+        min_memory: fields.min_memory,
+        protected: fields.protected,
+        source,
+    })
+}
+
+fn is_free<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
+    if c.volumes.image(name).is_err() {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Exists, format!("there is already an image '{name}'"))
+        .with_hint("choose another name"))
+}
+
+/// What the engine is to call a new image.
+fn engine_name() -> Result<String, ApiError> {
+    Ok(format!("img-{}", random_hex()?))
+}
+
+/// Takes the snapshot that is the image and says that it is ready, both for good.
+async fn finish<D: Disk>(pool: &Pool<D>, volume: &str, settings: &ImageSettings) -> CowResult<()> {
+    match pool.create_snapshots(&[(volume, CONTENTS)], "").await {
+        // Tried before, and the answer was lost or what comes next failed.
+        Err(error) if error.kind() == ErrorKind::Exists => {}
+        taken => drop(taken?),
+    }
+    let ready = encode(&ImageSettings { ready: true, ..settings.clone() });
+    pool.set_attributes(Holder::Volume(volume), &[(VOLUME_IMAGE, Some(&ready))]).await
+}
+
+/// Runs on the control side.
+pub(super) async fn import<D: Disk>(c: Context<D>, request: CreateImport) -> Result<Import, ApiError> {
+    let (import, pool, id) = c.change(async move |c| begin(&c, request).await).await?;
+    let name = import.image.name.clone();
+    tokio::spawn(async move {
+        let looked = Arc::clone(&c.volumes);
+        let over = || looked.image(&name).map_or(true, |image| image.settings.ready || image.volume.id != id);
+        if leases::deserted(&c, &pool, id, over).await {
+            abandon(&c, name.clone(), id).await;
+        }
+    });
+    Ok(import)
+}
+
+async fn begin<D: Disk>(
+    c: &Context<D>,
+    request: CreateImport,
+) -> Result<(Import, Arc<Pool<D>>, VersionId), ApiError> {
+    let CreateImport { name, size, format, file, fields, pool } = request;
+    check_file(&file)?;
+    check_size(size)?;
+    let settings = new_settings(c, name.clone(), format, &fields, ImageSource::File { name: file })?;
+    let pool = api(c.volumes.pools.get(pool.as_deref().unwrap_or(MAIN_POOL)))?;
+    let (volume, kept) = (engine_name()?, encode(&settings));
+    let new = NewVolume {
+        name: &volume,
+        description: &fields.description,
+        attributes: &[(VOLUME_IMAGE, kept.as_str())],
+    };
+    let made = api(pool.create_volume_with(new, size).await)?;
+    let import = Import { image: show(&c.volumes, &name)?, export: format!("{IMPORT_PREFIX}{volume}") };
+    Ok((import, pool, made.id))
+}
+
+fn check_size(size: u64) -> Result<(), ApiError> {
+    if size.is_multiple_of(SECTOR_BYTES) {
+        return Ok(());
+    }
+    Err(invalid(format!("an image of {size} bytes: the size must be a multiple of {SECTOR_BYTES}"))
+        .with_hint("round it up: what is not written is zeroes"))
+}
+
+/// An image that is being imported.
+fn find_import<D: Disk>(c: &Context<D>, name: &str) -> Result<FoundImage<D>, ApiError> {
+    let found = find(&c.volumes, name)?;
+    if found.settings.ready {
+        return Err(ApiError::new(ErrorCode::ReadOnly, format!("the image '{name}' is complete")));
+    }
+    Ok(found)
+}
+
+pub(super) async fn grow<D: Disk>(c: Context<D>, name: String, size: u64) -> Result<Image, ApiError> {
+    check_size(size)?;
+    let found = find_import(&c, &name)?;
+    api(found.pool.resize_volume(&found.volume.name, size).await)?;
+    show(&c.volumes, &name)
+}
+
+/// Ends what is written to the image, and makes it one. Answers the same when it is tried again.
+///
+/// Runs on the control side: other changes do not wait for the writer's connection to end.
+pub(super) async fn complete<D: Disk>(c: Context<D>, name: String) -> Result<Image, ApiError> {
+    let found = find(&c.volumes, &name)?;
+    if found.settings.ready {
+        return show(&c.volumes, &name);
+    }
+    end_writer(&c, &found, false).await?;
+    c.change(async move |c| {
+        let FoundImage { pool, volume, settings, .. } = find(&c.volumes, &name)?;
+        if !settings.ready {
+            api(finish(&pool, &volume.name, &settings).await)?;
+        }
+        show(&c.volumes, &name)
+    })
+    .await
+}
+
+async fn end_writer<D: Disk>(c: &Context<D>, found: &FoundImage<D>, force: bool) -> Result<(), ApiError> {
+    let target = Target::Head { volume: found.volume.name.clone() };
+    c.run(async move |c| attachments::end(&c.volumes.sessions, &target, force).await).await
+}
+
+/// Gives an import up: whoever writes is cut off. Runs on the control side, as [`complete`] does.
+pub(super) async fn cancel<D: Disk>(c: Context<D>, name: String) -> Result<(), ApiError> {
+    end_writer(&c, &find_import(&c, &name)?, true).await?;
+    c.change(async move |c| remove(&c, &find_import(&c, &name)?).await).await
+}
+
+async fn remove<D: Disk>(c: &Context<D>, found: &FoundImage<D>) -> Result<(), ApiError> {
+    let FoundImage { pool, volume, settings, .. } = found;
+    let target = Target::Volume { volume: volume.name.clone() };
+    let held = attachments::hold(&c.volumes.sessions, target).await;
+    let _held = held.map_err(|_| {
+        busy(format!("the image '{}' is being read", settings.name))
+            .with_hint("disconnect the NBD clients first")
+    })?;
+    api(pool.delete_volume(&volume.name, true).await)?;
+    c.volumes.forget_limits(pool, volume.id);
+    Ok(())
+}
+
+/// Deletes what a client began to import that is gone, unless it has come back.
+async fn abandon<D: Disk>(c: &Context<D>, name: String, id: VersionId) {
+    let abandoned = c.change(async move |c| {
+        let Ok(found) = find_import(&c, &name) else { return Ok(false) };
+        let target = Target::Head { volume: found.volume.name.clone() };
+        if found.volume.id != id || c.volumes.sessions.connections(&target) > 0 {
+            return Ok(false);
+        }
+        remove(&c, &found).await.map(|()| true)
+    });
+    match abandoned.await {
+        Ok(true) => tracing::warn!("whoever imported an image is gone: it is deleted"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "whoever imported an image is gone, and it is left"),
+    }
+}
+
+pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateImage) -> Result<Image, ApiError> {
+    let CreateImage { name, volume, snapshot, fields } = request;
+    let source = ImageSource::Volume { volume: volume.clone(), snapshot: snapshot.clone() };
+    let settings = new_settings(&c, name.clone(), ImageFormat::Raw, &fields, source)?;
+    let (_, pool) = c.pool_of(&volume)?;
+    match &snapshot {
+        Some(snapshot) => clone_of(&pool, (&volume, snapshot), &fields.description, &settings).await?,
+        None => {
+            let passing = format!("image-{}", random_hex()?);
+            api(leases::take_marked(&pool, &volume, &passing).await)?;
+            let cloned = clone_of(&pool, (&volume, &passing), &fields.description, &settings).await;
+            let forgotten = forget_passing(&pool, &volume, &passing).await;
+            cloned?;
+            api(forgotten)?;
+        }
+    }
+    show(&c.volumes, &name)
+}
+
+async fn clone_of<D: Disk>(
+    pool: &Pool<D>,
+    (source, snapshot): (&str, &str),
+    description: &str,
+    settings: &ImageSettings,
+) -> Result<(), ApiError> {
+    let (volume, kept) = (engine_name()?, encode(settings));
+    let new = NewVolume { name: &volume, description, attributes: &[(VOLUME_IMAGE, kept.as_str())] };
+    api(pool.clone_volume_with(source, snapshot, new, None).await)?;
+    let finished = finish(pool, &volume, settings).await;
+    if finished.is_err() {
+        // The next start would delete it, too. What went wrong first counts.
+        let _ = pool.delete_volume(&volume, true).await;
+    }
+    api(finished)
+}
+
+pub(super) async fn edit<D: Disk>(
+    c: Context<D>,
+    name: String,
+    request: EditImage,
+) -> Result<Image, ApiError> {
+    let EditImage { name: renamed, description, os_type, min_disk, min_memory, protected } = request;
+    let FoundImage { pool, volume, mut settings, .. } = find(&c.volumes, &name)?;
+    if !settings.ready {
+        return Err(busy(format!("the image '{name}' is still being imported")));
+    }
+    if let Some(new) = renamed.filter(|new| *new != name) {
+        check_name(&new)?;
+        is_free(&c, &new)?;
+        settings.name = new;
+    }
+    if let Some(text) = os_type {
+        check_os_type(&text)?;
+        settings.os_type = Some(text).filter(|text| !text.is_empty());
+    }
+    settings.min_disk = min_disk.unwrap_or(settings.min_disk);
+    settings.min_memory = min_memory.unwrap_or(settings.min_memory);
+    settings.protected = protected.unwrap_or(settings.protected);
+    let kept = encode(&settings);
+    let attributes = [(VOLUME_IMAGE, Some(kept.as_str()))];
+    let edit = Edit { name: None, description: description.as_deref(), attributes: &attributes };
+    api(pool.edit_volume(&volume.name, edit).await)?;
+    show(&c.volumes, &settings.name)
+}
+
+/// Runs on the control side, as [`complete`] does.
+pub(super) async fn delete<D: Disk>(c: Context<D>, name: String, force: bool) -> Result<(), ApiError> {
+    if find(&c.volumes, &name)?.settings.ready {
+        return c.change(async move |c| delete_ready(&c, &name, force).await).await;
+    }
+    if !force {
+        return Err(busy(format!("the image '{name}' is still being imported"))
+            .with_hint("stop the import where it was started, or give --force"));
+    }
+    cancel(c, name).await
+}
+
+async fn delete_ready<D: Disk>(c: &Context<D>, name: &str, force: bool) -> Result<(), ApiError> {
+    let found = find(&c.volumes, name)?;
+    if found.settings.protected {
+        return Err(busy(format!("the image '{name}' is protected"))
+            .with_hint(format!("first take that off: cairn image edit {name} --protected off")));
+    }
+    let volumes = usage(&found.pool).get(&found.volume.name).copied().unwrap_or(0);
+    if volumes > 0 && !force {
+        return Err(busy(format!("the image '{name}' is that of {}", volumes_counted(volumes)))
+            .with_hint("they live on if you delete it with --force"));
+    }
+    remove(c, &found).await
+}
+
+/// The size of a volume that is made from an image: what was asked for, else what the image asks for.
+pub(super) fn volume_size<D: Disk>(found: &FoundImage<D>, asked: Option<u64>) -> Result<u64, ApiError> {
+    let name = &found.settings.name;
+    if !found.settings.ready {
+        return Err(busy(format!("the image '{name}' is still being imported")));
+    }
+    let least = found.volume.size.max(found.settings.min_disk);
+    match asked {
+        Some(size) if size < least => Err(ApiError::new(
+            ErrorCode::Shrink,
+            format!("a volume from the image '{name}' needs at least {least} bytes, not {size}"),
+        )),
+        asked => Ok(asked.unwrap_or(least)),
+    }
+}

@@ -1,0 +1,127 @@
+//! Images, and importing them.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use cairn_api::error::ErrorBody;
+use cairn_api::image::{
+    CreateImage, CreateImport, DeleteImageQuery, EditImage, GrowImport, Image, ImageList, Import,
+    PassingSnapshot,
+};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Answer, Control, Failure, Length};
+use crate::control::reply::{Input, Path, Query};
+
+pub(super) fn routes() -> OpenApiRouter<Control> {
+    OpenApiRouter::new()
+        .routes(routes!(list_images, create_image))
+        .routes(routes!(show_image, edit_image, delete_image))
+        .routes(routes!(create_import))
+        .routes(routes!(cancel_import))
+        .routes(routes!(grow_import))
+        .routes(routes!(complete_import))
+        .routes(routes!(take_passing_snapshot))
+}
+
+/// List all images, those that are being imported included.
+#[utoipa::path(get, path = "/v1/images", tag = "images", responses(
+    (status = 200, description = "The images, by name", body = ImageList),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn list_images(State(c): State<Control>) -> Answer<ImageList> {
+    c.ok(Length::Short, |e| e.images()).await
+}
+
+/// Make an image of a volume or a snapshot. Nothing is copied.
+#[utoipa::path(post, path = "/v1/images", tag = "images", request_body = CreateImage, responses(
+    (status = 201, description = "The new image", body = Image),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn create_image(State(c): State<Control>, Input(request): Input<CreateImage>) -> Answer<Image> {
+    c.created(|e| e.create_image(request)).await
+}
+
+/// Show an image.
+#[utoipa::path(get, path = "/v1/images/{name}", tag = "images",
+    params(("name" = String, Path, description = "The image")), responses(
+    (status = 200, description = "The image", body = Image),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn show_image(State(c): State<Control>, Path(name): Path<String>) -> Answer<Image> {
+    c.ok(Length::Short, |e| e.image(name)).await
+}
+
+/// Name or describe an image differently, or change what it asks for. Its contents stay.
+#[utoipa::path(patch, path = "/v1/images/{name}", tag = "images", request_body = EditImage,
+    params(("name" = String, Path, description = "The image")), responses(
+    (status = 200, description = "The image as it is now", body = Image),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn edit_image(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+    Input(request): Input<EditImage>,
+) -> Answer<Image> {
+    c.ok(Length::Short, |e| e.edit_image(name, request)).await
+}
+
+/// Delete an image that is not protected. Volumes that were made from it live on.
+#[utoipa::path(delete, path = "/v1/images/{name}", tag = "images",
+    params(("name" = String, Path, description = "The image"), DeleteImageQuery), responses(
+    (status = 204, description = "It is deleted; its space is given back in the background"),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn delete_image(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+    Query(query): Query<DeleteImageQuery>,
+) -> Result<StatusCode, Failure> {
+    c.gone(|e| e.delete_image(name, query.force)).await
+}
+
+/// Begin to import an image: its contents are then written to an NBD export.
+#[utoipa::path(post, path = "/v1/imports", tag = "images", request_body = CreateImport, responses(
+    (status = 201, description = "The import, to connect to within ten seconds", body = Import),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn create_import(State(c): State<Control>, Input(request): Input<CreateImport>) -> Answer<Import> {
+    c.created(|e| e.create_import(request)).await
+}
+
+/// Give up an import: what was written goes away.
+#[utoipa::path(delete, path = "/v1/imports/{name}", tag = "images",
+    params(("name" = String, Path, description = "The image")), responses(
+    (status = 204, description = "There is no such image any more"),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn cancel_import(State(c): State<Control>, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+    c.gone(|e| e.cancel_import(name)).await
+}
+
+/// Make an image larger while it is being imported.
+#[utoipa::path(post, path = "/v1/imports/{name}/grow", tag = "images", request_body = GrowImport,
+    params(("name" = String, Path, description = "The image")), responses(
+    (status = 200, description = "The image so far", body = Image),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn grow_import(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+    Input(request): Input<GrowImport>,
+) -> Answer<Image> {
+    c.ok(Length::Short, |e| e.grow_import(name, request.size)).await
+}
+
+/// End an import: connections to its export are closed, and the image never changes from then on.
+#[utoipa::path(post, path = "/v1/imports/{name}/complete", tag = "images",
+    params(("name" = String, Path, description = "The image")), responses(
+    (status = 200, description = "The image", body = Image),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn complete_import(State(c): State<Control>, Path(name): Path<String>) -> Answer<Image> {
+    c.ok(Length::Drain, |e| e.complete_import(name)).await
+}
+
+/// Take a snapshot that goes away when nobody has been connected to it for ten seconds.
+#[utoipa::path(post, path = "/v1/volumes/{name}/passing-snapshot", tag = "images",
+    params(("name" = String, Path, description = "The volume")), responses(
+    (status = 201, description = "The snapshot, to connect to within ten seconds", body = PassingSnapshot),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn take_passing_snapshot(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+) -> Answer<PassingSnapshot> {
+    c.created(|e| e.passing_snapshot(name)).await
+}

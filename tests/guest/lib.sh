@@ -4,6 +4,11 @@
 dir=/pool
 daemon=
 
+# Arguments of nbd-client before the number of connections. A kernel that is short of processors, as a guest's can be, may
+# receive on the first of them only, for ever. Requests on the others are sent again when the timeout has passed, so what
+# waits for I/O on several connections has to wait for longer than that.
+several="-timeout 90 -C"
+
 # Says what comes next, with the seconds since the guest began to boot.
 step() {
     echo "[$(cut -d' ' -f1 /proc/uptime)] $*"

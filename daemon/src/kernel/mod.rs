@@ -36,6 +36,12 @@
 //!   that outlasts the timeout for lost, closes its connection and sends it on another one, while the first may still be
 //!   at work here and finish *later*. So with several connections the timeout is set far above what a request may take:
 //!   [`Settings::request_timeout`].
+//! * The driver receives on each connection in an endless work item of the device's `nbdN-recv` workqueue, and queues
+//!   those of one message at once. If the kernel cannot start workers for them within some ten milliseconds, being short
+//!   of processors or memory, the queue's one rescuer thread takes them all, to run one after the other
+//!   (`rescuer_thread` in `kernel/workqueue.c`): it receives on one connection for ever, and what comes on the others is
+//!   never taken. The request timeout ends that without an error, as it closes such a connection, which is then replaced.
+//!   So with several connections there has to be a timeout; one connection, the default, cannot suffer from this.
 //! * `RECONFIGURE` puts new sockets in the places of dead connections and drops surplus ones. It sets the size *before*
 //!   that and, in newer kernels, waits for all requests to end when it does: in one message with sockets that are to
 //!   bring the requests to their end, it would wait for itself. So sockets and size never go in one message.

@@ -83,11 +83,11 @@ verify /run/snapshot /run/first.sums
 step "grow the volume under a load"
 write_numbered /mnt/numbered numbered &
 writer=$!
-until_true 60 more_are_synced numbered 3
+until_true 150 more_are_synced numbered 3
 c volume resize vol --size 2G --yes
 [ "$(device_bytes /dev/nbd3)" = 2147483648 ]
 resize2fs /dev/nbd3
-until_true 60 more_are_synced numbered $(($(synced numbered) + 3))
+until_true 150 more_are_synced numbered $(($(synced numbered) + 3))
 touch /run/enough
 wait "$writer"
 [ "$(filesystem_bytes /mnt)" -gt 2000000000 ]

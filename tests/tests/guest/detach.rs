@@ -72,7 +72,7 @@ for round in 1 2; do
     writer=$!
     disturb &
     noise=$!
-    until_true 60 more_are_synced round$round 20
+    until_true 150 more_are_synced round$round 20
     step "detach by force"
     c volume detach vol --force
     step "detached"

@@ -8,7 +8,7 @@ use crate::assert_replayed;
 /// leaves the journal alone, how to `connect`, and has started the daemon with a volume `vol`.
 const LIFE: &str = r#"
 step "make a file system over four connections"
-connect vol /dev/nbd0 -C 4
+connect vol /dev/nbd0 $several 4
 [ "$(device_bytes /dev/nbd0)" = 1073741824 ]
 mkfs.$type -q /dev/nbd0
 mount -t $type /dev/nbd0 /mnt
@@ -40,7 +40,7 @@ umount /mnt
 check /dev/nbd0
 
 step "attach the snapshot of the frozen one: all is there without a replay, and read-only"
-connect vol@frozen /dev/nbd1 -C 2
+connect vol@frozen /dev/nbd1 $several 2
 [ "$(blockdev --getro /dev/nbd1)" = 1 ]
 mount -t $type -o ro,$without_replay /dev/nbd1 /mnt
 verify /mnt /run/second.sums

@@ -31,7 +31,7 @@ cat >/run/cairnd.toml <<'END'
 {settings}
 END
 start_daemon --config /run/cairnd.toml
-cairn volume create db --size 100G
+cairn volume create db --size 10G
 
 step "the manual's commands"
 {commands}
@@ -40,10 +40,10 @@ echo "attached as $dev"
 [ "$(cairn volume attachments db)" = "Nobody uses volume db or its snapshots." ]
 {by_nbd_client}
 until_true 30 is_attached /dev/nbd0
-[ "$(device_bytes /dev/nbd0)" = $((200 << 30)) ]
+[ "$(device_bytes /dev/nbd0)" = $((20 << 30)) ]
 fsck.ext4 -fn /dev/nbd0
 mount -t ext4 /dev/nbd0 /mnt
-[ "$(filesystem_bytes /mnt)" -gt $((190 << 30)) ]
+[ "$(filesystem_bytes /mnt)" -gt $((18 << 30)) ]
 umount /mnt
 nbd-client -d /dev/nbd0
 stop_daemon

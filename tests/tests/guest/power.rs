@@ -27,7 +27,7 @@ c pool check --data
 is_available vol
 # By turns nbd-client attaches it, and the daemon does.
 if [ $((boot % 2)) = 1 ]; then
-    attach vol /dev/nbd0 -C 4
+    attach vol /dev/nbd0 $several 4
 else
     [ "$(c volume attach vol --connections 4)" = /dev/nbd0 ]
 fi

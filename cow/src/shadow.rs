@@ -1,7 +1,7 @@
 //! The log's shadow: what of it is in memory only, kept in memory that outlives the process.
 //!
 //! A write is answered when its record is in the log, before any flush. Should the process die then, a client that
-//! connects again (the kernel's, `nbd-client -persist`, QEMU) believes that the write happened, and its next flush would
+//! connects again (the kernel's, QEMU) believes that the write happened, and its next flush would
 //! confirm what is gone. So each record is also copied to where the next process finds it, and the next [`Pool::open`]
 //! goes on from there. It costs a copy of some 70 bytes; a power loss takes it away, as it takes a disk's volatile cache.
 //!

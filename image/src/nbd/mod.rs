@@ -3,9 +3,9 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`wire`] | numbers of the protocol, and messages as bytes |
-//! | [`connection`] | negotiation; requests, and whatever replies come |
-//! | [`disk`] | an export as a source, and as a target |
+//! | `wire` | numbers of the protocol, and messages as bytes |
+//! | `connection` | negotiation; requests, and whatever replies come |
+//! | `disk` | an export as a source, and as a target |
 //!
 //! The specification is `doc/proto.md` of NetworkBlockDevice/nbd.
 

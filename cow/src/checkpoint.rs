@@ -190,12 +190,13 @@ impl<D: Disk> Pool<D> {
             state.space.stored(segments);
             state.space.retire(retired);
             state.ring.tail = frozen.journal_pos;
+            state.ring.tail_seq = frozen.journal_seq;
             let covered = BatchSeq(frozen.journal_seq.0 - 1);
             state.ring.confirmed_seq = state.ring.confirmed_seq.max(covered);
             state.checkpoints += 1;
             let generation = state.checkpoints + self.first_generation - 1;
             if let Some(shadow) = &mut state.shadow {
-                shadow.generations(generation, generation);
+                shadow.generations(generation, generation, frozen.journal_seq);
             }
             state.checkpoint_running = false;
             state.reclaim()?
@@ -424,7 +425,7 @@ impl<D: Disk> Pool<D> {
             journal_lsn: frozen.journal_lsn,
         };
         if let Some(shadow) = &mut self.state.lock().shadow {
-            shadow.generations(superblock.generation - 1, superblock.generation);
+            shadow.generations(superblock.generation - 1, superblock.generation, superblock.journal_seq);
         }
         for addr in SUPERBLOCKS {
             let mut buf = self.disk.alloc(BLOCK_BYTES);

@@ -133,17 +133,14 @@ impl<D: Disk> Pool<D> {
         while !self.lead_commit().await? {}
         let (frozen, sealed) = {
             let mut state = self.state.lock();
-            let ring = &state.ring;
-            let needed = ring.pos - ring.tail + batch_blocks(state.log.len());
-            // With nothing to say and nothing to confirm there is no batch.
-            let silent = state.log_records == 0 && ring.durable_seq == ring.confirmed_seq;
-            if !silent && needed > state.geometry.journal_blocks {
+            let confirmed = state.ring.durable_seq == state.ring.confirmed_seq;
+            let room = state.ring_has_room();
+            // With nothing to say there is no batch: not when nothing is to be confirmed, and not in a ring that is full,
+            // as two lives that ended in a checkpoint leave it. The superblock will confirm all.
+            let silent = state.log_records == 0 && (confirmed || !room);
+            if !silent && !room {
                 drop(state);
-                let error =
-                    Error::new(ErrorKind::NoSpace, "the journal is full and no checkpoint could free it");
-                self.fence(&error);
-                self.end_commit();
-                return Err(error);
+                return Err(self.ring_is_full());
             }
             let sealed = (!silent).then(|| seal_log(&mut state));
             (freeze(&mut state), sealed)
@@ -153,6 +150,28 @@ impl<D: Disk> Pool<D> {
             None => self.end_commit(),
         }
         Ok(frozen)
+    }
+
+    /// Writes the log as one batch, even an empty one, where [`Pool::commit`] would make a checkpoint first: that takes
+    /// blocks, which must not happen while opening does not know yet of all that are in use.
+    pub(crate) async fn commit_in_place(&self) -> Result<()> {
+        while !self.lead_commit().await? {}
+        let sealed = {
+            let mut state = self.state.lock();
+            state.ring_has_room().then(|| seal_log(&mut state))
+        };
+        match sealed {
+            Some(sealed) => self.write_batch(sealed).await,
+            None => Err(self.ring_is_full()),
+        }
+    }
+
+    /// Ends a commit for which there is no room.
+    fn ring_is_full(&self) -> Error {
+        let error = Error::new(ErrorKind::NoSpace, "the journal is full and no checkpoint could free it");
+        self.fence(&error);
+        self.end_commit();
+        error
     }
 
     fn end_commit(&self) {
@@ -233,5 +252,34 @@ impl<D: Disk> Pool<D> {
         let why = format!("{error}{cause}");
         self.state.lock().fenced.get_or_insert(why);
         self.work.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sim::{SimDisk, block_on};
+    use crate::{CreateOptions, Error, Options, Pool};
+
+    /// Processes that die in a checkpoint each may leave a ring without a free block, and a last batch that nobody has
+    /// confirmed. The batch that would do that has no place, and the pool could not be opened any more.
+    #[test]
+    fn a_checkpoint_of_a_full_ring_needs_no_batch() {
+        let full = block_on(async {
+            let create = CreateOptions { limit: 64 << 20, journal_bytes: None, segment_blocks: None };
+            let pool = Pool::create(SimDisk::file(64 << 20), [1; 16], create, Options::default()).await?;
+            pool.create_volume("v", 1 << 20, "").await?;
+            {
+                let mut state = pool.state.lock();
+                assert!(state.ring.durable_seq > state.ring.confirmed_seq);
+                state.ring.pos = state.ring.tail + state.geometry.journal_blocks;
+            }
+            pool.checkpoint().await?;
+            let state = pool.state.lock();
+            Ok::<_, Error>((
+                state.ring.pos - state.ring.tail,
+                state.ring.confirmed_seq == state.ring.durable_seq,
+            ))
+        });
+        assert_eq!(full.expect("a checkpoint"), (0, true));
     }
 }

@@ -199,6 +199,7 @@ impl<D: Disk> Pool<D> {
             space,
             ring: Ring {
                 tail: 0,
+                tail_seq: BatchSeq(1),
                 pos: 0,
                 next_seq: BatchSeq(1),
                 durable_seq: BatchSeq(0),
@@ -222,7 +223,7 @@ impl<D: Disk> Pool<D> {
         let mut state = self.state.lock();
         let generation = state.checkpoints + self.first_generation - 1;
         debug_assert_eq!(state.log_records, 0, "records that nobody copied");
-        shadow.begin(generation, state.ring.next_seq, state.lsn, last);
+        shadow.begin((generation, state.ring.tail_seq), (state.ring.next_seq, state.lsn), last);
         state.shadow = Some(shadow);
     }
 

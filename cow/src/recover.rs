@@ -21,7 +21,7 @@ use crate::map::{Superseded, fill_step, set_entries, visit};
 use crate::node::{Entry, entry_span};
 use crate::pool::{Loaded, Options, Pool};
 use crate::record::Record;
-use crate::shadow::{JournalEnd, Shadow, batch_crc, shadow_bytes};
+use crate::shadow::{JournalEnd, Leftover, Shadow, batch_crc, shadow_bytes};
 use crate::space::{Run, Space, StoredSlot};
 use crate::state::{Blocked, Ring, State};
 use crate::sync::{join_all, yield_now};
@@ -332,6 +332,7 @@ impl<D: Disk> Pool<D> {
             space,
             ring: Ring {
                 tail: superblock.journal_pos,
+                tail_seq: superblock.journal_seq,
                 pos: log.end_pos,
                 next_seq: BatchSeq(last.0 + 1),
                 // After a cut the last batch must not look confirmed to whoever recovers from a crash in the
@@ -366,12 +367,13 @@ impl<D: Disk> Pool<D> {
         pool.state.lock().has_patches = true;
         let mut last_crc = log.batches.last().map(|batch| batch.crc);
         let memory = pool.disk.survivor(shadow_bytes(geometry));
-        let mut shadow = memory.map(|memory| Shadow::new(memory, superblock.pool, geometry));
+        let shadow = memory.map(|memory| Shadow::new(memory, superblock.pool, geometry));
         // After a cut nothing that came later can be taken.
-        if let Some(shadow) = shadow.take_if(|_| !cut) {
+        if let Some(shadow) = shadow.as_ref().filter(|_| !cut) {
             let lsn = pool.state.lock().lsn;
-            let end = JournalEnd { generation: superblock.generation, seq: last, lsn, crc: last_crc };
-            last_crc = pool.take_over(shadow, &end).await?.or(last_crc);
+            let (generation, start) = (superblock.generation, superblock.journal_seq);
+            let end = JournalEnd { generation, start, seq: last, lsn, crc: last_crc };
+            last_crc = pool.take_over(shadow.leftovers(&end)).await?.or(last_crc);
         }
         let crowded = {
             let state = pool.state.lock();
@@ -382,7 +384,6 @@ impl<D: Disk> Pool<D> {
             // checkpoint each must not fill the ring, and only a superblock that says so allows records of attributes.
             pool.checkpoint().await?;
         }
-        let shadow = pool.state.lock().shadow.take().or(shadow);
         if let Some(shadow) = shadow {
             pool.begin_shadow(shadow, last_crc);
         }
@@ -393,10 +394,7 @@ impl<D: Disk> Pool<D> {
 impl<D: Disk> Pool<D> {
     /// Brings into the journal what a process that died had only in its shadow. Returns what ties the next batch to the
     /// last of them, if there were any. Cut short, it is done again: the shadow stays as it is until all is durable.
-    async fn take_over(&self, mut shadow: Shadow, end: &JournalEnd) -> Result<Option<u32>> {
-        let leftovers = shadow.leftovers(end);
-        // It does not copy records yet, but is told of checkpoints.
-        self.state.lock().shadow = Some(shadow);
+    async fn take_over(&self, leftovers: Vec<Leftover>) -> Result<Option<u32>> {
         let mut last = None;
         for left in leftovers {
             let checks = left.records.iter();
@@ -414,13 +412,9 @@ impl<D: Disk> Pool<D> {
                 });
                 step.await.map_err(misfit)?;
             }
-            // As the very batch that it was to be, so that the rest still follows it, whatever comes between.
-            let fits = self.state.lock().fits_ring();
-            if fits {
-                self.confirm().await?;
-            } else {
-                self.checkpoint().await?;
-            }
+            // As the very batch that it was to be, so that the rest still follows it. A checkpoint before all are there
+            // would be given blocks that hold the data of the rest.
+            self.commit_in_place().await?;
             debug_assert_eq!(self.state.lock().ring.next_seq, BatchSeq(left.seq.0 + 1));
             let kept: Vec<u8> = left.records[..whole].iter().flat_map(|(_, raw)| raw).copied().collect();
             last = Some(batch_crc(&self.id, left.seq, &kept));

@@ -15,7 +15,7 @@
 //! batch under way and the log behind it. `docs/FORMAT.md` has the bytes.
 //!
 //! **What makes it safe to believe**, since another process may have opened the pool meanwhile without this memory:
-//! the pool's id and the generation of its superblock; the number of the batch, which follows the last one in the journal;
+//! the pool's id; the generation of its superblock and where the journal begins; the number of the batch, which follows the last one in the journal;
 //! the number of its first record; and the CRC of the batch before it, where the journal still has that. What its writes
 //! point to is verified as after a power loss. A record that was copied only in part fails its CRC, and ends its slot.
 
@@ -29,7 +29,7 @@ const MAGIC: [u8; 8] = *b"CAIRNSHD";
 const VERSION: u32 = 1;
 /// Where the second copy of the header stands.
 const SECOND_COPY: usize = 2048;
-const HEADER_BYTES: usize = 8 + 4 + 16 + 8 + 8 + 8 + 4;
+const HEADER_BYTES: usize = 8 + 4 + 16 + 8 + 8 + 8 + 8 + 4;
 const SLOTS_START: usize = BLOCK_BYTES;
 const SLOT_HEADER_BYTES: usize = 8 + 8 + 4 + 4;
 /// What stands before each record: its length and a CRC.
@@ -85,6 +85,8 @@ pub(crate) struct Leftover {
 pub(crate) struct JournalEnd {
     /// The superblock's.
     pub(crate) generation: u64,
+    /// The batch that it begins with, there or not.
+    pub(crate) start: BatchSeq,
     /// The last batch, or the one before the first.
     pub(crate) seq: BatchSeq,
     /// The number of the next record.
@@ -132,6 +134,8 @@ struct Header {
     count: u64,
     oldest: u64,
     newest: u64,
+    /// The batch that the journal of the newest begins with.
+    start: BatchSeq,
 }
 
 impl Header {
@@ -143,6 +147,7 @@ impl Header {
         w.u64(self.count);
         w.u64(self.oldest);
         w.u64(self.newest);
+        w.u64(self.start.0);
         let crc = crc32fast::hash(w.bytes());
         w.u32(crc);
         w.into_bytes()
@@ -153,9 +158,16 @@ impl Header {
         let known = r.raw(8).ok()? == MAGIC && r.u32().ok()? == VERSION;
         let mut pool = PoolId::default();
         pool.copy_from_slice(r.raw(16).ok()?);
-        let header = Header { pool, count: r.u64().ok()?, oldest: r.u64().ok()?, newest: r.u64().ok()? };
+        let (count, oldest, newest) = (r.u64().ok()?, r.u64().ok()?, r.u64().ok()?);
+        let header = Header { pool, count, oldest, newest, start: BatchSeq(r.u64().ok()?) };
         let whole = crc32fast::hash(&bytes[..HEADER_BYTES - 4]) == r.u32().ok()?;
         (known && whole).then_some(header)
+    }
+
+    /// Whether the superblock is one of those that there could be. Another process, too, may have written one of the
+    /// newest generation, where this one died before; with records of its own before it, its journal begins later.
+    fn knows(&self, end: &JournalEnd) -> bool {
+        if end.generation == self.newest { end.start == self.start } else { end.generation == self.oldest }
     }
 }
 
@@ -164,10 +176,8 @@ pub(crate) struct Shadow {
     memory: Box<dyn Survivor>,
     pool: PoolId,
     geometry: Geometry,
-    /// The higher count of the two headers.
+    /// How often the header was written.
     count: u64,
-    /// Whether records are copied; not before those of the last process are in the journal.
-    began: bool,
     /// Where the next frame goes, and where the slot ends.
     at: usize,
     end: usize,
@@ -180,18 +190,17 @@ pub(crate) struct Shadow {
 impl Shadow {
     /// Memory with what the last process left in it, which stays until [`Shadow::begin`].
     pub(crate) fn new(memory: Box<dyn Survivor>, pool: PoolId, geometry: Geometry) -> Shadow {
-        Shadow { memory, pool, geometry, count: 0, began: false, at: 0, end: 0, crc: 0, overflowed: false }
+        Shadow { memory, pool, geometry, count: 0, at: 0, end: 0, crc: 0, overflowed: false }
     }
 
     /// What an earlier process left of this pool, in the order of the log: at most two batches. Nothing when the memory is
     /// new, of another pool, or of another history than the journal's.
-    pub(crate) fn leftovers(&mut self, end: &JournalEnd) -> Vec<Leftover> {
+    pub(crate) fn leftovers(&self, end: &JournalEnd) -> Vec<Leftover> {
         let mut bytes = vec![0; shadow_bytes(self.geometry)];
         self.memory.load(&mut bytes);
         let headers = [0, SECOND_COPY].map(|at| Header::decode(&bytes[at..at + HEADER_BYTES]));
         let Some(header) = headers.into_iter().flatten().max_by_key(|h| h.count) else { return Vec::new() };
-        self.count = header.count;
-        if header.pool != self.pool || !(header.oldest..=header.newest).contains(&end.generation) {
+        if header.pool != self.pool || !header.knows(end) {
             return Vec::new();
         }
         let mut found: Vec<Leftover> = Vec::new();
@@ -210,22 +219,28 @@ impl Shadow {
         found
     }
 
-    /// Forgets what the memory held and begins to copy records: those of batch `seq` first. `generation` is that of the
-    /// superblock on disk, `before` the [`batch_crc`] of the batch before.
-    pub(crate) fn begin(&mut self, generation: u64, seq: BatchSeq, first_lsn: Lsn, before: Option<u32>) {
+    /// Forgets what the memory held and begins to copy records: those of a batch with this number first, of which the
+    /// first has that one. The superblock on disk is of this generation, and its journal begins with that batch; `before`
+    /// is the [`batch_crc`] of the batch before.
+    pub(crate) fn begin(
+        &mut self,
+        (generation, start): (u64, BatchSeq),
+        (seq, first_lsn): (BatchSeq, Lsn),
+        before: Option<u32>,
+    ) {
         self.memory.store(0, &vec![0; shadow_bytes(self.geometry)]);
-        self.began = true;
         // Whoever reads this knows the CRC of that batch only if it is known now.
         self.crc = before.unwrap_or_default();
         self.next_batch(seq, first_lsn);
         // Last: without it nothing here is believed.
-        self.generations(generation, generation);
+        self.generations(generation, generation, start);
     }
 
-    /// The superblock on disk is of one of these generations.
-    pub(crate) fn generations(&mut self, oldest: u64, newest: u64) {
+    /// The superblock on disk is of one of these generations, which differ by one at most; the journal of the newest
+    /// begins with batch `start`.
+    pub(crate) fn generations(&mut self, oldest: u64, newest: u64, start: BatchSeq) {
         self.count += 1;
-        let header = Header { pool: self.pool, count: self.count, oldest, newest };
+        let header = Header { pool: self.pool, count: self.count, oldest, newest, start };
         // The other copy stays whole, whenever the process dies.
         let at = if self.count.is_multiple_of(2) { 0 } else { SECOND_COPY };
         self.memory.store(at, &header.encode());
@@ -233,9 +248,6 @@ impl Shadow {
 
     /// From here on records belong to batch `seq`. The slot's earlier batch is durable.
     pub(crate) fn next_batch(&mut self, seq: BatchSeq, first_lsn: Lsn) {
-        if !self.began {
-            return;
-        }
         let mut w = Writer::default();
         w.u64(seq.0);
         w.u64(first_lsn.0);
@@ -252,9 +264,6 @@ impl Shadow {
 
     /// Copies a record.
     pub(crate) fn add(&mut self, record: &[u8]) {
-        if !self.began {
-            return;
-        }
         self.crc = extend(self.crc, record);
         let next = self.at + FRAME_BYTES + record.len();
         self.overflowed |= next > self.end;
@@ -271,7 +280,7 @@ impl Shadow {
 
     /// Whether records of up to `bytes`, of which each is some bytes shorter than its share, still fit.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        !self.began || (!self.overflowed && self.at + FRAME_BYTES + bytes <= self.end)
+        !self.overflowed && self.at + FRAME_BYTES + bytes <= self.end
     }
 
     /// Everything is on disk: the next process needs nothing of this.
@@ -320,20 +329,21 @@ mod tests {
     }
 
     /// Memory in which records 0 to 2 belong to batch 7 and 3 to 4 to batch 8, after a superblock of generation 5.
-    fn two_batches() -> (Memory, JournalEnd) {
+    fn two_batches() -> (Memory, Shadow, JournalEnd) {
         let memory = Memory(Arc::new(Mutex::new(vec![0xee; shadow_bytes(GEOMETRY)])));
         let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
-        shadow.begin(5, BatchSeq(7), Lsn(100), Some(77));
+        shadow.begin((5, BatchSeq(3)), (BatchSeq(7), Lsn(100)), Some(77));
         (0..3).for_each(|i| shadow.add(&encoded(&record(i))));
         shadow.next_batch(BatchSeq(8), Lsn(103));
         (3..5).for_each(|i| shadow.add(&encoded(&record(i))));
-        let end = JournalEnd { generation: 5, seq: BatchSeq(6), lsn: Lsn(100), crc: Some(77) };
-        (memory, end)
+        let end =
+            JournalEnd { generation: 5, start: BatchSeq(3), seq: BatchSeq(6), lsn: Lsn(100), crc: Some(77) };
+        (memory, shadow, end)
     }
 
     /// The sizes in the records that the next process finds, batch by batch.
     fn found(memory: &Memory, pool: PoolId, end: &JournalEnd) -> Vec<Vec<u64>> {
-        let mut shadow = Shadow::new(Box::new(memory.clone()), pool, GEOMETRY);
+        let shadow = Shadow::new(Box::new(memory.clone()), pool, GEOMETRY);
         let sizes = |left: Leftover| {
             let sizes = left.records.into_iter().map(|(record, raw)| {
                 assert_eq!(encoded(&record), raw);
@@ -347,7 +357,7 @@ mod tests {
 
     #[test]
     fn the_next_process_goes_on_where_the_journal_ends() {
-        let (memory, end) = two_batches();
+        let (memory, _, end) = two_batches();
         assert_eq!(found(&memory, POOL, &end), [vec![0, 1, 2], vec![3, 4]]);
         // The first batch reached the journal.
         let records: Vec<u8> = (0..3).flat_map(|i| encoded(&record(i))).collect();
@@ -361,12 +371,19 @@ mod tests {
 
     #[test]
     fn what_does_not_follow_the_journal_is_left() {
-        let (memory, end) = two_batches();
+        let (memory, _, end) = two_batches();
         assert!(found(&memory, *b"some other pools", &end).is_empty());
-        let of =
-            |generation, seq, lsn, crc| JournalEnd { generation, seq: BatchSeq(seq), lsn: Lsn(lsn), crc };
+        let start = end.start;
+        let of = |generation, seq, lsn, crc| {
+            let (seq, lsn) = (BatchSeq(seq), Lsn(lsn));
+            JournalEnd { generation, start, seq, lsn, crc }
+        };
         for other in [of(4, 6, 100, None), of(6, 6, 100, None), of(5, 5, 100, None), of(5, 9, 105, None)] {
             assert!(found(&memory, POOL, &other).is_empty());
+        }
+        // The slots hold a batch with an even and one with an odd number, whatever numbers they are asked for.
+        for seq in [4, 5, 7, 8] {
+            assert!(found(&memory, POOL, &of(5, seq, 100, None)).is_empty(), "batch {seq} is another");
         }
         assert!(found(&memory, POOL, &of(5, 6, 99, Some(77))).is_empty(), "another number of records");
         assert!(found(&memory, POOL, &of(5, 6, 100, Some(78))).is_empty(), "other records");
@@ -375,22 +392,35 @@ mod tests {
 
     #[test]
     fn a_checkpoint_under_way_may_or_may_not_be_on_disk() {
-        let (memory, end) = two_batches();
-        let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
-        shadow.leftovers(&end);
-        shadow.generations(5, 6);
-        for (generation, batches) in [(4, 0), (5, 2), (6, 2), (7, 0)] {
-            let end = JournalEnd { generation, ..end };
+        let (memory, mut shadow, end) = two_batches();
+        shadow.generations(5, 6, BatchSeq(7));
+        for (generation, start, batches) in [(4, 3, 0), (5, 3, 2), (6, 7, 2), (7, 7, 0)] {
+            let end = JournalEnd { generation, start: BatchSeq(start), ..end };
             assert_eq!(found(&memory, POOL, &end).len(), batches, "generation {generation}");
         }
-        shadow.generations(6, 6);
+        shadow.generations(6, 6, BatchSeq(7));
         assert!(found(&memory, POOL, &end).is_empty());
+    }
+
+    /// Another process went on without this memory: it wrote a batch with as many records, then a checkpoint of the
+    /// generation that this one was about to write.
+    #[test]
+    fn a_checkpoint_of_somebody_else_with_the_same_number_is_told() {
+        let (memory, mut shadow, end) = two_batches();
+        shadow.generations(5, 6, BatchSeq(7));
+        let theirs =
+            JournalEnd { generation: 6, start: BatchSeq(8), seq: BatchSeq(7), lsn: Lsn(103), crc: None };
+        assert!(found(&memory, POOL, &theirs).is_empty());
+        // Ours, after batch 7.
+        shadow.generations(5, 6, BatchSeq(8));
+        assert_eq!(found(&memory, POOL, &theirs), [vec![3, 4]]);
+        assert_eq!(found(&memory, POOL, &end).len(), 2);
     }
 
     /// Wherever the process died while it copied: what was copied before is found, and nothing that is not whole.
     #[test]
     fn bytes_that_are_not_there_end_a_slot() {
-        let (memory, end) = two_batches();
+        let (memory, mut shadow, end) = two_batches();
         let whole = memory.0.lock().clone();
         let frame = FRAME_BYTES + encoded(&record(0)).len();
         let slot = slot_start(GEOMETRY, BatchSeq(7));
@@ -407,9 +437,8 @@ mod tests {
         // Either copy of the header does.
         for at in [10, SECOND_COPY + 10] {
             memory.0.lock().clone_from(&whole);
-            let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
-            shadow.leftovers(&end);
-            shadow.generations(5, 5);
+            shadow.generations(4, 5, BatchSeq(3));
+            shadow.generations(5, 5, BatchSeq(3));
             memory.0.lock()[at] ^= 1;
             assert_eq!(found(&memory, POOL, &end).len(), 2);
         }
@@ -417,9 +446,8 @@ mod tests {
 
     #[test]
     fn a_slot_is_full_before_it_overflows() {
-        let (memory, _) = two_batches();
-        let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
-        shadow.begin(1, BatchSeq(2), Lsn(0), None);
+        let (memory, mut shadow, _) = two_batches();
+        shadow.begin((1, BatchSeq(1)), (BatchSeq(2), Lsn(0)), None);
         let bytes = encoded(&record(0));
         let mut added = 0;
         while shadow.has_room(bytes.len()) {
@@ -427,7 +455,7 @@ mod tests {
             added += 1;
         }
         shadow.add(&bytes);
-        let end = JournalEnd { generation: 1, seq: BatchSeq(1), lsn: Lsn(0), crc: None };
+        let end = JournalEnd { generation: 1, start: BatchSeq(1), seq: BatchSeq(1), lsn: Lsn(0), crc: None };
         assert_eq!(found(&memory, POOL, &end)[0].len(), added);
         assert!(added >= LEAST_SLOT_BYTES / (bytes.len() + FRAME_BYTES) - 1);
         // The next batch has room of its own.

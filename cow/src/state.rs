@@ -60,8 +60,10 @@ impl From<Error> for Blocked {
 
 /// The journal ring as memory knows it. Positions count blocks since the pool was made, not modulo the ring.
 pub(crate) struct Ring {
-    /// Where replay would begin.
+    /// Where replay would begin ...
     pub(crate) tail: u64,
+    /// ... and with which batch.
+    pub(crate) tail_seq: BatchSeq,
     /// Where the next batch goes.
     pub(crate) pos: u64,
     pub(crate) next_seq: BatchSeq,
@@ -212,15 +214,22 @@ impl State {
         ))
     }
 
-    /// Whether the ring takes the log as a batch. Its last eighth is kept for the one that a checkpoint seals.
+    /// Whether the ring takes the log as a batch. Its last eighth is kept for the one that a checkpoint seals, and for the
+    /// one after it should the process die before the checkpoint is written.
     pub(crate) fn fits_ring(&self) -> bool {
         let used = self.ring.pos - self.ring.tail + batch_blocks(self.log.len());
         used <= self.geometry.journal_blocks / 8 * 7
     }
 
-    /// Bytes of records that one batch may hold.
+    /// Whether the whole ring has room for the log as a batch.
+    pub(crate) fn ring_has_room(&self) -> bool {
+        self.ring.pos - self.ring.tail + batch_blocks(self.log.len()) <= self.geometry.journal_blocks
+    }
+
+    /// Bytes of records that one batch may hold, so that it takes a sixteenth of the ring: one block is for its header and
+    /// for growth, whose records nobody admits.
     pub(crate) fn batch_limit(&self) -> usize {
-        self.geometry.journal_blocks as usize / 16 * BLOCK_BYTES
+        (self.geometry.journal_blocks as usize / 16).saturating_sub(1) * BLOCK_BYTES
     }
 
     /// Whether a step that appends up to `bytes` of records and changes the map may go on.

@@ -1,0 +1,172 @@
+//! Deaths of the process alone, at the moments that chance seldom finds: nothing that was answered may be lost, flushed or
+//! not, however often the next process dies while it takes over.
+
+mod common;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_cow::sim::{Rng, Sim, SimDisk, for_each_seed};
+use cairn_cow::{BLOCK_SIZE, CreateOptions, ExtentKind, VersionId};
+
+use common::engine::{self, BLOCK_SECTORS, Pool, options};
+
+/// Blocks of the volume, a few leaves.
+const BLOCKS: u64 = 1024;
+
+/// The last write of each block that was answered.
+type Answered = Rc<RefCell<Vec<u64>>>;
+
+struct World {
+    sim: Sim,
+    disk: SimDisk,
+    pool: Arc<Pool>,
+    volume: VersionId,
+    answered: Answered,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let disk = SimDisk::file(64 << 20);
+        let sim = engine::world(seed, &disk);
+        let made = disk.clone();
+        let (pool, volume) = sim.run(async move {
+            let pool = engine::create(made, 32 << 20).await.expect("a pool");
+            let volume = pool.create_volume("v", BLOCKS * BLOCK_SIZE, "").await.expect("a volume").id;
+            (pool, volume)
+        });
+        let answered = Rc::new(RefCell::new(vec![0; BLOCKS as usize]));
+        World { sim, disk, pool, volume, answered }
+    }
+
+    /// Writes the blocks from `first` on that every second writer has for its own, over and over.
+    fn write_forever(&self, lane: u64, mut rng: Rng) {
+        let (pool, v, answered) = (Arc::clone(&self.pool), self.volume, Rc::clone(&self.answered));
+        drop(self.sim.spawn(async move {
+            for id in 1.. {
+                let block = rng.below(BLOCKS / 2) * 2 + lane;
+                let written =
+                    engine::write(&pool, lane as usize, v, block * BLOCK_SECTORS, BLOCK_SECTORS, id);
+                written.await.expect("written");
+                answered.borrow_mut()[block as usize] = id;
+            }
+        }));
+    }
+
+    /// The process dies, and so do some that come after it, while they open the pool. What comes up in the end has all.
+    fn die_and_come_back(self, rng: &mut Rng) {
+        let World { sim, disk, pool, volume, answered } = self;
+        sim.stop();
+        drop((pool, sim));
+        let mut disk = disk.kill(rng);
+        for _ in 0..rng.below(4) {
+            let sim = engine::world(rng.next_u64(), &disk);
+            let opened = sim.run_for(rng.below(150), Pool::open(disk.clone(), options()));
+            if let Some(Err(e)) = opened {
+                panic!("reopening: {e:?}");
+            }
+            drop((opened, sim));
+            disk = disk.kill(rng);
+        }
+        let sim = engine::world(rng.next_u64(), &disk);
+        let pool =
+            sim.run(Pool::open(disk.clone(), options())).unwrap_or_else(|e| panic!("reopening: {e:?}"));
+        sim.run(async move {
+            for (block, answered) in answered.take().into_iter().enumerate() {
+                let at = block as u64 * BLOCK_SECTORS;
+                let found = engine::read(&pool, volume, at, BLOCK_SECTORS).await.expect("reads");
+                let there = found[0].expect("somebody's write");
+                assert!(found.iter().all(|id| *id == Some(there)), "block {block} is a mixture: {found:?}");
+                assert!(there >= answered, "block {block}: write {answered} was answered, {there} is there");
+            }
+            engine::assert_sound(&pool, "in the end").await;
+        });
+    }
+}
+
+/// The process dies with one batch sealed by a checkpoint in the part of the ring that is kept for those, and with more
+/// records behind it. Whoever takes over may not write a checkpoint between the two: it would be given the blocks that
+/// the second one's data is in.
+#[test]
+fn a_ring_that_is_nearly_full_takes_what_was_answered() {
+    for_each_seed(100, |seed| {
+        let mut rng = Rng::new(seed ^ 0x0f11);
+        let world = World::new(seed);
+        world.write_forever(0, rng.fork());
+        world.write_forever(1, rng.fork());
+        let (pool, handle, mut pauses) = (Arc::clone(&world.pool), world.sim.handle(), rng.fork());
+        drop(world.sim.spawn(async move {
+            loop {
+                pool.flush().await.expect("flushed");
+                handle.sleep(1 + pauses.below(30)).await;
+            }
+        }));
+        // Nobody sees to the background duties, so the ring fills.
+        let nearly = world.pool.status().journal_size / 8 * 7 - 2 * BLOCK_SIZE;
+        while world.pool.status().journal_used < nearly {
+            assert!(world.sim.run_events(1));
+        }
+        world.sim.run_events(rng.below(100));
+        world.die_and_come_back(&mut rng);
+    });
+}
+
+/// A batch that only confirms the one before may be on its way when the process dies, with records behind it.
+#[test]
+fn records_behind_a_batch_without_any_are_taken() {
+    for_each_seed(150, |seed| {
+        let mut rng = Rng::new(seed ^ 0xc0f1);
+        let world = World::new(seed);
+        let (pool, v) = (Arc::clone(&world.pool), world.volume);
+        world.sim.run(async move {
+            engine::write(&pool, 0, v, 0, BLOCK_SECTORS, 1).await.expect("written");
+            pool.flush().await.expect("flushed");
+        });
+        world.answered.borrow_mut()[0] = 1;
+        let pool = Arc::clone(&world.pool);
+        drop(world.sim.spawn(async move {
+            pool.maintain(Duration::from_millis(900)).await.expect("background duties");
+        }));
+        world.sim.run_events(1 + rng.below(4));
+        world.write_forever(1, rng.fork());
+        world.sim.run_events(rng.below(60));
+        world.die_and_come_back(&mut rng);
+    });
+}
+
+/// A batch may be longer than the memory that survives; then it is written before more is answered.
+#[test]
+fn more_than_the_memory_holds_is_not_answered() {
+    const FILLS: u64 = 60_000;
+    let disk = SimDisk::file(256 << 20);
+    let sim = engine::world(0, &disk);
+    let made = disk.clone();
+    let pool = sim.run(async move {
+        let layout = CreateOptions { limit: 192 << 20, segment_blocks: None, journal_bytes: Some(64 << 20) };
+        let pool = Pool::create(made, *b"a pool in a test", layout, options()).await.expect("a pool");
+        let v = pool.create_volume("v", FILLS * BLOCK_SIZE, "").await.expect("a volume").id;
+        for block in 0..FILLS {
+            engine::zero(&pool, 0, v, block * BLOCK_SECTORS, BLOCK_SECTORS, ExtentKind::Zero)
+                .await
+                .expect("zeroed");
+        }
+        pool
+    });
+    sim.stop();
+    drop(pool);
+    let disk = disk.kill(&mut Rng::new(0));
+    let sim = engine::world(1, &disk);
+    let pool = sim.run(Pool::open(disk.clone(), options())).expect("opens");
+    sim.run(async move {
+        let v = pool.volume("v").expect("the volume").id;
+        let mut at = 0;
+        while at < FILLS * BLOCK_SIZE {
+            for extent in pool.extents(v, at, FILLS * BLOCK_SIZE - at, 64).await.expect("extents") {
+                assert_eq!(extent.kind, ExtentKind::Zero, "lost from byte {} on", extent.offset);
+                at = extent.offset + extent.len;
+            }
+        }
+    });
+}

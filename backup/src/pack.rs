@@ -66,7 +66,8 @@ pub(crate) struct PackBuilder {
 
 impl PackBuilder {
     pub(crate) fn new(keys: &Keys, kind: BlobKind) -> Result<PackBuilder> {
-        let mut buffer = Vec::with_capacity(HEADER);
+        // Room for all of it at once: growing would copy it again and again. What stays untouched costs nothing.
+        let mut buffer = Vec::with_capacity(TARGET + crate::blob::MAX_CONTENTS);
         buffer.extend_from_slice(&header(keys, kind));
         Ok(PackBuilder { id: PackId::random()?, kind, buffer, entries: Vec::new() })
     }

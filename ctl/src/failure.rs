@@ -102,6 +102,26 @@ impl From<cairn_image::Error> for Failure {
     }
 }
 
+impl From<cairn_backup::Error> for Failure {
+    fn from(error: cairn_backup::Error) -> Failure {
+        let mut message = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            // Some libraries repeat their causes in their own words.
+            if !message.contains(&cause_text) {
+                message.push_str(&format!(": {cause_text}"));
+            }
+            source = cause.source();
+        }
+        let failure = Failure::local(error.kind().code(), message);
+        match error.kind().advice() {
+            "" => failure,
+            advice => failure.with_hint(advice),
+        }
+    }
+}
+
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Failure {
         Failure::Told { code: error.code.to_string(), message: error.message, hint: error.hint }

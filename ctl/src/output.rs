@@ -66,6 +66,15 @@ impl Output {
         self.print(&people(&answer.value, &self.look))
     }
 
+    /// Prints what this process has found out itself: as JSON, or as people read it.
+    pub(crate) fn either(
+        &self,
+        json: impl FnOnce() -> serde_json::Value,
+        people: String,
+    ) -> Result<(), Failure> {
+        if self.json { self.print(&format!("{}\n", json())) } else { self.print(&people) }
+    }
+
     /// Shows on a terminal that something is under way, until dropped.
     pub(crate) fn spin(&self, message: &'static str) -> Spinner {
         // indicatif draws on stderr, and not at all when that is no terminal.

@@ -2,12 +2,14 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`image`], [`types`], [`qos`], [`pool`] | the subcommands of one subject each |
+//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`] | the subcommands of one subject each |
 //! | [`values`] | what an argument may be beyond a word or a number |
 
+mod backup;
 mod image;
 mod pool;
 mod qos;
+mod repo;
 mod snapshot;
 mod types;
 mod values;
@@ -17,9 +19,11 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use backup::{Backup, BackupChanges, InRepo};
 pub(crate) use image::{Image, ImageChanges, ImageFields, ImportImage};
 pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
+pub(crate) use repo::{Keep, Repo, RepoPlace};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use types::{Specs, Type, TypeChanges};
 pub(crate) use values::{Device, Export, Exported, InUse, Setting, Spec, Switch};
@@ -38,7 +42,7 @@ Examples:
 The daemon is found by --socket or --dev, else by CAIRN_SOCKET or CAIRN_DEV in the
 environment, else at /run/cairn/control.sock. Sizes are binary: 10G is 10 GiB.";
 
-/// Volumes, snapshots, images, types and pools of a running cairnd.
+/// Volumes, snapshots, images, types and pools of a running cairnd, and backups.
 #[derive(Parser, Debug)]
 #[command(name = "cairn", version, after_help = EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -101,6 +105,12 @@ pub(crate) enum Command {
     /// Disks that never change, from which volumes are made
     #[command(subcommand)]
     Image(Image),
+    /// Copies of volumes in a repository, and bringing them back
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Where backups are kept: a folder or an S3 bucket
+    #[command(subcommand)]
+    Repo(Repo),
     /// Kinds of volumes: which pool they are in, which limits they have
     #[command(subcommand)]
     Type(Type),
@@ -176,6 +186,19 @@ mod tests {
             "image show web",
             "image edit web --name new --protected off --os-type linux",
             "image delete a b --force",
+            "repo init file:///b --encrypt --key-file k",
+            "repo status",
+            "repo status file:///b --key-file k",
+            "repo verify file:///b --read-data --repair",
+            "repo prune file:///b --keep-last 1 --keep-hourly 2 --keep-daily 3 --keep-weekly 4 --dry-run",
+            "repo prune --keep-monthly 5 --keep-yearly 6 --yes",
+            "repo gc file:///b --now --dry-run",
+            "backup list --repo file:///b --volume demo",
+            "backup tree --repo file:///b",
+            "backup show 3f --repo file:///b --key-file k",
+            "backup edit 3f --name x --description y --tag a=b --tag c=",
+            "backup delete 3f 4e --yes",
+            "backup restore 3f --to-file -",
             "type create fast --description x --spec a=b --spec c=d --pool bulk --qos gold --default",
             "type list",
             "type show fast",
@@ -226,6 +249,12 @@ mod tests {
             ("image export demo", "<FILE>"),
             ("image export @s disk.img", "expected"),
             ("image delete", "<NAME>"),
+            ("repo init file:///b --key-file k", "--encrypt"),
+            ("repo prune file:///b", "--keep-last"),
+            ("backup delete", "<ID>"),
+            ("backup edit 3f", "--name"),
+            ("backup edit 3f --tag x", "expected KEY=VALUE"),
+            ("backup restore 3f", "--to-file"),
             ("type create fast --spec a", "expected KEY=VALUE"),
             ("type edit fast", "--no-qos"),
             ("type edit fast --qos a --no-qos", "cannot be used with"),

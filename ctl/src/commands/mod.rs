@@ -5,13 +5,19 @@
 //! | [`volume`], [`attachments`] | volumes, and who uses them |
 //! | [`snapshot`] | snapshots, clones, rollbacks, differences |
 //! | [`image`] | images, and moving them in and out |
+//! | [`repo`], [`backup`] | repositories and the backups in them; what both need is in [`repository`] |
 //! | [`types`], [`qos`] | types of volumes, limits to their I/O |
 //! | [`pool`] | pools |
+//! | [`destination`] | files and streams that are written |
 
 mod attachments;
+mod backup;
+mod destination;
 mod image;
 mod pool;
 mod qos;
+mod repo;
+mod repository;
 mod snapshot;
 mod types;
 mod volume;
@@ -31,6 +37,8 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::Volume(command) => volume::run(command, client, output).await,
         args::Command::Snapshot(command) => snapshot::run(command, client, output).await,
         args::Command::Image(command) => image::run(command, client, output).await,
+        args::Command::Backup(command) => backup::run(command, output).await,
+        args::Command::Repo(command) => repo::run(command, output).await,
         args::Command::Type(command) => types::run(command, client, output).await,
         args::Command::Qos(command) => qos::run(command, client, output).await,
         args::Command::Pool(command) => pool::run(command, client, output).await,

@@ -1,9 +1,11 @@
 //! Text for people: tables, lists of fields, sizes and times. Nothing here prints; everything returns text.
 
 pub(crate) mod attachments;
+pub(crate) mod backups;
 pub(crate) mod images;
 pub(crate) mod pool;
 pub(crate) mod qos;
+pub(crate) mod repos;
 pub(crate) mod snapshots;
 pub(crate) mod tree;
 pub(crate) mod types;

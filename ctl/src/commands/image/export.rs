@@ -1,23 +1,19 @@
 //! Exporting: read over NBD, written here.
 
-use std::fs::{File, Permissions};
-use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use cairn_api::image::{EXPORT_PREFIX, Image, ImageFormat, PassingSnapshot};
 use cairn_api::path;
 use cairn_api::volume::Volume;
 use cairn_image::nbd::{Connection, DiskSource, data_ranges};
-use cairn_image::{Destination, MAX_DISK_BYTES, Reading, copy, create, format_of_name, round_up};
+use cairn_image::{self as disk_image, MAX_DISK_BYTES, Reading, copy, create, format_of_name, round_up};
 use serde_json::json;
-use tempfile::NamedTempFile;
 
 use super::endpoint;
 use super::transfer::Transfer;
 use crate::args::{Export, Exported};
 use crate::client::{Client, Wait};
+use crate::commands::destination::Destination;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::images;
@@ -47,10 +43,10 @@ pub(super) async fn export(
             )));
         }
     };
-    let place = if to_stdout { stdout()? } else { Place::file(&file)? };
+    let place = if to_stdout { Destination::stdout()? } else { Destination::file(&file)? };
     let mut transfer = Transfer::new(output)?;
     let Chosen { export, passing } = choose(&what, client).await?;
-    let written = write(export, format, place.destination()?, &mut transfer, client).await;
+    let written = write(export, format, image_in(&place)?, &mut transfer, client).await;
     drop(transfer);
     if let Some(PassingSnapshot { volume, snapshot, .. }) = &passing {
         // The daemon deletes it by itself, too.
@@ -74,7 +70,7 @@ pub(super) async fn export(
 async fn write(
     export: String,
     format: ImageFormat,
-    destination: Destination,
+    destination: disk_image::Destination,
     transfer: &mut Transfer,
     client: &Client,
 ) -> Result<u64, Failure> {
@@ -138,60 +134,11 @@ async fn is_there<T: serde::de::DeserializeOwned>(path: &str, client: &Client) -
     }
 }
 
-/// Where the image goes.
-enum Place {
-    Stdout(File),
-    /// A file beside the one that is wanted, which it becomes at the end.
-    Beside(NamedTempFile, PathBuf),
-}
-
-fn stdout() -> Result<Place, Failure> {
-    if io::stdout().is_terminal() {
-        return Err(Failure::local("refused", "an image is nothing for a terminal")
-            .with_hint("give a file, or a pipe"));
-    }
-    // Past the buffer that ends at every line.
-    let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
-    stdout
-        .map(Place::Stdout)
-        .map_err(|e| Failure::local("io", format!("cannot write to standard output: {e}")))
-}
-
-impl Place {
-    fn file(path: &Path) -> Result<Place, Failure> {
-        let shown = path.display();
-        let Some(name) = path.file_name() else {
-            return Err(Failure::Usage(format!("{shown} is not the name of a file")));
-        };
-        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            let failure = Failure::local("refused", format!("{shown} is there and is not a file"));
-            return Err(failure.with_hint("to write to a device or a pipe: cairn image export NAME - > ..."));
-        }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        let prefix = format!(".{}.", name.to_string_lossy());
-        // As any new file: less what the umask takes away.
-        builder.prefix(&prefix).suffix(".part").permissions(Permissions::from_mode(0o666));
-        let made = builder.tempfile_in(folder);
-        let made =
-            made.map_err(|e| Failure::local("io", format!("cannot write into {}: {e}", folder.display())))?;
-        Ok(Place::Beside(made, path.to_owned()))
-    }
-
-    fn destination(&self) -> Result<Destination, Failure> {
-        let cloned = match self {
-            Place::Stdout(file) => file.try_clone().map(|file| Destination::Stream(Box::new(file))),
-            Place::Beside(file, _) => file.as_file().try_clone().map(Destination::File),
-        };
-        cloned.map_err(|e| Failure::local("io", format!("cannot write the image: {e}")))
-    }
-
-    /// Gives the file, which is complete and durable, its name.
-    fn keep(self) -> Result<(), Failure> {
-        let Place::Beside(file, path) = self else { return Ok(()) };
-        let unnamed = |e: io::Error| Failure::local("io", format!("cannot write {}: {e}", path.display()));
-        file.persist(&path).map_err(|e| unnamed(e.error))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(unnamed)
-    }
+/// The place as what takes an image.
+fn image_in(place: &Destination) -> Result<disk_image::Destination, Failure> {
+    let file = place.handle()?;
+    Ok(match place {
+        Destination::Stdout(_) => disk_image::Destination::Stream(Box::new(file)),
+        Destination::Beside(..) => disk_image::Destination::File(file),
+    })
 }

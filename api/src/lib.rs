@@ -5,7 +5,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`image`], [`attachment`], [`types`], [`pool`], [`info`] | requests and answers, one file a subject |
+//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`info`] | requests and answers, one file a subject |
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
@@ -28,6 +28,7 @@ pub mod pool;
 pub mod qos;
 pub mod size;
 pub mod snapshot;
+pub mod staging;
 pub mod types;
 pub mod volume;
 

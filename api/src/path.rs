@@ -18,6 +18,8 @@ pub const SNAPSHOTS: &str = "/v1/snapshots";
 pub const IMAGES: &str = "/v1/images";
 /// `/v1/imports`: begin to import an image (POST).
 pub const IMPORTS: &str = "/v1/imports";
+/// `/v1/stagings`: begin to fill a volume that nobody sees yet (POST).
+pub const STAGINGS: &str = "/v1/stagings";
 /// `/v1/pool`: the figures of the daemon's first pool (GET).
 pub const POOL: &str = "/v1/pool";
 /// `/v1/pool/check`: check the first pool (POST); `?data=true` reads all data too.
@@ -61,6 +63,16 @@ pub fn import(name: &str) -> String {
 /// Something below an import: `grow` (POST) or `complete` (POST).
 pub fn import_sub(name: &str, sub: &str) -> String {
     format!("{}/{sub}", import(name))
+}
+
+/// A staging: give it up (DELETE).
+pub fn staging(id: &str) -> String {
+    format!("{STAGINGS}/{}", encode(id))
+}
+
+/// Something below a staging: `complete` (POST).
+pub fn staging_sub(id: &str, sub: &str) -> String {
+    format!("{}/{sub}", staging(id))
 }
 
 /// One pool: show (GET), forget when it is empty (DELETE).

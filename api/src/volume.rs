@@ -62,6 +62,9 @@ pub struct Volume {
     /// The image it was made from, by the name of that time.
     #[serde(default)]
     pub image: Option<String>,
+    /// The backup that it was restored from.
+    #[serde(default)]
+    pub backup: Option<String>,
     /// How many snapshots it has.
     pub snapshots: u64,
     /// What it is doing.

@@ -318,7 +318,7 @@ impl Versions {
                 self.insert(*head, clone)
             }
             Record::Rollback { head, to, kept, created_ms } => {
-                self.fork(kept, "what the volume held before it was rolled back", true, *created_ms)?;
+                self.fork(kept, "what the volume held before", true, *created_ms)?;
                 let target = self.known(*to)?;
                 let (root, mapped) = (target.root.clone(), target.mapped);
                 self.set_parent(*head, Some(*to))?;

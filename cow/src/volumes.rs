@@ -240,11 +240,10 @@ impl State {
         })
     }
 
-    /// A name for a rollback's undo point that the volume does not use yet.
-    fn undo_name(&self, head: VersionId, to: &str) -> String {
-        let base: String = format!("before-rollback-to-{to}").chars().take(MAX_NAME_CHARS - 6).collect();
+    /// A name for an undo point that the volume does not use yet.
+    fn undo_name(&self, head: VersionId, base: &str) -> String {
         let numbered = (2..).map(|n| format!("{base}-{n}"));
-        let mut names = std::iter::once(base.clone()).chain(numbered);
+        let mut names = std::iter::once(base.to_owned()).chain(numbered);
         names.find(|name| self.versions.snapshot(head, name).is_none()).expect("numbers do not end")
     }
 }
@@ -522,13 +521,36 @@ impl<D: Disk> Pool<D> {
     /// Makes a volume go on from one of its snapshots. What it held is kept as an automatic snapshot, which is
     /// returned; newer snapshots stay. The volume keeps its size.
     pub async fn rollback(&self, volume: &str, snapshot: &str) -> Result<SnapshotInfo> {
+        let undo = format!("before-rollback-to-{snapshot}");
+        self.replace(volume, (volume, snapshot), &undo).await
+    }
+
+    /// As [`rollback`](Self::rollback), but to the snapshot of any volume that is not larger; past that one's end there
+    /// are zeroes. The automatic snapshot is called `undo`, with a number behind it if there is one of that name.
+    pub async fn replace(
+        &self,
+        volume: &str,
+        (source, snapshot): (&str, &str),
+        undo: &str,
+    ) -> Result<SnapshotInfo> {
+        // Room for a number.
+        let undo: String = undo.chars().take(MAX_NAME_CHARS - 6).collect();
+        check_name(&undo)?;
         let kept = self
             .decide(|state| {
                 let head = state.head_named(volume)?;
-                let to = state.snapshot_named(volume, snapshot)?;
+                let to = state.snapshot_named(source, snapshot)?;
+                let size_of = |id| state.versions.get(id).map_or(0, |version| version.size);
+                let (size, larger) = (size_of(head), size_of(to));
+                if larger > size {
+                    let why = format!(
+                        "the snapshot '{source}@{snapshot}' has {larger} bytes, the volume '{volume}' {size}"
+                    );
+                    return Err(Error::new(ErrorKind::Shrink, why));
+                }
                 state.admit_snapshot(head)?;
                 let id = state.versions.next_id(0);
-                let kept = Fork { head, snapshot: id, name: state.undo_name(head, snapshot) };
+                let kept = Fork { head, snapshot: id, name: state.undo_name(head, &undo) };
                 Ok((Record::Rollback { head, to, kept, created_ms: now_ms() }, id))
             })
             .await?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_cow::sim::{Rng, Sim, SimDisk};
-use cairn_cow::{ErrorKind, ExtentKind, Result, VersionId};
+use cairn_cow::{ErrorKind, ExtentKind, Result, SnapshotInfo, VersionId};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
@@ -45,6 +45,7 @@ enum Step {
     SnapshotAll,
     DeleteSnapshot { volume: u8, snapshot: u8 },
     Rollback { volume: u8, snapshot: u8 },
+    Replace { volume: u8, source: u8, snapshot: u8 },
     Write { volume: u8, place: Place, fua: bool },
     Zero { volume: u8, place: Place, hole: bool },
     ZeroAll { volume: u8, hole: bool },
@@ -73,6 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::SnapshotAll),
         5 => (v(), v()).prop_map(|(volume, snapshot)| Step::DeleteSnapshot { volume, snapshot }),
         4 => (v(), v()).prop_map(|(volume, snapshot)| Step::Rollback { volume, snapshot }),
+        2 => (v(), v(), v()).prop_map(|(volume, source, snapshot)| Step::Replace { volume, source, snapshot }),
         30 => (v(), place(), any::<bool>()).prop_map(|(volume, place, fua)| Step::Write { volume, place, fua }),
         8 => (v(), place(), any::<bool>()).prop_map(|(volume, place, hole)| Step::Zero { volume, place, hole }),
         1 => (v(), any::<bool>()).prop_map(|(volume, hole)| Step::ZeroAll { volume, hole }),
@@ -183,6 +185,7 @@ impl Run {
             Step::SnapshotAll => self.snapshot(self.model.volumes.keys().cloned().collect()),
             Step::DeleteSnapshot { volume, snapshot } => self.delete_snapshot(volume, snapshot),
             Step::Rollback { volume, snapshot } => self.rollback(volume, snapshot),
+            Step::Replace { volume, source, snapshot } => self.replace(volume, source, snapshot),
             Step::Write { volume, place, fua } => self.write(volume, &place, fua),
             Step::Zero { volume, place, hole } => {
                 if let Some((name, v)) = self.model.volume(volume) {
@@ -321,9 +324,30 @@ impl Run {
             let of = of.clone();
             move |p| async move { p.rollback(&of, &name).await }
         });
-        let kept = kept.expect("rolling back");
+        self.replaced(&of, kept.expect("rolling back"), version);
+    }
+
+    fn replace(&mut self, volume: u8, source: u8, snapshot: u8) {
+        let Some((of, held)) = self.model.volume(volume) else { return };
+        let Some((source, name, version)) = self.model.snapshot(source, snapshot) else { return };
+        let fits = version.size <= held.head.size;
+        let kept = self.ask({
+            let of = of.clone();
+            move |p| async move { p.replace(&of, (&source, &name), "undo").await }
+        });
+        match kept {
+            Ok(kept) => {
+                assert!(fits && kept.name.starts_with("undo"), "{kept:?}");
+                self.replaced(&of, kept, version);
+            }
+            Err(error) => assert!(!fits && error.kind() == ErrorKind::Shrink, "{error:?}"),
+        }
+    }
+
+    /// The volume goes on from a version, and what it held is kept.
+    fn replaced(&mut self, of: &str, kept: SnapshotInfo, version: Version) {
         assert!(kept.automatic);
-        let volume = self.model.volumes.get_mut(&of).expect("it has a snapshot");
+        let volume = self.model.volumes.get_mut(of).expect("chosen from what there is");
         let was = volume.head.clone();
         volume.snapshots.insert(kept.name, was);
         // A volume never gets smaller, so it keeps its size; past the snapshot's end there is nothing.

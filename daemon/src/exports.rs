@@ -18,9 +18,10 @@ use cairn_uring::{AlignedBuf, yield_now};
 use crate::control::{Attachment, InUse, IoCounters, Line, Target};
 use crate::disk::{PoolBuf, PoolDisk};
 use crate::habit::FlushHabit;
-use crate::images::{image, is_image};
+use crate::images::image;
 use crate::qos::{self, Direction};
 use crate::seldom::Seldom;
+use crate::staging::{is_hidden, is_staged};
 use crate::status::{self, PIECE};
 use crate::volumes::{Volumes, is_shared_now};
 
@@ -69,7 +70,7 @@ impl PoolExports {
     fn default_name(&self) -> Result<String, OpenError> {
         let pools = self.volumes.pools.open();
         let volumes = pools.iter().flat_map(|(_, pool)| pool.volumes());
-        let mut volumes = volumes.filter(|volume| !is_image(&volume.attributes));
+        let mut volumes = volumes.filter(|volume| !is_hidden(&volume.attributes));
         match (volumes.next(), volumes.next()) {
             (Some(only), None) => Ok(only.name),
             _ => Err(OpenError::Unknown),
@@ -129,6 +130,9 @@ impl Exports for PoolExports {
                         description: volume.description,
                     };
                     names.extend(image.ready.then(ready));
+                    continue;
+                }
+                if is_staged(&volume.attributes) {
                     continue;
                 }
                 let snapshots = pool.snapshots(Some(&volume.name)).unwrap_or_default();

@@ -13,6 +13,7 @@ use cairn_api::image::{EXPORT_PREFIX, ImageFormat, ImageSource};
 use cairn_cow::{Attributes, Disk, Error, ErrorKind, Holder, Pool, Result, VolumeInfo};
 use serde::{Deserialize, Serialize};
 
+use crate::staging::{STAGED_PREFIX, is_staged};
 use crate::volumes::Volumes;
 
 /// On the volume that is an image: an [`ImageSettings`] as JSON.
@@ -117,6 +118,9 @@ impl<D: Disk> Volumes<D> {
             let gone = || Error::new(ErrorKind::NotFound, format!("there is no import '{volume}' any more"));
             return found.map(|image| (image.pool, image.volume.name)).ok_or_else(gone);
         }
+        if let Some(id) = name.strip_prefix(STAGED_PREFIX) {
+            return self.staging(id).map(|staging| (staging.pool, staging.volume.name));
+        }
         let volume = name.split_once('@').map_or(name, |(volume, _)| volume);
         let (_, pool) = self.pools.of_volume(volume)?;
         Ok((pool, name.to_owned()))
@@ -132,14 +136,14 @@ pub(crate) fn in_pool<D: Disk>(pool_name: &str, pool: &Arc<Pool<D>>) -> Vec<Foun
     pool.volumes().into_iter().filter_map(found).collect()
 }
 
-/// Deletes what nobody finishes any more in a pool that was just opened: images that are not ready, and snapshots that
-/// were taken for a client which is gone.
+/// Deletes what nobody finishes any more in a pool that was just opened: images that are not ready, staged volumes, and
+/// snapshots that were taken for a client which is gone.
 ///
 /// # Errors
 /// Of the pool. What is left then is seen and can be deleted by hand.
 pub(crate) async fn sweep<D: Disk>(pool: &Pool<D>) -> Result<()> {
     for volume in pool.volumes() {
-        if image(&volume).is_some_and(|image| !image.ready) {
+        if image(&volume).is_some_and(|image| !image.ready) || is_staged(&volume.attributes) {
             pool.delete_volume(&volume.name, true).await?;
             continue;
         }

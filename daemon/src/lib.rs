@@ -11,6 +11,7 @@
 //! | [`room`] | how full pools are, and the file systems below them |
 //! | [`qos`] | limits to a volume's I/O |
 //! | `images` | images, as they are kept among the engine's volumes |
+//! | `staging` | volumes that a client fills before anybody sees them |
 //! | [`exports`] | volumes, snapshots and images as NBD exports |
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
@@ -39,6 +40,7 @@ pub mod run;
 mod seldom;
 pub mod serve;
 mod settings;
+mod staging;
 mod status;
 mod survivor;
 pub mod volumes;

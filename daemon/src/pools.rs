@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::images;
 use crate::room::Room;
+use crate::staging::is_hidden;
 
 /// One pool that was asked for.
 pub struct PoolSlot<D: Disk> {
@@ -211,5 +212,5 @@ impl<D: Disk> Pools<D> {
 
 /// Whether a pool has a volume of this name that users see as one.
 fn has_volume<D: Disk>(pool: &Pool<D>, name: &str) -> bool {
-    pool.attributes(Holder::Volume(name)).is_ok_and(|attributes| !images::is_image(&attributes))
+    pool.attributes(Holder::Volume(name)).is_ok_and(|attributes| !is_hidden(&attributes))
 }

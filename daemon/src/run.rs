@@ -28,6 +28,7 @@ use crate::keeper::{PoolFiles as _, PoolKeeper, on, sentence};
 use crate::listeners::{Listeners, SocketFile};
 use crate::pools::PoolSlot;
 use crate::serve::NbdServer;
+use crate::staging::is_hidden;
 use crate::volumes::Volumes;
 
 /// How long sessions may take to finish what is in flight when the daemon stops: longer than they take themselves.
@@ -181,7 +182,7 @@ impl Daemon {
     /// Says that everything serves, and what to type next. The first words are for scripts that wait for them.
     fn announce(&self, config: &Config) {
         let mut volumes = self.volumes.pools.main().volumes();
-        volumes.retain(|volume| !images::is_image(&volume.attributes));
+        volumes.retain(|volume| !is_hidden(&volume.attributes));
         let count = match volumes.len() {
             1 => "1 volume".to_owned(),
             n => format!("{n} volumes"),

@@ -10,6 +10,7 @@
 //! | volume | `qos` | limits of its own, a [`QosRule`] as JSON |
 //! | volume | `shared` | `yes`: several consumers may use it at once |
 //! | volume | `image`, `from-image`, `passing/SNAPSHOT` | see [`crate::images`] |
+//! | volume | `staged`, `from-backup` | see [`crate::staging`] |
 //!
 //! They are read anew for every operation: there is no second copy that could differ.
 
@@ -21,7 +22,7 @@ use cairn_cow::Attributes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::images::is_image;
+use crate::staging::is_hidden;
 
 const TYPE_PREFIX: &str = "type/";
 const POLICY_PREFIX: &str = "qos/";
@@ -116,8 +117,8 @@ impl Settings {
 
     /// The limits in force for a volume that keeps `attributes`, and where they come from.
     pub(crate) fn limits(&self, attributes: &Attributes) -> (QosSource, QosRule) {
-        if is_image(attributes) {
-            // What is imported is no disk that somebody uses.
+        if is_hidden(attributes) {
+            // What is imported or restored is no disk that somebody uses.
             return (QosSource::None, QosRule::default());
         }
         let own = own_limits(attributes);

@@ -100,7 +100,7 @@ fn volumes_live_and_die() {
         made,
         json!({
             "name": "demo", "id": 1, "size": 1u64 << 30, "mapped": 1u64 << 28, "created": "2026-01-01T00:01:00Z",
-            "description": "first", "origin": null, "image": null, "snapshots": 0, "status": "available", "connections": 0,
+            "description": "first", "origin": null, "image": null, "backup": null, "snapshots": 0, "status": "available", "connections": 0,
             "attachments": [], "shared": false, "type": "default", "pool": "main", "checksum_errors": 0,
         })
     );
@@ -452,6 +452,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "DELETE /v1/imports/{name}",
             "DELETE /v1/pools/{name}",
             "DELETE /v1/qos/{name}",
+            "DELETE /v1/stagings/{id}",
             "DELETE /v1/types/{name}",
             "DELETE /v1/volumes/{name}",
             "DELETE /v1/volumes/{name}/snapshots/{snapshot}",
@@ -489,6 +490,8 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "POST /v1/pools/{name}/grow",
             "POST /v1/qos",
             "POST /v1/snapshots",
+            "POST /v1/stagings",
+            "POST /v1/stagings/{id}/complete",
             "POST /v1/types",
             "POST /v1/volumes",
             "POST /v1/volumes/{name}/attach",

@@ -215,9 +215,13 @@ impl Controller {
     }
 
     async fn rollback(&mut self) {
-        let Some((volume, name, snapshot)) = self.any_snapshot() else { return };
+        let Some((source, name, snapshot)) = self.any_snapshot() else { return };
         let Known::Exactly(target) = snapshot.known else { return };
-        let of = volume.borrow().name.clone();
+        // Any volume that is large enough may go on from it.
+        let other = self.any_volume();
+        let fits = other.borrow().size >= snapshot.size;
+        let volume = if fits && self.rng.index(3) == 0 { other } else { Rc::clone(&source) };
+        let (of, source) = (volume.borrow().name.clone(), source.borrow().name.clone());
         let asked = self.world.with(|w| w.tick());
         let everywhere = {
             let history = &mut volume.borrow_mut().history;
@@ -229,7 +233,7 @@ impl Controller {
             everywhere
         };
         self.begin(Pending::Rollback { volume: of.clone(), asked });
-        let answer = self.pool.rollback(&of, &name).await;
+        let answer = self.pool.replace(&of, (&source, &name), "undo").await;
         let answered = self.world.with(|w| w.tick());
         let Some(kept) = self.answered("rolling back", answer) else {
             return volume.borrow_mut().history.retract(asked);

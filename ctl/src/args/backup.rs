@@ -2,12 +2,23 @@
 
 use std::path::PathBuf;
 
+use cairn_api::Size;
 use clap::{Args, Subcommand};
 
 use super::values::Spec;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Backup {
+    /// Back up a volume as it is now
+    #[command(after_help = "\
+Examples:
+  cairn backup create db --repo file:///srv/backups
+  cairn backup create db --repo s3://bucket/prefix --name nightly --tag keep=yes --limit-rate 50M
+
+The first backup reads all of the volume, later ones what has changed: the snapshot that was taken for a backup stays
+until the next one is made. Interrupted, it leaves nothing that counts; run it again, and what was uploaded is not
+sent again.")]
+    Create(CreateBackup),
     /// List backups, the newest first
     #[command(visible_alias = "ls")]
     List {
@@ -60,22 +71,76 @@ Space is given back by cairn repo gc."
         #[arg(long, short)]
         yes: bool,
     },
-    /// Restore a backup to a file or a stream; every byte is verified first
+    /// Restore a backup to a volume, a file or a stream; every byte is verified first
     #[command(after_help = "\
 Examples:
+  cairn backup restore 3f9c --to db2
+  cairn backup restore 3f9c --over db --yes
   cairn backup restore 3f9c --to-file disk.img
   cairn backup restore 3f9c --to-file - | ssh host 'cat > disk.img'
 
-Needs no daemon. The file is sparse, and appears when it is complete; one that is there already is replaced then.")]
-    Restore {
-        /// The backup: its id, or enough of its beginning
-        id: String,
-        #[command(flatten)]
-        repo: InRepo,
-        /// Where to; - for standard output
-        #[arg(long, value_name = "FILE")]
-        to_file: PathBuf,
-    },
+A volume or file appears when it is complete, and so does what a volume holds change; interrupted, all is as it was. What
+a volume held before stays as a snapshot: to go back to it, cairn snapshot rollback. A file is sparse; one that is there
+already is replaced. --to-file needs no daemon.")]
+    Restore(RestoreBackup),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RestoreBackup {
+    /// The backup: its id, or enough of its beginning
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) repo: InRepo,
+    #[command(flatten)]
+    pub(crate) target: RestoreTarget,
+    /// The new volume's type
+    #[arg(long = "type", value_name = "TYPE", requires = "to")]
+    pub(crate) volume_type: Option<String>,
+    /// Bytes a second that are fetched at most
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) limit_rate: Option<Size>,
+    /// Do not ask
+    #[arg(long, short, requires = "over")]
+    pub(crate) yes: bool,
+}
+
+/// Where a backup is restored to.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RestoreTarget {
+    /// A new volume of this name
+    #[arg(long, value_name = "NEWVOL")]
+    pub(crate) to: Option<String>,
+    /// A volume that nobody uses, in place of what it holds
+    #[arg(long, value_name = "VOL")]
+    pub(crate) over: Option<String>,
+    /// A file; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CreateBackup {
+    /// The volume
+    #[arg(value_name = "VOL")]
+    pub(crate) volume: String,
+    #[command(flatten)]
+    pub(crate) repo: InRepo,
+    /// Read all of the volume, whatever has changed
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// A name
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) name: String,
+    /// Free text
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub(crate) description: String,
+    /// A tag
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<Spec>,
+    /// Bytes a second that are sent at most
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) limit_rate: Option<Size>,
 }
 
 /// Which repository the backups are in.

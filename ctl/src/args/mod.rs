@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use backup::{Backup, BackupChanges, InRepo};
+pub(crate) use backup::{Backup, BackupChanges, CreateBackup, InRepo, RestoreBackup};
 pub(crate) use image::{Image, ImageChanges, ImageFields, ImportImage};
 pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
@@ -193,12 +193,15 @@ mod tests {
             "repo prune file:///b --keep-last 1 --keep-hourly 2 --keep-daily 3 --keep-weekly 4 --dry-run",
             "repo prune --keep-monthly 5 --keep-yearly 6 --yes",
             "repo gc file:///b --now --dry-run",
+            "backup create demo --repo file:///b --full --name n --description d --tag k=v --limit-rate 10M",
             "backup list --repo file:///b --volume demo",
             "backup tree --repo file:///b",
             "backup show 3f --repo file:///b --key-file k",
             "backup edit 3f --name x --description y --tag a=b --tag c=",
             "backup delete 3f 4e --yes",
-            "backup restore 3f --to-file -",
+            "backup restore 3f --to-file - --limit-rate 1M",
+            "backup restore 3f --repo file:///b --to new --type fast",
+            "backup restore 3f --over demo --yes",
             "type create fast --description x --spec a=b --spec c=d --pool bulk --qos gold --default",
             "type list",
             "type show fast",

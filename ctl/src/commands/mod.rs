@@ -22,7 +22,7 @@ mod snapshot;
 mod types;
 mod volume;
 
-use cairn_api::info::Info;
+use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::path;
 use serde_json::json;
 
@@ -37,7 +37,7 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::Volume(command) => volume::run(command, client, output).await,
         args::Command::Snapshot(command) => snapshot::run(command, client, output).await,
         args::Command::Image(command) => image::run(command, client, output).await,
-        args::Command::Backup(command) => backup::run(command, output).await,
+        args::Command::Backup(command) => backup::run(command, client, output).await,
         args::Command::Repo(command) => repo::run(command, output).await,
         args::Command::Type(command) => types::run(command, client, output).await,
         args::Command::Qos(command) => qos::run(command, client, output).await,
@@ -52,6 +52,13 @@ async fn uri(client: &Client, output: &Output, export: &str) -> Result<Option<St
     }
     let info = client.get::<Info>(path::INFO, Wait::Short).await?.value;
     Ok(info.nbd.first().map(|endpoint| endpoint.uri(export)))
+}
+
+/// Where the daemon serves NBD.
+async fn nbd_endpoint(client: &Client) -> Result<NbdEndpoint, Failure> {
+    let info = client.get::<Info>(path::INFO, Wait::Short).await?.value;
+    let none = || Failure::local("unreachable", "the daemon serves no NBD clients, so no data can be moved");
+    info.nbd.into_iter().next().ok_or_else(none)
 }
 
 /// Deletes one after the other and says which; the first that fails ends it.

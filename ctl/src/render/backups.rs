@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use cairn_api::Size;
+use cairn_api::staging::Staged;
 use cairn_backup::{Backup, BackupId, BackupKind, Listing, TreeLine};
 use comfy_table::Cell;
 use jiff::Timestamp;
@@ -191,6 +192,14 @@ fn branch(column: usize, first: bool, kind: BackupKind, look: &Look) -> String {
     }
 }
 
+/// After making one.
+pub(crate) fn made(backup: &Backup, why_full: Option<&str>) -> String {
+    let why = why_full.map(|why| format!(" ({why})")).unwrap_or_default();
+    let (read, added) = (Size(backup.read_bytes), Size(backup.added_bytes));
+    let (kind, id, volume) = (kind(backup), backup.id, &backup.volume.name);
+    format!("made {kind} backup {id} of {volume}{why}: {read} read, {added} added\n")
+}
+
 /// Before deleting some.
 pub(crate) fn delete_question(ids: &[BackupId]) -> String {
     let ids: Vec<_> = ids.iter().map(BackupId::to_string).collect();
@@ -206,6 +215,25 @@ pub(crate) fn deleted(ids: &[BackupId]) -> String {
 pub(crate) fn restored(backup: &Backup, to: &str) -> String {
     let of = &backup.volume.name;
     format!("restored backup {} of {of} ({}) to {to}\n", backup.id, Size(backup.size))
+}
+
+/// Before replacing what a volume holds.
+pub(crate) fn over_question(backup: &Backup, volume: &str) -> String {
+    let Backup { id, volume: of, .. } = backup;
+    format!(
+        "Replace what volume {volume} holds by backup {id} of {}? What it holds now stays as a snapshot.",
+        of.name
+    )
+}
+
+/// After restoring to a volume.
+pub(crate) fn restored_volume(backup: &Backup, staged: &Staged) -> String {
+    let Staged { volume, undo } = staged;
+    let mut text = restored(backup, &format!("volume {}", volume.name));
+    if let Some(undo) = undo {
+        text += &format!("what it held before: {}@{}\n", undo.volume, undo.name);
+    }
+    text
 }
 
 /// `1 backup`, `2 backups`.
@@ -247,7 +275,7 @@ mod tests {
     }
 
     /// Backups on following days, each incremental to the one with the index given.
-    fn made(bases: &[Option<usize>]) -> (Listing, Vec<TreeLine>, Vec<BackupId>) {
+    fn repository_with(bases: &[Option<usize>]) -> (Listing, Vec<TreeLine>, Vec<BackupId>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let options = OpenOptions::default();
@@ -268,7 +296,7 @@ mod tests {
 
     #[test]
     fn lists_fit_80_columns() {
-        let (listing, _, ids) = made(&[None, Some(0)]);
+        let (listing, _, ids) = repository_with(&[None, Some(0)]);
         let text = list(&listing, &narrow());
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
@@ -281,7 +309,7 @@ mod tests {
 
     #[test]
     fn chains_go_straight_down_and_branches_to_the_right() {
-        let (_, lines, ids) = made(&[None, Some(0), Some(1), Some(0), None]);
+        let (_, lines, ids) = repository_with(&[None, Some(0), Some(1), Some(0), None]);
         let text = tree(&lines, &look());
         let graph: Vec<_> =
             text.lines().map(|line| line.split_once("  ").map_or(line, |(graph, _)| graph)).collect();
@@ -304,7 +332,7 @@ mod tests {
 
     #[test]
     fn json_has_what_scripts_need() {
-        let (listing, lines, ids) = made(&[None, Some(0)]);
+        let (listing, lines, ids) = repository_with(&[None, Some(0)]);
         let value = list_json(&listing);
         assert_eq!(value["backups"][0]["id"], ids[1].to_string());
         assert_eq!(value["backups"][0]["parent"], ids[0].to_string());

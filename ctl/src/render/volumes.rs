@@ -20,6 +20,9 @@ fn origin(volume: &Volume) -> Option<String> {
     if let Some(image) = &volume.image {
         return Some(format!("{EXPORT_PREFIX}{image}"));
     }
+    if let Some(backup) = &volume.backup {
+        return Some(format!("backup:{}", backup.get(..8).unwrap_or(backup)));
+    }
     volume.origin.as_ref().map(|origin| format!("{}@{}", origin.volume, origin.snapshot))
 }
 
@@ -188,6 +191,7 @@ mod tests {
             description: String::new(),
             origin: None,
             image: None,
+            backup: None,
             snapshots: 2,
             status: VolumeStatus::InUse,
             connections: 4,

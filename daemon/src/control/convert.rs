@@ -14,6 +14,7 @@ use crate::images::{VOLUME_FROM_IMAGE, is_image};
 use crate::pools::PoolSlot;
 use crate::room;
 use crate::settings::{Settings, is_shared, volume_type};
+use crate::staging::{VOLUME_FROM_BACKUP, is_hidden};
 
 /// An engine's error with its cause in the sentence and, by its kind, what to do about it.
 pub(super) fn error(error: &cow::Error) -> ApiError {
@@ -98,6 +99,7 @@ pub(super) fn volume(
 ) -> Volume {
     let attachments = sessions.attachments(&Target::Head { volume: info.name.clone() });
     let image = info.attributes.get(VOLUME_FROM_IMAGE).map(str::to_owned);
+    let backup = info.attributes.get(VOLUME_FROM_BACKUP).map(str::to_owned);
     let status = if fenced || info.checksum_errors > 0 {
         VolumeStatus::Error
     } else if attachments.is_empty() {
@@ -118,6 +120,7 @@ pub(super) fn volume(
             .filter(|_| image.is_none())
             .map(|o| SnapshotRef { volume: o.volume, snapshot: o.snapshot }),
         image,
+        backup,
         snapshots: info.snapshots as u64,
         status,
         connections: attachments.iter().map(|a| a.connections).sum(),
@@ -182,10 +185,11 @@ pub(super) fn pool_status<D: cow::Disk>(pool: &Pool<D>, slot: &PoolSlot<D>) -> P
     let status = pool.status();
     let available = slot.room.available();
     let free = room::free(&status, available);
-    let (mut images, mut of_images) = (0, 0);
-    for volume in pool.volumes().into_iter().filter(|volume| is_image(&volume.attributes)) {
-        images += 1;
-        of_images += volume.snapshots as u64;
+    let (mut images, mut hidden, mut of_hidden) = (0, 0, 0);
+    for volume in pool.volumes().into_iter().filter(|volume| is_hidden(&volume.attributes)) {
+        images += u64::from(is_image(&volume.attributes));
+        hidden += 1;
+        of_hidden += volume.snapshots as u64;
     }
     PoolStatus {
         name: slot.name.clone(),
@@ -199,9 +203,9 @@ pub(super) fn pool_status<D: cow::Disk>(pool: &Pool<D>, slot: &PoolSlot<D>) -> P
         used: status.used,
         free,
         reserve: status.reserve,
-        // Images may come and go between the two looks at the pool.
-        volumes: (status.volumes as u64).saturating_sub(images),
-        snapshots: (status.snapshots as u64).saturating_sub(of_images),
+        // Hidden ones may come and go between the two looks at the pool.
+        volumes: (status.volumes as u64).saturating_sub(hidden),
+        snapshots: (status.snapshots as u64).saturating_sub(of_hidden),
         images,
         pending_deletes: status.pending_deletes as u64,
         fenced: status.fenced,

@@ -10,6 +10,7 @@ use cairn_api::pool::{CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, Po
 use cairn_api::snapshot::{
     CreateGroup, CreateSnapshot, Diff, DiffQuery, Rollback, RolledBack, Snapshot, SnapshotList, Tree,
 };
+use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_api::types::{
     CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
     TypeList, VolumeQos, VolumeType,
@@ -91,6 +92,13 @@ pub trait Engine: Send + Sync + 'static {
     fn complete_import(&self, name: String) -> Pending<Image>;
     /// A snapshot that goes away with the client that reads it.
     fn passing_snapshot(&self, volume: String) -> Pending<PassingSnapshot>;
+
+    /// A hidden volume to be written over NBD.
+    fn create_staging(&self, request: CreateStaging) -> Pending<Staging>;
+    /// Gives up writing a hidden volume.
+    fn cancel_staging(&self, id: String) -> Pending<()>;
+    /// Makes what was written a volume, or what a volume holds.
+    fn complete_staging(&self, id: String) -> Pending<Staged>;
 
     /// All types.
     fn types(&self) -> Pending<TypeList>;

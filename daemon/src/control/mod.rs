@@ -34,6 +34,7 @@ mod routes;
 mod server;
 mod sessions;
 mod socket;
+mod stagings;
 mod types;
 
 pub use engine::{Engine, Pending};

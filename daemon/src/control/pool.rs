@@ -12,6 +12,7 @@ use cairn_api::snapshot::{
     CreateGroup, CreateSnapshot, Diff, DiffQuery, MAX_DIFF_EXTENTS, Rollback, RolledBack, Snapshot,
     SnapshotList, Tree,
 };
+use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_api::types::{
     CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
     TypeList, VolumeQos, VolumeType,
@@ -23,11 +24,12 @@ use cairn_uring::Handle;
 use super::context::{Context, invalid};
 use super::engine::{Engine, Pending};
 use super::sessions::{Sessions, Target};
-use super::{attachments, convert, images, leases, pools, types};
+use super::{attachments, convert, images, leases, pools, stagings, types};
 use crate::devices::Devices;
-use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, in_pool, is_image, unmark_passing};
+use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, in_pool, unmark_passing};
 use crate::keeper::PoolFiles;
 use crate::settings;
+use crate::staging::is_hidden;
 use crate::volumes::Volumes;
 
 /// The API's operations on pools.
@@ -57,7 +59,7 @@ fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
     result.map_err(|e| convert::error(&e))
 }
 
-fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
+pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
     let (pool_name, pool) = volumes.pools.of_volume(name)?;
     let fenced = pool.status().fenced.is_some();
     Ok(convert::volume(pool.volume(name)?, &pool_name, fenced, &volumes.sessions, &volumes.settings()))
@@ -157,11 +159,12 @@ async fn retype<D: Disk>(c: Context<D>, name: String, request: Retype) -> Result
     api(show(&c.volumes, &name))
 }
 
-/// The snapshots of all volumes of a pool, images aside.
+/// The snapshots of all volumes of a pool that users see.
 fn visible_snapshots<D: Disk>(pool: &Arc<Pool<D>>) -> CowResult<Vec<SnapshotInfo>> {
-    let images: HashSet<_> = in_pool("", pool).into_iter().map(|image| image.volume.name).collect();
+    let hidden = pool.volumes().into_iter().filter(|volume| is_hidden(&volume.attributes));
+    let hidden: HashSet<_> = hidden.map(|volume| volume.name).collect();
     let mut snapshots = pool.snapshots(None)?;
-    snapshots.retain(|snapshot| !images.contains(&snapshot.volume));
+    snapshots.retain(|snapshot| !hidden.contains(&snapshot.volume));
     Ok(snapshots)
 }
 
@@ -190,7 +193,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let (mut shown, settings) = (Vec::new(), volumes.settings());
             for (name, pool) in volumes.pools.open() {
                 let fenced = pool.status().fenced.is_some();
-                let infos = pool.volumes().into_iter().filter(|volume| !is_image(&volume.attributes));
+                let infos = pool.volumes().into_iter().filter(|volume| !is_hidden(&volume.attributes));
                 let show = |info| convert::volume(info, &name, fenced, &volumes.sessions, &settings);
                 shown.extend(infos.map(show));
             }
@@ -408,6 +411,18 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn passing_snapshot(&self, volume: String) -> Pending<PassingSnapshot> {
         Box::pin(leases::passing_snapshot(self.context.clone(), volume))
+    }
+
+    fn create_staging(&self, request: CreateStaging) -> Pending<Staging> {
+        Box::pin(stagings::create(self.context.clone(), request))
+    }
+
+    fn cancel_staging(&self, id: String) -> Pending<()> {
+        Box::pin(stagings::cancel(self.context.clone(), id))
+    }
+
+    fn complete_staging(&self, id: String) -> Pending<Staged> {
+        Box::pin(stagings::complete(self.context.clone(), id))
     }
 
     fn types(&self) -> Pending<TypeList> {

@@ -12,11 +12,11 @@ use cairn_cow::{Disk, Holder};
 
 use super::context::{Context, busy, check_name, invalid, volumes_counted};
 use super::convert;
-use crate::images::is_image;
 use crate::settings::{
     DEFAULT_TYPE_KEY, PolicySettings, Settings, TypeSettings, VOLUME_QOS, encode, own_limits, policy_key,
     type_key, volume_type,
 };
+use crate::staging::is_hidden;
 use crate::volumes::Volumes;
 
 fn unknown_type(name: &str) -> ApiError {
@@ -38,7 +38,7 @@ pub(super) fn settings_of<'a>(settings: &'a Settings, name: &str) -> Result<&'a 
 fn usage<D: Disk>(volumes: &Volumes<D>) -> BTreeMap<String, u64> {
     let mut usage = BTreeMap::new();
     for (_, pool) in volumes.pools.open() {
-        for volume in pool.volumes().into_iter().filter(|volume| !is_image(&volume.attributes)) {
+        for volume in pool.volumes().into_iter().filter(|volume| !is_hidden(&volume.attributes)) {
             *usage.entry(volume_type(&volume.attributes).to_owned()).or_insert(0) += 1;
         }
     }

@@ -75,8 +75,8 @@ enum Asked {
     Done,
     /// A read of this place.
     Read { offset: u64, data: Vec<u8> },
-    /// Where data is, from this place on: lengths, and whether they read as zeroes.
-    Status { extents: Vec<(u32, bool)> },
+    /// What a context says, from this place on: lengths and flags.
+    Status { context: u32, extents: Vec<(u32, u32)> },
 }
 
 /// A connection to one export.
@@ -88,6 +88,8 @@ pub struct Connection {
     structured: bool,
     /// The context that tells where data is, if the server has it.
     allocation: Option<u32>,
+    /// The context that tells what differs from the snapshot asked about.
+    changed: Option<u32>,
     asked: HashMap<Cookie, Asked>,
     answered: HashMap<Cookie, Asked>,
     last: u64,
@@ -110,6 +112,23 @@ impl Connection {
     /// # Errors
     /// When nobody listens there or the export cannot be had.
     pub fn open(endpoint: &NbdEndpoint, export: &str) -> Result<Connection> {
+        Connection::connect(endpoint, export, None)
+    }
+
+    /// Connects to an export of cairn, to be told what differs from the snapshot `since` of the same volume.
+    ///
+    /// # Errors
+    /// When nobody listens there, or the export cannot be had or not be compared with the snapshot.
+    pub fn open_comparing(endpoint: &NbdEndpoint, export: &str, since: &str) -> Result<Connection> {
+        let connection = Connection::connect(endpoint, export, Some(since))?;
+        if connection.changed.is_none() {
+            let why = format!("the NBD server cannot compare '{export}' with the snapshot '{since}'");
+            return Err(Error::server(why));
+        }
+        Ok(connection)
+    }
+
+    fn connect(endpoint: &NbdEndpoint, export: &str, since: Option<&str>) -> Result<Connection> {
         let connected = match endpoint {
             NbdEndpoint::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
             NbdEndpoint::Tcp(address) => TcpStream::connect(address).map(|stream| {
@@ -119,7 +138,7 @@ impl Connection {
             }),
         };
         let unreachable = |e| Error::server(format!("cannot connect to {}", endpoint.uri(export))).because(e);
-        Connection::over(connected.map_err(unreachable)?, export)
+        Connection::begin(connected.map_err(unreachable)?, export, since)
     }
 
     /// Begins with an export on a socket that is connected.
@@ -127,6 +146,10 @@ impl Connection {
     /// # Errors
     /// When the export cannot be had.
     pub fn over(socket: Socket, export: &str) -> Result<Connection> {
+        Connection::begin(socket, export, None)
+    }
+
+    fn begin(socket: Socket, export: &str, since: Option<&str>) -> Result<Connection> {
         let reader = socket.try_clone().map_err(lost)?;
         let mut connection = Connection {
             reader: BufReader::with_capacity(64 << 10, reader),
@@ -135,6 +158,7 @@ impl Connection {
             maximum: DEFAULT_MAXIMUM,
             structured: false,
             allocation: None,
+            changed: None,
             asked: HashMap::new(),
             answered: HashMap::new(),
             last: 0,
@@ -142,7 +166,7 @@ impl Connection {
         connection.greet()?;
         connection.structured = connection.option(OPT_STRUCTURED_REPLY, &[], |_, _, _| Ok(()))?.is_ok();
         if connection.structured {
-            connection.ask_for_allocation(export)?;
+            connection.ask_for_contexts(export, since)?;
         }
         connection.go(export)?;
         Ok(connection)
@@ -189,19 +213,26 @@ impl Connection {
         }
     }
 
-    fn ask_for_allocation(&mut self, export: &str) -> Result<()> {
+    fn ask_for_contexts(&mut self, export: &str, since: Option<&str>) -> Result<()> {
+        let changed = since.map(|since| format!("{CHANGED_SINCE}{since}"));
         let mut data = wire::text(export);
-        data.extend(1u32.to_be_bytes());
+        data.extend((1 + u32::from(changed.is_some())).to_be_bytes());
         data.extend(wire::text(BASE_ALLOCATION));
+        data.extend(changed.iter().flat_map(|name| wire::text(name)));
         let asked = self.option(OPT_SET_META_CONTEXT, &data, |connection, kind, mut data| {
             if kind == REP_META_CONTEXT {
-                connection.allocation = Some(wire::u32(&mut data).map_err(|_| broken("a context"))?);
+                let id = wire::u32(&mut data).map_err(|_| broken("a context"))?;
+                if data == BASE_ALLOCATION.as_bytes() {
+                    connection.allocation = Some(id);
+                } else if changed.as_ref().is_some_and(|name| data == name.as_bytes()) {
+                    connection.changed = Some(id);
+                }
             }
             Ok(())
         })?;
-        // A server need not have it. An export that there is not is told again by GO.
+        // A server need not have them. An export that there is not is told again by GO.
         if asked.is_err() {
-            self.allocation = None;
+            (self.allocation, self.changed) = (None, None);
         }
         Ok(())
     }
@@ -258,6 +289,11 @@ impl Connection {
         self.send(CMD_WRITE, offset, len, data, Asked::Done).map(drop)
     }
 
+    /// Sends a request to make a range read as zeroes; its failure is told by [`settle`](Self::settle).
+    pub(super) fn zero(&mut self, offset: u64, len: u32) -> Result<()> {
+        self.send(CMD_WRITE_ZEROES, offset, len, &[], Asked::Done).map(drop)
+    }
+
     /// Sends a read into `data`, whose length is that of the read.
     pub(super) fn read(&mut self, offset: u64, data: Vec<u8>) -> Result<Cookie> {
         let len = u32::try_from(data.len()).map_err(|_| broken("a read that is too long"))?;
@@ -274,9 +310,28 @@ impl Connection {
 
     /// Where data is in a range: lengths from its start on, and whether they read as zeroes.
     pub(super) fn status(&mut self, offset: u64, len: u32) -> Result<Vec<(u32, bool)>> {
-        let cookie = self.send(CMD_BLOCK_STATUS, offset, len, &[], Asked::Status { extents: Vec::new() })?;
+        self.status_of(self.allocation, STATE_ZERO, offset, len)
+    }
+
+    /// What may differ in a range: lengths from its start on, and whether they do.
+    pub(super) fn changes(&mut self, offset: u64, len: u32) -> Result<Vec<(u32, bool)>> {
+        self.status_of(self.changed, STATE_CHANGED, offset, len)
+    }
+
+    fn status_of(
+        &mut self,
+        context: Option<u32>,
+        flag: u32,
+        offset: u64,
+        len: u32,
+    ) -> Result<Vec<(u32, bool)>> {
+        let context = context.ok_or_else(|| broken("a context that it does not have"))?;
+        let asked = Asked::Status { context, extents: Vec::new() };
+        let cookie = self.send(CMD_BLOCK_STATUS, offset, len, &[], asked)?;
         match self.take(cookie)? {
-            Asked::Status { extents } => Ok(extents),
+            Asked::Status { extents, .. } => {
+                Ok(extents.into_iter().map(|(len, flags)| (len, flags & flag != 0)).collect())
+            }
             _ => Err(broken("an answer to something else")),
         }
     }
@@ -363,13 +418,15 @@ impl Connection {
                 let hole = wire::u32(&mut self.reader).map_err(lost)?;
                 place(*offset, data, at, hole as usize)?.fill(0);
             }
-            (CHUNK_STATUS, Asked::Status { extents }) if (4..=MOST_STATUS_BYTES).contains(&len) => {
+            (CHUNK_STATUS, Asked::Status { context: wanted, extents })
+                if (4..=MOST_STATUS_BYTES).contains(&len) =>
+            {
                 let chunk = wire::bytes(&mut self.reader, len as usize).map_err(lost)?;
                 let (context, rest) = chunk.split_at(4);
-                if wire::u32(&mut &*context).ok() == self.allocation {
+                if wire::u32(&mut &*context).ok() == Some(*wanted) {
                     let number =
                         |bytes: &[u8]| bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte));
-                    let extent = |entry: &[u8]| (number(&entry[..4]), number(&entry[4..]) & STATE_ZERO != 0);
+                    let extent = |entry: &[u8]| (number(&entry[..4]), number(&entry[4..]));
                     extents.extend(rest.chunks_exact(8).map(extent));
                 }
             }

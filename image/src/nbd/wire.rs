@@ -28,6 +28,7 @@ pub(super) const CMD_READ: u16 = 0;
 pub(super) const CMD_WRITE: u16 = 1;
 pub(super) const CMD_DISC: u16 = 2;
 pub(super) const CMD_FLUSH: u16 = 3;
+pub(super) const CMD_WRITE_ZEROES: u16 = 6;
 pub(super) const CMD_BLOCK_STATUS: u16 = 7;
 
 pub(super) const CHUNK_NONE: u16 = 0;
@@ -39,6 +40,10 @@ pub(super) const CHUNK_DONE: u16 = 1;
 
 /// Of an extent of `base:allocation`: it reads as zeroes.
 pub(super) const STATE_ZERO: u32 = 1 << 1;
+/// Of an extent of `cairn:changed:...`: it may differ.
+pub(super) const STATE_CHANGED: u32 = 1;
+/// Before a snapshot's name, the context of what changed since.
+pub(super) const CHANGED_SINCE: &str = "cairn:changed:";
 pub(super) const BASE_ALLOCATION: &str = "base:allocation";
 
 macro_rules! reads {

@@ -2,8 +2,12 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`create`] | makes a backup of a volume |
 //! | [`restore`] | brings a backup back |
+//! | [`disk`] | a daemon's exports as what is read and written |
 
+mod create;
+mod disk;
 mod restore;
 
 use cairn_backup::{BackupId, Labels, Repository};
@@ -11,12 +15,14 @@ use serde_json::json;
 
 use super::repository::Place;
 use crate::args::{self, BackupChanges};
+use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::backups;
 
-pub(super) async fn run(command: args::Backup, output: &Output) -> Result<(), Failure> {
+pub(super) async fn run(command: args::Backup, client: &Client, output: &Output) -> Result<(), Failure> {
     match command {
+        args::Backup::Create(asked) => create::create(asked, client, output).await,
         args::Backup::List { repo, volume } => {
             let mut listing = Place::try_from(repo)?.open().await?.list().await?;
             listing.backups.retain(|backup| volume.as_ref().is_none_or(|name| backup.volume.name == *name));
@@ -47,9 +53,7 @@ pub(super) async fn run(command: args::Backup, output: &Output) -> Result<(), Fa
             let deleted: Vec<_> = ids.iter().map(BackupId::to_string).collect();
             output.either(|| json!({ "deleted": deleted }), backups::deleted(&ids))
         }
-        args::Backup::Restore { id, repo, to_file } => {
-            restore::to_file(repo.try_into()?, &id, &to_file, output).await
-        }
+        args::Backup::Restore(asked) => restore::restore(asked, client, output).await,
     }
 }
 

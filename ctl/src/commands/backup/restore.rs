@@ -7,12 +7,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_backup::{RestoreOptions, Sink};
+use cairn_api::path;
+use cairn_api::staging::{CreateStaging, Staged, Staging};
+use cairn_backup::{Backup, Limiter, Repository, RestoreOptions, Sink};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
+use super::create::DESCRIPTION;
+use super::disk::StagedSink;
+use crate::args::RestoreBackup;
+use crate::client::{Answer, Client};
 use crate::commands::destination::Destination;
+use crate::commands::nbd_endpoint;
 use crate::commands::repository::{Place, Work};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -21,22 +28,106 @@ use crate::render::backups;
 /// Zeroes written to a stream at once.
 const ZEROES: usize = 1 << 20;
 
-/// How to restore, as fast as this machine can.
-fn options(work: &Work) -> RestoreOptions {
+/// How to restore, as fast as this machine can and the limit lets it.
+fn options(work: &Work, limit: Option<u64>) -> RestoreOptions {
     RestoreOptions {
         threads: std::thread::available_parallelism().map_or(2, |threads| threads.get()),
-        limiter: None,
+        limiter: limit.map(Limiter::new),
         cancel: work.cancel.clone(),
         progress: Some(work.progress()),
     }
 }
 
-pub(super) async fn to_file(place: Place, id: &str, file: &Path, output: &Output) -> Result<(), Failure> {
+pub(super) async fn restore(asked: RestoreBackup, client: &Client, output: &Output) -> Result<(), Failure> {
+    let RestoreBackup { id, repo, target, volume_type, limit_rate, yes } = asked;
+    let place = Place::try_from(repo)?;
+    let limit = limit_rate.map(|rate| rate.bytes());
+    if let Some(file) = &target.to_file {
+        return to_file(place, &id, file, limit, output).await;
+    }
+    let over = target.over.is_some();
+    let Some(volume) = target.to.or(target.over) else {
+        return Err(Failure::Usage("say where to restore to".to_owned()));
+    };
+    let repository = place.open().await?;
+    let backup = repository.show(repository.resolve(&id).await?).await?;
+    if over {
+        output.confirm(&backups::over_question(&backup, &volume), yes)?;
+    }
+    let request = CreateStaging {
+        description: if over { String::new() } else { description(&backup) },
+        volume,
+        over,
+        size: backup.size,
+        volume_type,
+        backup: Some(backup.id.to_string()),
+    };
+    to_volume(&repository, &backup, request, limit, client, output).await
+}
+
+/// What the volume was described as.
+fn description(backup: &Backup) -> String {
+    backup.attributes.get(DESCRIPTION).cloned().unwrap_or_default()
+}
+
+async fn to_volume(
+    repository: &Repository,
+    backup: &Backup,
+    request: CreateStaging,
+    limit: Option<u64>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut work = Work::new(output, "restoring")?;
+    let staging = client.post::<Staging>(path::STAGINGS, &request).await?.value;
+    let filled = fill(repository, backup, &staging, limit, &mut work, client).await;
+    drop(work);
+    match filled {
+        Ok(done) => output.answer(&done, |staged, _| backups::restored_volume(backup, staged)),
+        Err(failure) => {
+            // The daemon gives it up by itself, too; what went wrong first counts.
+            let _ = client.delete(&path::staging(&staging.id)).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Writes all of a backup, and lets everybody see it.
+async fn fill(
+    repository: &Repository,
+    backup: &Backup,
+    staging: &Staging,
+    limit: Option<u64>,
+    work: &mut Work,
+    client: &Client,
+) -> Result<Answer<Staged>, Failure> {
+    let endpoint = nbd_endpoint(client).await?;
+    let sink = StagedSink::open(endpoint, staging.export.clone()).await?;
+    let options = options(work, limit);
+    let restore = async {
+        repository.restore(backup.id, &sink, &options).await?;
+        let unfinished = |e| Failure::local("io", format!("the volume cannot be completed: {e}"));
+        sink.finish().await.map_err(unfinished)
+    };
+    work.run(restore).await?;
+    let done = client.start::<Staged>(&path::staging_sub(&staging.id, "complete")).await;
+    // Not before: it is what tells the daemon that somebody is there.
+    drop(sink);
+    done
+}
+
+async fn to_file(
+    place: Place,
+    id: &str,
+    file: &Path,
+    limit: Option<u64>,
+    output: &Output,
+) -> Result<(), Failure> {
     let to_stdout = file == Path::new("-");
     let destination = if to_stdout { Destination::stdout()? } else { Destination::file(file)? };
     let sink = FileSink { file: Arc::new(destination.handle()?), stream: to_stdout };
     let mut work = Work::new(output, "restoring")?;
-    let options = options(&work);
+    let options = options(&work, limit);
     let restore = async {
         let repository = place.open().await?;
         let id = repository.resolve(id).await?;

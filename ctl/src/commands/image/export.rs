@@ -9,11 +9,11 @@ use cairn_image::nbd::{Connection, DiskSource, data_ranges};
 use cairn_image::{self as disk_image, MAX_DISK_BYTES, Reading, copy, create, format_of_name, round_up};
 use serde_json::json;
 
-use super::endpoint;
 use super::transfer::Transfer;
 use crate::args::{Export, Exported};
 use crate::client::{Client, Wait};
 use crate::commands::destination::Destination;
+use crate::commands::nbd_endpoint;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::images;
@@ -74,7 +74,7 @@ async fn write(
     transfer: &mut Transfer,
     client: &Client,
 ) -> Result<u64, Failure> {
-    let endpoint = endpoint(client).await?;
+    let endpoint = nbd_endpoint(client).await?;
     let (mut reading, mut target, size) = transfer
         .run(move |watch| {
             let mut connection = Connection::open(&endpoint, &export)?;

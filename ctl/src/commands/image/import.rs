@@ -11,10 +11,11 @@ use cairn_api::path;
 use cairn_image::nbd::{Connection, DiskTarget, Grow};
 use cairn_image::{Input, Opened, Options, Reading, copy, open, round_up};
 
+use super::fields_of;
 use super::transfer::Transfer;
-use super::{endpoint, fields_of};
 use crate::args;
 use crate::client::{Answer, Client};
+use crate::commands::nbd_endpoint;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::images;
@@ -87,7 +88,7 @@ async fn write(
     client: &Client,
 ) -> Result<Answer<Image>, Failure> {
     let Import { image, export } = begun;
-    let endpoint = endpoint(client).await?;
+    let endpoint = nbd_endpoint(client).await?;
     let grow = size.is_none().then(|| grow(image.name.clone(), client));
     let connection = transfer
         .run(move |watch| {

@@ -13,7 +13,6 @@ mod import;
 mod transfer;
 
 use cairn_api::image::{CreateImage, EditImage, Image, ImageFields, ImageList};
-use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::path;
 
 use super::delete_each;
@@ -74,11 +73,4 @@ fn fields_of(fields: args::ImageFields) -> ImageFields {
         min_memory: min_memory.bytes(),
         protected,
     }
-}
-
-/// Where the daemon serves NBD.
-async fn endpoint(client: &Client) -> Result<NbdEndpoint, Failure> {
-    let info = client.get::<Info>(path::INFO, Wait::Short).await?.value;
-    let none = || Failure::local("unreachable", "the daemon serves no NBD clients, so no image can be moved");
-    info.nbd.into_iter().next().ok_or_else(none)
 }

@@ -6,6 +6,7 @@
 //! | [`attachments`] | who uses a volume: attach, detach, reset |
 //! | [`snapshots`] | snapshots, clones, rollbacks, differences |
 //! | [`images`] | images, and importing them |
+//! | [`stagings`] | volumes that are filled before anybody sees them |
 //! | [`types`] | volume types, and the QoS rules that they point to |
 //! | [`pools`] | pools: figures, checks, more of them |
 //!
@@ -16,6 +17,7 @@ mod attachments;
 mod images;
 mod pools;
 mod snapshots;
+mod stagings;
 mod types;
 mod volumes;
 
@@ -110,6 +112,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(attachments::routes())
         .merge(snapshots::routes())
         .merge(images::routes())
+        .merge(stagings::routes())
         .merge(types::routes())
         .merge(pools::routes())
         .routes(routes!(show_info))

@@ -5,6 +5,7 @@ use cairn_api::image::*;
 use cairn_api::info::Info;
 use cairn_api::pool::*;
 use cairn_api::snapshot::*;
+use cairn_api::staging::*;
 use cairn_api::types::*;
 use cairn_api::volume::*;
 use cairnd::control::{Engine, Pending};
@@ -152,6 +153,18 @@ impl Engine for MemoryEngine {
             let taken = s.create_snapshot(&volume, "passing", "")?;
             Ok(PassingSnapshot { volume, snapshot: taken.name, size: taken.size })
         })
+    }
+
+    fn create_staging(&self, request: CreateStaging) -> Pending<Staging> {
+        self.answer(|s| s.create_staging(request))
+    }
+
+    fn cancel_staging(&self, id: String) -> Pending<()> {
+        self.answer(|s| s.cancel_staging(&id))
+    }
+
+    fn complete_staging(&self, id: String) -> Pending<Staged> {
+        self.answer(|s| s.complete_staging(&id))
     }
 
     fn types(&self) -> Pending<TypeList> {

@@ -1,13 +1,14 @@
 //! An engine that only remembers, so that the control side can be tested from outside without a pool.
 //!
 //! It follows the API's rules where a test can see them; times advance by one minute an operation from a fixed start.
-//! Volumes and snapshots are in [`state`], images in [`images`], their users in [`attachments`], types and limits in
+//! Volumes and snapshots are in [`state`], images in [`images`], volumes that are being filled in [`stagings`], their users in [`attachments`], types and limits in
 //! [`types`], pools in [`pools`]; [`engine`] hands the API's calls to them.
 
 mod attachments;
 mod engine;
 mod images;
 mod pools;
+mod stagings;
 mod state;
 mod types;
 

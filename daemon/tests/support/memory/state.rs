@@ -8,6 +8,7 @@ use cairn_api::image::Image;
 use cairn_api::pool::CheckReport;
 use cairn_api::qos::QosRule;
 use cairn_api::snapshot::*;
+use cairn_api::staging::CreateStaging;
 use cairn_api::volume::*;
 use jiff::{Timestamp, ToSpan};
 
@@ -27,6 +28,7 @@ pub(super) struct State {
     /// The first one first.
     pub(super) pools: Vec<Pool>,
     pub(super) images: Vec<Image>,
+    pub(super) stagings: BTreeMap<String, CreateStaging>,
     pub(super) fail: Option<ApiError>,
     pub(super) report: CheckReport,
     pub(super) diff: Vec<DiffExtent>,
@@ -68,6 +70,7 @@ impl State {
             policies: BTreeMap::new(),
             pools: vec![Pool::first()],
             images: Vec::new(),
+            stagings: BTreeMap::new(),
             fail: None,
             report: CheckReport {
                 clean: true,
@@ -159,6 +162,7 @@ impl State {
             description: node.description,
             origin: head.origin.clone(),
             image: head.image.clone(),
+            backup: None,
             snapshots: self.snaps(Some(name)).len() as u64,
             status: if attachments.is_empty() { VolumeStatus::Available } else { VolumeStatus::InUse },
             connections: attachments.iter().map(|a| a.connections).sum(),

@@ -1,0 +1,190 @@
+//! Filling volumes that nobody sees until they are complete. How the pools keep them: [`crate::staging`].
+//!
+//! ```text
+//! create    hidden volume ─► written over NBD ─► complete     a new volume: it gets its name
+//!                                                             over a volume: snapshot ─► takes its place ─► deleted
+//! ```
+//!
+//! When the client is gone before that, or the daemon, it is deleted.
+
+use std::sync::Arc;
+
+use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::pool::MAIN_POOL;
+use cairn_api::staging::{CreateStaging, Staged, Staging};
+use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowResult, VersionId, check_name};
+
+use super::attachments;
+use super::context::{Context, busy, invalid};
+use super::sessions::Target;
+use super::{convert, leases, types};
+use crate::keeper::random_hex;
+use crate::settings::{self, encode};
+use crate::staging::{
+    FoundStaging, STAGED_CONTENTS, STAGED_PREFIX, StagingSettings, VOLUME_FROM_BACKUP, VOLUME_STAGED,
+};
+
+/// The most bytes of what names a backup.
+const MAX_BACKUP: usize = 128;
+
+fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
+    result.map_err(|e| convert::error(&e))
+}
+
+/// Runs on the control side.
+pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateStaging) -> Result<Staging, ApiError> {
+    let (staging, pool, id) = c.change(async move |c| begin(&c, request).await).await?;
+    let name = staging.id.clone();
+    tokio::spawn(async move {
+        let looked = Arc::clone(&c.volumes);
+        let over = || looked.staging(&name).is_err();
+        if leases::deserted(&c, &pool, id, over).await {
+            abandon(&c, name.clone()).await;
+        }
+    });
+    Ok(staging)
+}
+
+async fn begin<D: Disk>(
+    c: &Context<D>,
+    request: CreateStaging,
+) -> Result<(Staging, Arc<Pool<D>>, VersionId), ApiError> {
+    let CreateStaging { volume, over, size, description, volume_type, backup } = request;
+    if backup.as_ref().is_some_and(|id| id.len() > MAX_BACKUP || id.chars().any(char::is_control)) {
+        return Err(invalid(format!("a backup's id is one line of at most {MAX_BACKUP} bytes")));
+    }
+    let settings = c.volumes.settings();
+    let (pool, volume_type) = if over {
+        if volume_type.is_some() || !description.is_empty() {
+            return Err(invalid("a volume that is there keeps its type and description"));
+        }
+        let (_, pool) = c.pool_of(&volume)?;
+        // Not only at the end, when everything was copied for nothing.
+        drop(attachments::hold(&c.volumes.sessions, Target::Head { volume: volume.clone() }).await?);
+        let kept = api(pool.attributes(Holder::Volume(&volume)))?;
+        (pool, settings::volume_type(&kept).to_owned())
+    } else {
+        api(check_name(&volume))?;
+        is_free(c, &volume)?;
+        let volume_type = volume_type.unwrap_or_else(|| settings.default_type.clone());
+        let backend = types::settings_of(&settings, &volume_type)?.backend().unwrap_or(MAIN_POOL);
+        (api(c.volumes.pools.get(backend))?, volume_type)
+    };
+    let id = format!("staged-{}", random_hex()?);
+    let kept = encode(&StagingSettings { volume, over, backup });
+    let attributes = [(VOLUME_STAGED, kept.as_str()), (settings::VOLUME_TYPE, volume_type.as_str())];
+    let new = NewVolume { name: &id, description: &description, attributes: &attributes };
+    let made = api(pool.create_volume_with(new, size).await)?;
+    let export = format!("{STAGED_PREFIX}{id}");
+    Ok((Staging { id, export, size: made.size }, pool, made.id))
+}
+
+fn is_free<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
+    if c.volumes.pools.of_volume(name).is_err() {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{name}'"))
+        .with_hint("choose another name"))
+}
+
+fn find<D: Disk>(c: &Context<D>, id: &str) -> Result<FoundStaging<D>, ApiError> {
+    api(c.volumes.staging(id))
+}
+
+/// Ends what is written, and lets everybody see it. Runs on the control side: other changes do not wait for the writer's
+/// connection to end.
+pub(super) async fn complete<D: Disk>(c: Context<D>, id: String) -> Result<Staged, ApiError> {
+    end_writer(&c, find(&c, &id)?, false).await?;
+    let (done, over) = c.change(async move |c| finish(&c, &id).await).await?;
+    if let Some(Replaced { pool, head, .. }) = &over {
+        attachments::tell_size(&c, pool, *head, None).await;
+    }
+    Ok(done)
+}
+
+async fn end_writer<D: Disk>(c: &Context<D>, found: FoundStaging<D>, force: bool) -> Result<(), ApiError> {
+    let target = Target::Head { volume: found.volume.name };
+    c.run(async move |c| attachments::end(&c.volumes.sessions, &target, force).await).await
+}
+
+/// The volume whose contents were replaced.
+struct Replaced<D: Disk> {
+    pool: Arc<Pool<D>>,
+    head: VersionId,
+}
+
+async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Replaced<D>>), ApiError> {
+    let found = find(c, id)?;
+    let StagingSettings { volume: name, over, backup } = found.settings.clone();
+    let staged = Target::Volume { volume: id.to_owned() };
+    let _held = attachments::hold(&c.volumes.sessions, staged).await.map_err(|_| still_written(id))?;
+    let from = (VOLUME_FROM_BACKUP, backup.as_deref());
+    if !over {
+        is_free(c, &name)?;
+        let attributes = [(VOLUME_STAGED, None), from];
+        let edit = Edit { name: Some(&name), description: None, attributes: &attributes };
+        api(found.pool.edit_volume(id, edit).await)?;
+        return Ok((Staged { volume: api(super::pool::show(&c.volumes, &name))?, undo: None }, None));
+    }
+    let (_, pool) = c.pool_of(&name)?;
+    if pool.id() != found.pool.id() {
+        return Err(invalid(format!("the volume '{name}' is in another pool now")));
+    }
+    let _still = attachments::hold(&c.volumes.sessions, Target::Head { volume: name.clone() }).await?;
+    let (volume, size) = (api(pool.volume(&name))?, found.volume.size);
+    if volume.size < size {
+        api(pool.resize_volume(&name, size).await)?;
+    }
+    match pool.create_snapshots(&[(id, STAGED_CONTENTS)], "").await {
+        // Tried before, and what came next failed.
+        Err(error) if error.kind() == ErrorKind::Exists => {}
+        taken => drop(api(taken)?),
+    }
+    let undo = api(pool.replace(&name, (id, STAGED_CONTENTS), "before-restore").await)?;
+    // It is done. What may fail from here on is seen to by the next start.
+    if let Err(error) = pool.set_attributes(Holder::Volume(&name), &[from]).await {
+        tracing::warn!(%error, volume = name, "what it was restored from is not kept");
+    }
+    if let Err(error) = remove(c, &found).await {
+        tracing::warn!(%error, "a staged volume that was used is left until the next start");
+    }
+    let undo = convert::snapshot(undo, &c.volumes.sessions);
+    let done = Staged { volume: api(super::pool::show(&c.volumes, &name))?, undo: Some(undo) };
+    Ok((done, Some(Replaced { pool, head: volume.id })))
+}
+
+fn still_written(id: &str) -> ApiError {
+    busy(format!("the staging '{id}' is being written")).with_hint("disconnect the NBD clients first")
+}
+
+async fn remove<D: Disk>(c: &Context<D>, found: &FoundStaging<D>) -> CowResult<()> {
+    found.pool.delete_volume(&found.volume.name, true).await?;
+    c.volumes.forget_limits(&found.pool, found.volume.id);
+    Ok(())
+}
+
+/// Gives a staging up: whoever writes is cut off. Runs on the control side, as [`complete`] does.
+pub(super) async fn cancel<D: Disk>(c: Context<D>, id: String) -> Result<(), ApiError> {
+    end_writer(&c, find(&c, &id)?, true).await?;
+    c.change(async move |c| {
+        let target = Target::Volume { volume: id.clone() };
+        let _held = attachments::hold(&c.volumes.sessions, target).await.map_err(|_| still_written(&id))?;
+        api(remove(&c, &find(&c, &id)?).await)
+    })
+    .await
+}
+
+/// Deletes what a client began to fill that is gone, unless it has come back.
+async fn abandon<D: Disk>(c: &Context<D>, id: String) {
+    let abandoned = c.change(async move |c| {
+        let Ok(found) = find(&c, &id) else { return Ok(false) };
+        let target = Target::Volume { volume: id.clone() };
+        let Ok(_held) = attachments::hold(&c.volumes.sessions, target).await else { return Ok(false) };
+        api(remove(&c, &found).await).map(|()| true)
+    });
+    match abandoned.await {
+        Ok(true) => tracing::warn!("whoever filled a volume is gone: what was written is deleted"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "whoever filled a volume is gone, and what was written is left"),
+    }
+}

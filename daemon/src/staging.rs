@@ -1,0 +1,65 @@
+//! Staged volumes as the pools keep them: volumes of the engine that users do not see while a client fills them.
+//!
+//! What makes one is the attribute [`VOLUME_STAGED`], there from the start. When it is complete, either the volume gets
+//! its name and loses the attribute by one record, or a snapshot of it takes the place of another volume's contents by
+//! one record and it is deleted. So whatever a crash leaves is as it was, or as it is to be, and a staged volume that
+//! nobody needs any more, which [`crate::images::sweep`] deletes.
+
+use std::sync::Arc;
+
+use cairn_cow::{Attributes, Disk, Error, ErrorKind, Pool, Result, VolumeInfo};
+use serde::{Deserialize, Serialize};
+
+use crate::images::is_image;
+use crate::volumes::Volumes;
+
+/// On a staged volume: a [`StagingSettings`] as JSON.
+pub(crate) const VOLUME_STAGED: &str = "staged";
+/// On a volume whose contents were restored from a backup: which.
+pub(crate) const VOLUME_FROM_BACKUP: &str = "from-backup";
+/// What the names of their exports begin with.
+pub(crate) const STAGED_PREFIX: &str = "staged:";
+/// The snapshot that takes another volume's place.
+pub(crate) const STAGED_CONTENTS: &str = "contents";
+
+/// What a staged volume is to become.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct StagingSettings {
+    pub(crate) volume: String,
+    pub(crate) over: bool,
+    #[serde(default)]
+    pub(crate) backup: Option<String>,
+}
+
+/// A staged volume and where it is.
+pub(crate) struct FoundStaging<D: Disk> {
+    pub(crate) pool: Arc<Pool<D>>,
+    pub(crate) volume: VolumeInfo,
+    pub(crate) settings: StagingSettings,
+}
+
+/// Whether a volume that keeps `attributes` is being filled.
+pub(crate) fn is_staged(attributes: &Attributes) -> bool {
+    attributes.get(VOLUME_STAGED).is_some()
+}
+
+/// Whether a volume of the engine is none that users see as one.
+pub(crate) fn is_hidden(attributes: &Attributes) -> bool {
+    is_image(attributes) || is_staged(attributes)
+}
+
+impl<D: Disk> Volumes<D> {
+    /// One staged volume, by what the engine calls it.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of that name.
+    pub(crate) fn staging(&self, id: &str) -> Result<FoundStaging<D>> {
+        let find = |pool: Arc<Pool<D>>| {
+            let volume = pool.volume(id).ok()?;
+            let settings = serde_json::from_str(volume.attributes.get(VOLUME_STAGED)?).ok()?;
+            Some(FoundStaging { pool, volume, settings })
+        };
+        let found = self.pools.open().into_iter().find_map(|(_, pool)| find(pool));
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no staging '{id}' any more")))
+    }
+}

@@ -14,6 +14,7 @@
 //!   blob   pack   index   manifest  envelope  what the objects are: `docs/BACKUP-FORMAT.md`
 //!        └──┬───┴────┘         keys  config
 //!         store ── objects ── location        patience; what is asked of a store; where it is
+//!                     └─ direct               large files
 //! ```
 //!
 //! A volume is cut into chunks, each stored once under the hash of its contents; a backup is the root of a tree that
@@ -28,6 +29,7 @@ mod codec;
 mod commit;
 mod config;
 mod core;
+mod direct;
 mod envelope;
 mod error;
 mod gc;

@@ -19,6 +19,8 @@ use object_store::{
     GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
 };
 
+use crate::direct;
+
 /// An object as a listing shows it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Object {
@@ -132,8 +134,16 @@ impl Backend {
 impl Objects for Backend {
     fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
         async move {
-            self.store.put(&self.path(name)?, PutPayload::from(contents)).await.map_err(classify)?;
-            Ok(())
+            let path = self.path(name)?;
+            let Some(folder) = self.folder.as_ref().filter(|_| contents.len() >= direct::LEAST) else {
+                self.store.put(&path, PutPayload::from(contents)).await.map_err(classify)?;
+                return Ok(());
+            };
+            let file = folder.join(name);
+            tokio::task::spawn_blocking(move || direct::put(&file, &contents))
+                .await
+                .map_err(|e| StoreError::new(Failure::Permanent, e))?
+                .map_err(|e| StoreError::new(io_failure(e.kind()), e))
         }
         .boxed()
     }

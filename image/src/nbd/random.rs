@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 /// How much is asked about, or made to read as zeroes, by one request.
 const RANGE_BYTES: u64 = 1 << 30;
 
-/// The longest write.
-const PIECE: usize = 1 << 20;
+/// The longest read and write: whoever else uses the disk does not wait long behind it.
+const PIECE: usize = 256 << 10;
 
 /// Requests of one call in flight.
 const DEPTH: usize = 8;
@@ -28,7 +28,7 @@ impl Connection {
     /// Of the server.
     pub fn read_at(&mut self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let mut all = Vec::with_capacity(len);
-        for (at, len) in requests(offset..offset + len as u64, self.maximum() as u64) {
+        for (at, len) in requests(offset..offset + len as u64, self.maximum().min(PIECE) as u64) {
             let cookie = self.read(at, vec![0; len as usize])?;
             let (_, data) = self.take_read(cookie)?;
             if all.is_empty() {

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::failure::Failure;
 
 /// Connections to one export: reads that are under way at once.
-const CONNECTIONS: usize = 4;
+const CONNECTIONS: usize = 2;
 
 /// Connections to one export.
 struct Connections {

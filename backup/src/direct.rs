@@ -1,0 +1,114 @@
+//! Writing large objects into a folder: past the page cache, a piece at a time.
+//!
+//! Through the cache a pack reaches the disk in one burst, at the latest when it is synced, and whoever else uses that
+//! disk waits behind it: a volume's p99 beside a backup was 57 ms. A piece takes the disk for a fraction of a
+//! millisecond.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+/// Bytes that the disk gets at once.
+const PIECE: usize = 256 << 10;
+/// What file systems want addresses, offsets and lengths to be multiples of.
+const ALIGN: usize = 4096;
+/// Names that may be taken by what cut-off writes left.
+const NAMES: u32 = 1000;
+
+/// From this size on an object is worth it.
+pub(crate) const LEAST: usize = 1 << 20;
+
+/// Writes a file as `object_store` does: whole and durable when it has its name.
+pub(crate) fn put(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    make_folder(folder)?;
+    let (staged, file) = stage(path)?;
+    let written = write(&file, contents).and_then(|()| fs::rename(&staged, path));
+    if written.is_err() {
+        // What stays is removed as litter; what went wrong first counts.
+        let _ = fs::remove_file(&staged);
+        return written;
+    }
+    File::open(folder)?.sync_all()
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    // Its own name has to be durable, too. A folder has two parts of a name at most: packs/XX.
+    for above in folder.ancestors().skip(1).take(2) {
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Makes the file under the kind of name that marks unfinished ones.
+fn stage(path: &Path) -> io::Result<(PathBuf, File)> {
+    for number in 1..NAMES {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!("#{number}"));
+        let staged = PathBuf::from(name);
+        let open = |flags: OFlag| {
+            let flags = (flags | OFlag::O_CLOEXEC).bits();
+            OpenOptions::new().write(true).create_new(true).custom_flags(flags).open(&staged)
+        };
+        match open(OFlag::O_DIRECT) {
+            Ok(file) => return Ok((staged, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // No such thing on this file system, which may have made the file all the same.
+            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                let _ = fs::remove_file(&staged);
+                return open(OFlag::empty()).map(|file| (staged, file));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+fn write(file: &File, contents: &[u8]) -> io::Result<()> {
+    let mut memory = vec![0; PIECE + ALIGN];
+    let from = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+    let buf = &mut memory[from..from + PIECE];
+    let mut at = 0;
+    for piece in contents.chunks(PIECE) {
+        let whole = piece.len().next_multiple_of(ALIGN);
+        buf[..piece.len()].copy_from_slice(piece);
+        buf[piece.len()..whole].fill(0);
+        file.write_all_at(&buf[..whole], at)?;
+        at += whole as u64;
+    }
+    file.set_len(contents.len() as u64)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_hold_what_was_put_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        for len in [0, 1, 4095, 4096, PIECE, PIECE + 1, 3 * PIECE + 5000] {
+            let contents: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
+            let path = folder.path().join("packs/ab").join(format!("{len}"));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            // A write that was cut off.
+            fs::write(folder.path().join(format!("packs/ab/{len}#1")), "litter").unwrap();
+            put(&path, &contents).unwrap();
+            assert!(fs::read(&path).unwrap() == contents, "{len}");
+            put(&path, b"again").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"again");
+        }
+        let left = fs::read_dir(folder.path().join("packs/ab")).unwrap().count();
+        assert_eq!(left, 14, "seven files and what was there before");
+        put(&folder.path().join("index/x"), b"i").unwrap();
+        assert!(put(&folder.path().join("index/x/y"), b"i").is_err(), "a file is no folder");
+    }
+}

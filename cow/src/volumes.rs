@@ -1,6 +1,6 @@
 //! Volumes and snapshots as users handle them: each verb checks, appends one record, and returns when it is durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -594,14 +594,19 @@ impl<D: Disk> Pool<D> {
         state.snapshot_info(state.snapshot_named(volume, name)?)
     }
 
-    /// Every version that shares an ancestor with the volume, parents before their children.
+    /// Every version that shares an ancestor with the volume or with one of its snapshots, parents before their children.
     pub fn tree(&self, volume: &str) -> Result<Vec<TreeNode>> {
         let state = self.state.lock();
         let head = state.head_named(volume)?;
-        let mut root = head;
-        while let Some(parent) = state.versions.get(root).and_then(|v| v.parent) {
-            root = parent;
-        }
+        let root_of = |mut id: VersionId| {
+            while let Some(parent) = state.versions.get(id).and_then(|v| v.parent) {
+                id = parent;
+            }
+            id
+        };
+        // What a volume was before it was replaced by another one's snapshot stands in a tree of its own.
+        let of_volume = std::iter::once(head).chain(state.versions.snapshots_of(head));
+        let roots: BTreeSet<VersionId> = of_volume.map(root_of).collect();
         let mut children: BTreeMap<VersionId, Vec<VersionId>> = BTreeMap::new();
         for (id, version) in state.versions.iter() {
             if let Some(parent) = version.parent {
@@ -609,7 +614,7 @@ impl<D: Disk> Pool<D> {
             }
         }
         let mut nodes: Vec<TreeNode> = Vec::new();
-        let mut todo = vec![root];
+        let mut todo: Vec<VersionId> = roots.into_iter().rev().collect();
         while let Some(id) = todo.pop() {
             let Some(version) = state.versions.get(id) else { continue };
             nodes.push(tree_node(&state, id, version));

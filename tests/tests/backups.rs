@@ -320,6 +320,8 @@ fn restoring_over_a_volume_keeps_what_was_there() {
     assert!(contents[32 * MIB as usize..].iter().all(|byte| *byte == 0));
     let undo = restored["undo"]["name"].as_str().expect("a name").to_owned();
     assert!(setup.contents(&format!("db@{undo}")) == after);
+    let tree = setup.daemon.cairn(&["snapshot", "tree", "db"]).ok().stdout;
+    assert!(tree.contains(&undo), "{tree}");
     // What is next is incremental all the same.
     let next = setup.backup(&[]);
     assert_eq!(next["kind"], "incremental", "{next}");

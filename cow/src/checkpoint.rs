@@ -428,13 +428,18 @@ impl<D: Disk> Pool<D> {
             shadow.generations(superblock.generation - 1, superblock.generation, superblock.journal_seq);
         }
         for addr in SUPERBLOCKS {
-            let mut buf = self.disk.alloc(BLOCK_BYTES);
-            superblock.encode(addr, &mut buf);
-            let (result, _) = self.disk.write(addr.offset(), vec![buf]).await;
-            result.map_err(|e| Error::io("writing a superblock", e))?;
+            self.put_superblock(&superblock, addr).await?;
             self.barrier().await?;
         }
         Ok(())
+    }
+
+    /// Writes one copy of the superblock.
+    pub(crate) async fn put_superblock(&self, superblock: &Superblock, addr: BlockAddr) -> Result<()> {
+        let mut buf = self.disk.alloc(BLOCK_BYTES);
+        superblock.encode(addr, &mut buf);
+        let (result, _) = self.disk.write(addr.offset(), vec![buf]).await;
+        result.map_err(|e| Error::io("writing a superblock", e))
     }
 }
 

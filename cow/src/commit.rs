@@ -196,6 +196,10 @@ impl<D: Disk> Pool<D> {
         let reclaimed = {
             let mut state = self.state.lock();
             state.ring.durable_seq = seq;
+            if let Some(shadow) = &mut state.shadow {
+                // Before anybody is told, and also when another barrier has failed meanwhile: this one has not.
+                shadow.made_durable(seq);
+            }
             let confirmed = confirmed_by(seq, confirmed, empty);
             state.ring.confirmed_seq = state.ring.confirmed_seq.max(confirmed);
             state.durable_lsn = state.durable_lsn.max(end_lsn);
@@ -242,8 +246,13 @@ impl<D: Disk> Pool<D> {
             state.barriers += 1;
         }
         let synced = self.disk.sync().await.map_err(|e| Error::io("making writes durable", e));
-        // Before the next barrier may begin.
-        synced.inspect_err(|error| self.fence(error))
+        // Before the next barrier may begin, and before anybody is told.
+        synced.inspect_err(|error| {
+            if let Some(shadow) = &mut self.state.lock().shadow {
+                shadow.barrier_failed();
+            }
+            self.fence(error);
+        })
     }
 
     /// Refuses all further writes: what the disk holds is not known any more.

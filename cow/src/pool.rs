@@ -211,20 +211,21 @@ impl<D: Disk> Pool<D> {
         let pool = Pool::assemble(disk, loaded, &options);
         pool.clear_journal().await?;
         pool.checkpoint().await?;
-        if let Some(memory) = pool.disk.survivor(shadow_bytes(geometry)) {
-            pool.begin_shadow(Shadow::new(memory, id, geometry), None);
-        }
+        let memory = pool.disk.survivor(shadow_bytes(geometry));
+        pool.state.lock().shadow = memory.map(|memory| Shadow::new(memory, id, geometry));
+        pool.begin_shadow();
         Ok(Arc::new(pool))
     }
 
-    /// From here on all that is answered survives the death of this process. `last` is what ties the next batch to the
-    /// one before it, if that is still in the journal.
-    pub(crate) fn begin_shadow(&self, mut shadow: Shadow, last: Option<u32>) {
+    /// From here on all that is answered survives the death of this process, if there is memory for it.
+    pub(crate) fn begin_shadow(&self) {
         let mut state = self.state.lock();
-        let generation = state.checkpoints + self.first_generation - 1;
         debug_assert_eq!(state.log_records, 0, "records that nobody copied");
-        shadow.begin((generation, state.ring.tail_seq), (state.ring.next_seq, state.lsn), last);
-        state.shadow = Some(shadow);
+        let on_disk = (state.checkpoints + self.first_generation - 1, state.ring.tail_seq);
+        let next = (state.ring.next_seq, state.lsn);
+        if let Some(shadow) = &mut state.shadow {
+            shadow.begin(on_disk, next);
+        }
     }
 
     /// Whether all that was answered would survive the death of this process now, flushed or not.

@@ -2,7 +2,9 @@
 //!
 //! What replay restores is always a prefix of the log. All batches that a later batch calls confirmed are taken as
 //! they are; of the others (the last one, as a rule) the data that each record points to is verified, and the log
-//! ends before the first record whose data did not reach the disk. Leaves are not read: what the journal says of
+//! ends before the first record whose data did not reach the disk. Where a barrier failed and the machine runs on, the disk
+//! gives back what it may yet lose: the log then ends with the batch that the memory names which outlived the process
+//! ([`crate::shadow`]). Leaves are not read: what the journal says of
 //! them waits beside their address until somebody needs them ([`crate::node::CellState::Patched`]).
 
 use std::collections::BTreeSet;
@@ -21,7 +23,7 @@ use crate::map::{Superseded, fill_step, set_entries, visit};
 use crate::node::{Entry, entry_span};
 use crate::pool::{Loaded, Options, Pool};
 use crate::record::Record;
-use crate::shadow::{JournalEnd, Leftover, Shadow, batch_crc, shadow_bytes};
+use crate::shadow::{JournalEnd, Left, Leftover, Shadow, batch_crc, shadow_bytes};
 use crate::space::{Run, Space, StoredSlot};
 use crate::state::{Blocked, Ring, State};
 use crate::sync::{join_all, yield_now};
@@ -57,6 +59,35 @@ impl Log {
         let proven = |b: &Batch| confirmed_by(b.seq, b.confirmed, b.records.is_empty());
         self.batches.last().map_or(base, |batch| proven(batch).max(base))
     }
+
+    fn end(&self, superblock: &Superblock) -> JournalEnd {
+        let records: u64 = self.batches.iter().map(|batch| batch.records.len() as u64).sum();
+        JournalEnd {
+            generation: superblock.generation,
+            start: superblock.journal_seq,
+            seq: self.last_seq(superblock),
+            lsn: Lsn(superblock.journal_lsn.0 + records),
+            crc: self.batches.last().map(|batch| batch.crc),
+            confirmed: self.confirmed(superblock),
+        }
+    }
+}
+
+/// What the two places of the superblock hold.
+struct Superblocks {
+    /// The one to start from.
+    newest: Superblock,
+    copies: [Option<Superblock>; 2],
+}
+
+impl Superblocks {
+    fn first_is_newest(&self) -> bool {
+        self.copies[0].as_ref() == Some(&self.newest)
+    }
+
+    fn second_is_older(&self) -> bool {
+        self.copies[1].as_ref().is_some_and(|second| *second != self.newest)
+    }
 }
 
 async fn read_block<D: Disk>(disk: &D, addr: BlockAddr, what: &str) -> Result<D::Buf> {
@@ -75,27 +106,29 @@ async fn read_block<D: Disk>(disk: &D, addr: BlockAddr, what: &str) -> Result<D:
     Ok(block)
 }
 
-/// Finds the superblock to start from, and whether both copies say the same.
-async fn read_superblock<D: Disk>(disk: &D) -> Result<(Superblock, bool)> {
-    let mut found: Vec<Superblock> = Vec::new();
+/// Finds the superblock to start from: the newest, whether its barrier succeeded or not. What it leads to was durable
+/// before it was written.
+async fn read_superblocks<D: Disk>(disk: &D) -> Result<Superblocks> {
+    let mut copies = [None, None];
     let mut foreign = 0;
-    for addr in SUPERBLOCKS {
+    for (addr, copy) in SUPERBLOCKS.into_iter().zip(&mut copies) {
         if addr.offset() + BLOCK_SIZE > disk.len() {
             foreign += 1;
             continue;
         }
         match Superblock::decode(addr, &read_block(disk, addr, "superblock").await?)? {
-            Ok(superblock) => found.push(superblock),
+            Ok(superblock) => *copy = Some(superblock),
             Err(HeaderFault::Foreign) => foreign += 1,
             Err(HeaderFault::Damaged) => {}
         }
     }
-    let agree = found.len() == 2 && found[0] == found[1];
-    if found.len() == 2 && found[0].pool != found[1].pool {
+    if let [Some(first), Some(second)] = &copies
+        && first.pool != second.pool
+    {
         return Err(Error::new(ErrorKind::Corrupt, "the two superblocks are of different pools"));
     }
-    match found.into_iter().max_by_key(|s| s.generation) {
-        Some(superblock) => Ok((superblock, agree)),
+    match copies.iter().flatten().max_by_key(|s| s.generation).cloned() {
+        Some(newest) => Ok(Superblocks { newest, copies }),
         None if foreign == SUPERBLOCKS.len() => Err(Error::new(
             ErrorKind::NotAPool,
             "this is not a cairn pool: it has no superblock; nothing was changed",
@@ -305,9 +338,10 @@ async fn cut_unwritten<D: Disk>(
 impl<D: Disk> Pool<D> {
     /// Opens the pool that `disk` holds, after a clean stop or a crash alike.
     pub async fn open(disk: D, options: Options) -> Result<Arc<Pool<D>>> {
-        let (superblock, copies_agree) = read_superblock(&disk).await?;
+        let superblocks = read_superblocks(&disk).await?;
+        let superblock = &superblocks.newest;
         let geometry = superblock.geometry;
-        let (body, catalog) = read_catalog(&disk, &superblock).await?;
+        let (body, catalog) = read_catalog(&disk, superblock).await?;
         let mut r = Reader::new(&body, "catalog");
         let has_attributes = superblock.incompat & INCOMPAT_ATTRIBUTES != 0;
         let versions = Versions::decode(&mut r, has_attributes)?;
@@ -318,10 +352,22 @@ impl<D: Disk> Pool<D> {
             slots.push(StoredSlot { slot: r.u8()?.min(1), crc: r.u32()? });
         }
         let space = read_space(&disk, &superblock.pool, geometry, &slots, options.lanes.max(1)).await?;
-        let mut log = read_log(&disk, &superblock).await?;
-        let confirmed = log.confirmed(&superblock);
-        let last = log.last_seq(&superblock);
-        let cut = cut_unwritten(&disk, &mut log, confirmed, geometry).await?;
+        let mut log = read_log(&disk, superblock).await?;
+        let end = log.end(superblock);
+        let memory = disk.survivor(shadow_bytes(geometry));
+        let mut shadow = memory.map(|memory| Shadow::new(memory, superblock.pool, geometry));
+        let left = shadow.as_mut().map_or(Left::Records(Vec::new()), |shadow| shadow.examine(&end));
+        let mut last = end.seq;
+        let barrier_failed = if let Left::Failed { durable, last: sealed } = left {
+            // It can be read, and may be gone with the power: a barrier that succeeds now says nothing of it.
+            log.batches.retain(|batch| batch.seq <= durable);
+            last = last.max(sealed);
+            true
+        } else {
+            false
+        };
+        let confirmed = log.confirmed(superblock);
+        let cut = cut_unwritten(&disk, &mut log, confirmed, geometry).await? || barrier_failed;
         let loaded = Loaded {
             id: superblock.pool,
             geometry,
@@ -362,40 +408,54 @@ impl<D: Disk> Pool<D> {
             state.durable_lsn = state.lsn;
             check_length(&pool.disk, geometry, state.space.segment_count())?;
         }
-        // What was read may still be in a volatile cache only: from now on it is relied upon.
-        pool.barrier().await?;
+        pool.state.lock().shadow = shadow;
+        pool.confirm_superblocks(&superblocks, barrier_failed).await?;
         pool.state.lock().has_patches = true;
-        let mut last_crc = log.batches.last().map(|batch| batch.crc);
-        let memory = pool.disk.survivor(shadow_bytes(geometry));
-        let shadow = memory.map(|memory| Shadow::new(memory, superblock.pool, geometry));
         // After a cut nothing that came later can be taken.
-        if let Some(shadow) = shadow.as_ref().filter(|_| !cut) {
-            let lsn = pool.state.lock().lsn;
-            let (generation, start) = (superblock.generation, superblock.journal_seq);
-            let end = JournalEnd { generation, start, seq: last, lsn, crc: last_crc };
-            last_crc = pool.take_over(shadow.leftovers(&end)).await?.or(last_crc);
+        if let Left::Records(leftovers) = left
+            && !cut
+        {
+            pool.take_over(leftovers).await?;
         }
         let crowded = {
             let state = pool.state.lock();
             state.ring.pos - state.ring.tail > geometry.journal_blocks / 2
         };
-        if cut || !copies_agree || crowded || !has_attributes {
+        if cut || !superblocks.first_is_newest() || crowded || !has_attributes {
             // The records that were cut must never be seen again, both superblocks must be good, lives that end in a
             // checkpoint each must not fill the ring, and only a superblock that says so allows records of attributes.
             pool.checkpoint().await?;
         }
-        if let Some(shadow) = shadow {
-            pool.begin_shadow(shadow, last_crc);
-        }
+        pool.begin_shadow();
         Ok(Arc::new(pool))
     }
 }
 
 impl<D: Disk> Pool<D> {
-    /// Brings into the journal what a process that died had only in its shadow. Returns what ties the next batch to the
-    /// last of them, if there were any. Cut short, it is done again: the shadow stays as it is until all is durable.
-    async fn take_over(&self, leftovers: Vec<Leftover>) -> Result<Option<u32>> {
-        let mut last = None;
+    /// Makes durable what was read: from now on it is relied upon. A barrier that failed for an earlier process may have
+    /// covered a superblock, and no later barrier makes up for that, so superblocks are written again.
+    ///
+    /// **Invariant:** when both copies are the same, the first is durable. For the first is only ever written while the
+    /// second holds a whole older state, and the second after the barrier of the first.
+    async fn confirm_superblocks(&self, superblocks: &Superblocks, barrier_failed: bool) -> Result<()> {
+        let (first, second) = (SUPERBLOCKS[0], SUPERBLOCKS[1]);
+        if superblocks.first_is_newest() && superblocks.second_is_older() {
+            self.put_superblock(&superblocks.newest, first).await?;
+        }
+        self.barrier().await?;
+        if !barrier_failed {
+            self.state.lock().all_found_is_durable();
+        }
+        if superblocks.first_is_newest() {
+            self.put_superblock(&superblocks.newest, second).await?;
+            self.barrier().await?;
+        }
+        Ok(())
+    }
+
+    /// Brings into the journal what a process that died had only in its shadow. Cut short, it is done again: the shadow
+    /// stays as it is until all is durable.
+    async fn take_over(&self, leftovers: Vec<Leftover>) -> Result<()> {
         for left in leftovers {
             let checks = left.records.iter();
             let checks = checks.map(|(record, _)| data_is_there(&self.disk, record, self.geometry)).collect();
@@ -405,9 +465,7 @@ impl<D: Disk> Pool<D> {
             for (record, raw) in &left.records[..whole] {
                 let step = self.step(|state| {
                     replay(state, record)?;
-                    state.log.raw(raw);
-                    state.log_records += 1;
-                    state.taken_over += 1;
+                    state.append_again(raw);
                     Ok(())
                 });
                 step.await.map_err(misfit)?;
@@ -416,13 +474,11 @@ impl<D: Disk> Pool<D> {
             // would be given blocks that hold the data of the rest.
             self.commit_in_place().await?;
             debug_assert_eq!(self.state.lock().ring.next_seq, BatchSeq(left.seq.0 + 1));
-            let kept: Vec<u8> = left.records[..whole].iter().flat_map(|(_, raw)| raw).copied().collect();
-            last = Some(batch_crc(&self.id, left.seq, &kept));
             if whole < left.records.len() {
                 break;
             }
         }
-        Ok(last)
+        Ok(())
     }
 
     /// Reads the inner nodes that replay will need, many at once; one by one it would wait for each. What cannot be

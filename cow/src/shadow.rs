@@ -14,6 +14,11 @@
 //! One batch at most is sealed and not yet durable ([`crate::commit`]), so two slots hold all that a death could lose: the
 //! batch under way and the log behind it. `docs/FORMAT.md` has the bytes.
 //!
+//! **After a failed barrier** the disk may still give back what the barrier covered, and lose it with the power. Nothing on
+//! disk tells such a batch from a durable one, so the header does: it names the newest durable batch, and says when a
+//! barrier has failed. The next [`Pool::open`] then ends the log there, and takes nothing of the records here. While a
+//! pool is opened the memory stays as it is ([`Shadow::examine`] to [`Shadow::begin`]), but for that.
+//!
 //! **What makes it safe to believe**, since another process may have opened the pool meanwhile without this memory:
 //! the pool's id; the generation of its superblock and where the journal begins; the number of the batch, which follows the last one in the journal;
 //! the number of its first record; and the CRC of the batch before it, where the journal still has that. What its writes
@@ -26,10 +31,15 @@ use crate::record::Record;
 use crate::types::{BLOCK_BYTES, BatchSeq, Lsn};
 
 const MAGIC: [u8; 8] = *b"CAIRNSHD";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version whose header says nothing of barriers; what follows the header is the same.
+const WITHOUT_BARRIERS: u32 = 1;
 /// Where the second copy of the header stands.
 const SECOND_COPY: usize = 2048;
-const HEADER_BYTES: usize = 8 + 4 + 16 + 8 + 8 + 8 + 8 + 4;
+const OLD_HEADER_BYTES: usize = 8 + 4 + 16 + 8 + 8 + 8 + 8 + 4;
+const HEADER_BYTES: usize = OLD_HEADER_BYTES + 4 + 8 + 8 + 4;
+/// Stands for the newest durable batch where that is not known.
+const EVERY_BATCH: BatchSeq = BatchSeq(u64::MAX);
 const SLOTS_START: usize = BLOCK_BYTES;
 const SLOT_HEADER_BYTES: usize = 8 + 8 + 4 + 4;
 /// What stands before each record: its length and a CRC.
@@ -69,6 +79,15 @@ pub(crate) fn shadow_bytes(geometry: Geometry) -> usize {
     SLOTS_START + 2 * slot_bytes(geometry)
 }
 
+/// What an earlier process left of the pool.
+pub(crate) enum Left {
+    /// What follows the journal's end, in the order of the log: at most two batches.
+    Records(Vec<Leftover>),
+    /// A barrier failed for it. The log ends with batch `durable`, whatever the journal holds, and no number up to that
+    /// of `last` may be used again.
+    Failed { durable: BatchSeq, last: BatchSeq },
+}
+
 /// Records of one batch that no journal holds.
 pub(crate) struct Leftover {
     pub(crate) seq: BatchSeq,
@@ -93,6 +112,8 @@ pub(crate) struct JournalEnd {
     pub(crate) lsn: Lsn,
     /// [`batch_crc`] of batch `seq`, where the journal still has it.
     pub(crate) crc: Option<u32>,
+    /// The newest batch that the journal itself says is durable.
+    pub(crate) confirmed: BatchSeq,
 }
 
 fn slot_start(geometry: Geometry, seq: BatchSeq) -> usize {
@@ -129,13 +150,22 @@ fn frame(r: &mut Reader<'_>, so_far: u32) -> Option<(Record, Vec<u8>, u32)> {
     inside.is_empty().then(|| (record, raw.to_vec(), crc))
 }
 
+#[derive(Clone, Default)]
 struct Header {
     pool: PoolId,
+    /// How often it was written.
     count: u64,
     oldest: u64,
     newest: u64,
     /// The batch that the journal of the newest begins with.
     start: BatchSeq,
+    /// A barrier has failed, and nothing since.
+    failed: bool,
+    /// The newest batch whose barrier has succeeded.
+    durable: BatchSeq,
+    /// The last batch that was sealed, and its [`batch_crc`], as far as that is known.
+    last: BatchSeq,
+    last_crc: u32,
 }
 
 impl Header {
@@ -148,6 +178,10 @@ impl Header {
         w.u64(self.oldest);
         w.u64(self.newest);
         w.u64(self.start.0);
+        w.u32(u32::from(self.failed));
+        w.u64(self.durable.0);
+        w.u64(self.last.0);
+        w.u32(self.last_crc);
         let crc = crc32fast::hash(w.bytes());
         w.u32(crc);
         w.into_bytes()
@@ -155,13 +189,28 @@ impl Header {
 
     fn decode(bytes: &[u8]) -> Option<Header> {
         let mut r = Reader::new(bytes, "shadow");
-        let known = r.raw(8).ok()? == MAGIC && r.u32().ok()? == VERSION;
+        let ours = r.raw(8).ok()? == MAGIC;
+        let version = r.u32().ok()?;
+        let len = match version {
+            VERSION => HEADER_BYTES,
+            WITHOUT_BARRIERS => OLD_HEADER_BYTES,
+            _ => return None,
+        };
         let mut pool = PoolId::default();
         pool.copy_from_slice(r.raw(16).ok()?);
         let (count, oldest, newest) = (r.u64().ok()?, r.u64().ok()?, r.u64().ok()?);
-        let header = Header { pool, count, oldest, newest, start: BatchSeq(r.u64().ok()?) };
-        let whole = crc32fast::hash(&bytes[..HEADER_BYTES - 4]) == r.u32().ok()?;
-        (known && whole).then_some(header)
+        let start = BatchSeq(r.u64().ok()?);
+        // Whoever wrote the old version did not tell, so all that is there is taken for durable.
+        let mut header =
+            Header { pool, count, oldest, newest, start, durable: EVERY_BATCH, ..Header::default() };
+        if version == VERSION {
+            header.failed = r.u32().ok()? != 0;
+            header.durable = BatchSeq(r.u64().ok()?);
+            header.last = BatchSeq(r.u64().ok()?);
+            header.last_crc = r.u32().ok()?;
+        }
+        let whole = crc32fast::hash(&bytes[..len - 4]) == r.u32().ok()?;
+        (ours && whole).then_some(header)
     }
 
     /// Whether the superblock is one of those that there could be. Another process, too, may have written one of the
@@ -174,10 +223,11 @@ impl Header {
 /// The memory and what is in it.
 pub(crate) struct Shadow {
     memory: Box<dyn Survivor>,
-    pool: PoolId,
     geometry: Geometry,
-    /// How often the header was written.
-    count: u64,
+    /// What the header says, or is to say from [`Shadow::begin`] on.
+    header: Header,
+    /// Records are copied. Before that, what the last process left is still needed.
+    live: bool,
     /// Where the next frame goes, and where the slot ends.
     at: usize,
     end: usize,
@@ -190,47 +240,79 @@ pub(crate) struct Shadow {
 impl Shadow {
     /// Memory with what the last process left in it, which stays until [`Shadow::begin`].
     pub(crate) fn new(memory: Box<dyn Survivor>, pool: PoolId, geometry: Geometry) -> Shadow {
-        Shadow { memory, pool, geometry, count: 0, at: 0, end: 0, crc: 0, overflowed: false }
+        let header = Header { pool, ..Header::default() };
+        Shadow { memory, geometry, header, live: false, at: 0, end: 0, crc: 0, overflowed: false }
     }
 
-    /// What an earlier process left of this pool, in the order of the log: at most two batches. Nothing when the memory is
-    /// new, of another pool, or of another history than the journal's.
-    pub(crate) fn leftovers(&self, end: &JournalEnd) -> Vec<Leftover> {
+    /// What an earlier process left of this pool, whose journal ends like this. Nothing when the memory is new, of another
+    /// pool, or of another history than the journal's.
+    pub(crate) fn examine(&mut self, end: &JournalEnd) -> Left {
         let mut bytes = vec![0; shadow_bytes(self.geometry)];
         self.memory.load(&mut bytes);
         let headers = [0, SECOND_COPY].map(|at| Header::decode(&bytes[at..at + HEADER_BYTES]));
-        let Some(header) = headers.into_iter().flatten().max_by_key(|h| h.count) else { return Vec::new() };
-        if header.pool != self.pool || !header.knows(end) {
-            return Vec::new();
+        let found = headers.into_iter().flatten().max_by_key(|h| h.count);
+        self.header = Header {
+            pool: self.header.pool,
+            // What is written next counts, whatever it replaces.
+            count: found.as_ref().map_or(0, |h| h.count),
+            oldest: end.generation,
+            newest: end.generation,
+            start: end.start,
+            failed: false,
+            durable: end.seq,
+            last: end.seq,
+            last_crc: end.crc.unwrap_or_default(),
+        };
+        self.crc = seed(&self.header.pool, BatchSeq(end.seq.0 + 1));
+        let Some(found) = found.filter(|h| h.pool == self.header.pool && h.knows(end)) else {
+            return Left::Records(Vec::new());
+        };
+        if found.failed {
+            return self.after_failure(&found, end);
         }
-        let mut found: Vec<Leftover> = Vec::new();
+        let mut records: Vec<Leftover> = Vec::new();
         let mut seq = end.seq;
         let (mut crc, mut lsn) = (end.crc, end.lsn);
-        while found.len() < 2 {
+        while records.len() < 2 {
             seq = BatchSeq(seq.0 + 1);
-            let next = slot(&bytes, &self.pool, self.geometry, seq)
+            let next = slot(&bytes, &self.header.pool, self.geometry, seq)
                 .filter(|left| left.first_lsn == lsn && crc.is_none_or(|crc| crc == left.before));
             let Some(next) = next else { break };
             lsn = Lsn(lsn.0 + next.records.len() as u64);
             crc = Some(next.crc);
-            found.push(next);
+            records.push(next);
         }
-        while found.pop_if(|last| last.records.is_empty()).is_some() {}
-        found
+        if !records.is_empty() {
+            // It goes on from the journal's end, so it knows whether the last batch there is durable.
+            self.header.durable = found.durable.max(end.confirmed).min(end.seq);
+        }
+        while records.pop_if(|last| last.records.is_empty()).is_some() {}
+        Left::Records(records)
+    }
+
+    /// What the journal holds may be relied upon up to a batch that the header names, unless somebody who had no such
+    /// memory has gone on from there.
+    fn after_failure(&mut self, found: &Header, end: &JournalEnd) -> Left {
+        let the_last = end.seq == found.last && end.crc.is_none_or(|crc| crc == found.last_crc);
+        if end.seq != found.durable && !the_last {
+            return Left::Records(Vec::new());
+        }
+        let Header { durable, last, last_crc, .. } = *found;
+        // It stays true until what is cut off can never be seen again, also when another barrier fails before that.
+        self.header = Header { failed: true, durable, last, last_crc, ..self.header };
+        Left::Failed { durable, last }
     }
 
     /// Forgets what the memory held and begins to copy records: those of a batch with this number first, of which the
-    /// first has that one. The superblock on disk is of this generation, and its journal begins with that batch; `before`
-    /// is the [`batch_crc`] of the batch before.
-    pub(crate) fn begin(
-        &mut self,
-        (generation, start): (u64, BatchSeq),
-        (seq, first_lsn): (BatchSeq, Lsn),
-        before: Option<u32>,
-    ) {
-        self.memory.store(0, &vec![0; shadow_bytes(self.geometry)]);
-        // Whoever reads this knows the CRC of that batch only if it is known now.
-        self.crc = before.unwrap_or_default();
+    /// first has that one. All before it is durable. The superblock on disk is of this generation, and its journal begins
+    /// with that batch.
+    pub(crate) fn begin(&mut self, (generation, start): (u64, BatchSeq), (seq, first_lsn): (BatchSeq, Lsn)) {
+        self.live = true;
+        self.store(0, &vec![0; shadow_bytes(self.geometry)]);
+        self.header.failed = false;
+        self.header.durable = BatchSeq(seq.0 - 1);
+        // Whoever reads this knows the CRC of the batch before only if it is known now.
+        self.crc = self.header.last_crc;
         self.next_batch(seq, first_lsn);
         // Last: without it nothing here is believed.
         self.generations(generation, generation, start);
@@ -239,15 +321,43 @@ impl Shadow {
     /// The superblock on disk is of one of these generations, which differ by one at most; the journal of the newest
     /// begins with batch `start`.
     pub(crate) fn generations(&mut self, oldest: u64, newest: u64, start: BatchSeq) {
-        self.count += 1;
-        let header = Header { pool: self.pool, count: self.count, oldest, newest, start };
+        self.header = Header { oldest, newest, start, ..self.header };
+        self.tell();
+    }
+
+    /// The barrier of batch `seq` has succeeded.
+    pub(crate) fn made_durable(&mut self, seq: BatchSeq) {
+        self.header.durable = seq;
+        self.tell();
+    }
+
+    /// A barrier has failed: of what it covered nothing may be relied upon, by the next process either.
+    pub(crate) fn barrier_failed(&mut self) {
+        self.header.failed = true;
+        self.tell();
+    }
+
+    /// Writes the header, unless that would forget what the last process left.
+    fn tell(&mut self) {
+        if !self.live && !self.header.failed {
+            return;
+        }
+        self.header.count += 1;
         // The other copy stays whole, whenever the process dies.
-        let at = if self.count.is_multiple_of(2) { 0 } else { SECOND_COPY };
-        self.memory.store(at, &header.encode());
+        let at = if self.header.count.is_multiple_of(2) { 0 } else { SECOND_COPY };
+        self.memory.store(at, &self.header.encode());
+    }
+
+    fn store(&mut self, at: usize, bytes: &[u8]) {
+        if self.live {
+            self.memory.store(at, bytes);
+        }
     }
 
     /// From here on records belong to batch `seq`. The slot's earlier batch is durable.
     pub(crate) fn next_batch(&mut self, seq: BatchSeq, first_lsn: Lsn) {
+        self.header.last = BatchSeq(seq.0 - 1);
+        self.header.last_crc = self.crc;
         let mut w = Writer::default();
         w.u64(seq.0);
         w.u64(first_lsn.0);
@@ -255,11 +365,15 @@ impl Shadow {
         let crc = crc32fast::hash(w.bytes());
         w.u32(crc);
         let start = slot_start(self.geometry, seq);
-        self.memory.store(start, w.bytes());
+        self.store(start, w.bytes());
         self.at = start + SLOT_HEADER_BYTES;
         self.end = start + slot_bytes(self.geometry);
-        self.crc = seed(&self.pool, seq);
+        self.crc = seed(&self.header.pool, seq);
         self.overflowed = false;
+        if self.header.failed {
+            // A batch that was sealed beside the barrier that failed.
+            self.tell();
+        }
     }
 
     /// Copies a record.
@@ -273,8 +387,8 @@ impl Shadow {
         let mut frame = [0; FRAME_BYTES];
         frame[..4].copy_from_slice(&(record.len() as u32).to_le_bytes());
         frame[4..].copy_from_slice(&self.crc.to_le_bytes());
-        self.memory.store(self.at + FRAME_BYTES, record);
-        self.memory.store(self.at, &frame);
+        self.store(self.at + FRAME_BYTES, record);
+        self.store(self.at, &frame);
         self.at = next;
     }
 
@@ -332,18 +446,26 @@ mod tests {
     fn two_batches() -> (Memory, Shadow, JournalEnd) {
         let memory = Memory(Arc::new(Mutex::new(vec![0xee; shadow_bytes(GEOMETRY)])));
         let mut shadow = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
-        shadow.begin((5, BatchSeq(3)), (BatchSeq(7), Lsn(100)), Some(77));
+        let end = JournalEnd {
+            generation: 5,
+            start: BatchSeq(3),
+            seq: BatchSeq(6),
+            lsn: Lsn(100),
+            crc: Some(77),
+            confirmed: BatchSeq(5),
+        };
+        assert!(matches!(shadow.examine(&end), Left::Records(records) if records.is_empty()));
+        shadow.begin((5, BatchSeq(3)), (BatchSeq(7), Lsn(100)));
         (0..3).for_each(|i| shadow.add(&encoded(&record(i))));
         shadow.next_batch(BatchSeq(8), Lsn(103));
         (3..5).for_each(|i| shadow.add(&encoded(&record(i))));
-        let end =
-            JournalEnd { generation: 5, start: BatchSeq(3), seq: BatchSeq(6), lsn: Lsn(100), crc: Some(77) };
         (memory, shadow, end)
     }
 
     /// The sizes in the records that the next process finds, batch by batch.
     fn found(memory: &Memory, pool: PoolId, end: &JournalEnd) -> Vec<Vec<u64>> {
-        let shadow = Shadow::new(Box::new(memory.clone()), pool, GEOMETRY);
+        let mut shadow = Shadow::new(Box::new(memory.clone()), pool, GEOMETRY);
+        let Left::Records(records) = shadow.examine(end) else { panic!("a barrier failed") };
         let sizes = |left: Leftover| {
             let sizes = left.records.into_iter().map(|(record, raw)| {
                 assert_eq!(encoded(&record), raw);
@@ -352,7 +474,7 @@ mod tests {
             });
             sizes.collect()
         };
-        shadow.leftovers(end).into_iter().map(sizes).collect()
+        records.into_iter().map(sizes).collect()
     }
 
     #[test]
@@ -376,7 +498,7 @@ mod tests {
         let start = end.start;
         let of = |generation, seq, lsn, crc| {
             let (seq, lsn) = (BatchSeq(seq), Lsn(lsn));
-            JournalEnd { generation, start, seq, lsn, crc }
+            JournalEnd { generation, start, seq, lsn, crc, ..end }
         };
         for other in [of(4, 6, 100, None), of(6, 6, 100, None), of(5, 5, 100, None), of(5, 9, 105, None)] {
             assert!(found(&memory, POOL, &other).is_empty());
@@ -408,8 +530,14 @@ mod tests {
     fn a_checkpoint_of_somebody_else_with_the_same_number_is_told() {
         let (memory, mut shadow, end) = two_batches();
         shadow.generations(5, 6, BatchSeq(7));
-        let theirs =
-            JournalEnd { generation: 6, start: BatchSeq(8), seq: BatchSeq(7), lsn: Lsn(103), crc: None };
+        let theirs = JournalEnd {
+            generation: 6,
+            start: BatchSeq(8),
+            seq: BatchSeq(7),
+            lsn: Lsn(103),
+            crc: None,
+            ..end
+        };
         assert!(found(&memory, POOL, &theirs).is_empty());
         // Ours, after batch 7.
         shadow.generations(5, 6, BatchSeq(8));
@@ -446,8 +574,8 @@ mod tests {
 
     #[test]
     fn a_slot_is_full_before_it_overflows() {
-        let (memory, mut shadow, _) = two_batches();
-        shadow.begin((1, BatchSeq(1)), (BatchSeq(2), Lsn(0)), None);
+        let (memory, mut shadow, end) = two_batches();
+        shadow.begin((1, BatchSeq(1)), (BatchSeq(2), Lsn(0)));
         let bytes = encoded(&record(0));
         let mut added = 0;
         while shadow.has_room(bytes.len()) {
@@ -455,11 +583,130 @@ mod tests {
             added += 1;
         }
         shadow.add(&bytes);
-        let end = JournalEnd { generation: 1, start: BatchSeq(1), seq: BatchSeq(1), lsn: Lsn(0), crc: None };
+        let end =
+            JournalEnd { generation: 1, start: BatchSeq(1), seq: BatchSeq(1), lsn: Lsn(0), crc: None, ..end };
         assert_eq!(found(&memory, POOL, &end)[0].len(), added);
         assert!(added >= LEAST_SLOT_BYTES / (bytes.len() + FRAME_BYTES) - 1);
         // The next batch has room of its own.
         shadow.next_batch(BatchSeq(3), Lsn(added as u64 + 1));
         assert!(shadow.has_room(bytes.len()));
+    }
+
+    /// Which batch the log is to end with, if a barrier failed, and the last number that was used.
+    fn failed(memory: &Memory, end: &JournalEnd) -> Option<(u64, u64)> {
+        match Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY).examine(end) {
+            Left::Failed { durable, last } => Some((durable.0, last.0)),
+            Left::Records(records) => {
+                assert!(records.is_empty(), "records of a process whose barrier failed");
+                None
+            }
+        }
+    }
+
+    /// The journal's end as of a batch, with the CRC of its records.
+    fn at(end: &JournalEnd, seq: u64, crc: Option<u32>) -> JournalEnd {
+        JournalEnd { seq: BatchSeq(seq), crc, ..*end }
+    }
+
+    #[test]
+    fn after_a_failed_barrier_the_log_ends_with_the_last_durable_batch() {
+        let (memory, mut shadow, end) = two_batches();
+        let records: Vec<u8> = (0..3).flat_map(|i| encoded(&record(i))).collect();
+        let seven = batch_crc(&POOL, BatchSeq(7), &records);
+        // The barrier of batch 7, which may be in the journal or not.
+        shadow.barrier_failed();
+        assert_eq!(failed(&memory, &end), Some((6, 7)));
+        assert_eq!(failed(&memory, &at(&end, 7, Some(seven))), Some((6, 7)));
+        assert_eq!(
+            failed(&memory, &at(&end, 7, None)),
+            Some((6, 7)),
+            "it was cut off by a checkpoint before"
+        );
+        for (seq, crc) in [(5, None), (7, Some(seven ^ 1)), (8, None), (8, Some(seven))] {
+            assert_eq!(failed(&memory, &at(&end, seq, crc)), None, "somebody else's batch {seq}");
+        }
+        let other = JournalEnd { generation: 6, ..end };
+        assert_eq!(failed(&memory, &other), None, "somebody else's checkpoint");
+        // Another barrier beside it was that of batch 7, and one more batch had been sealed by then.
+        shadow.made_durable(BatchSeq(7));
+        shadow.next_batch(BatchSeq(9), Lsn(105));
+        let records: Vec<u8> = (3..5).flat_map(|i| encoded(&record(i))).collect();
+        let eight = batch_crc(&POOL, BatchSeq(8), &records);
+        assert_eq!(failed(&memory, &at(&end, 7, Some(seven))), Some((7, 8)));
+        assert_eq!(failed(&memory, &at(&end, 8, Some(eight))), Some((7, 8)));
+        // The next process has cut it off.
+        shadow.begin((6, BatchSeq(9)), (BatchSeq(9), Lsn(103)));
+        let end = JournalEnd { generation: 6, start: BatchSeq(9), ..at(&end, 8, None) };
+        assert!(found(&memory, POOL, &end).is_empty());
+    }
+
+    /// Opening relies on the journal's last batch; when its own barrier fails, that batch counts if it was durable before.
+    #[test]
+    fn a_barrier_may_fail_before_anything_is_copied() {
+        let records: Vec<u8> = (0..3).flat_map(|i| encoded(&record(i))).collect();
+        let seven = Some(batch_crc(&POOL, BatchSeq(7), &records));
+        let open = |memory: &Memory, end: &JournalEnd| {
+            let mut next = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
+            let Left::Records(records) = next.examine(end) else { panic!("no barrier has failed yet") };
+            (next, records.len())
+        };
+        for (durable, expected) in [(6, 6), (7, 7)] {
+            let (memory, mut shadow, end) = two_batches();
+            shadow.made_durable(BatchSeq(durable));
+            let end = JournalEnd { lsn: Lsn(103), confirmed: BatchSeq(6), ..at(&end, 7, seven) };
+            let (mut next, records) = open(&memory, &end);
+            assert_eq!(records, 1);
+            let before = memory.0.lock().clone();
+            next.generations(5, 6, BatchSeq(8));
+            next.generations(5, 5, BatchSeq(3));
+            assert!(*memory.0.lock() == before, "what the last process left is still needed");
+            next.barrier_failed();
+            assert_eq!(failed(&memory, &end), Some((expected, 7)), "batch {durable} was durable");
+            // And so it stays when the same happens to the one after that.
+            let mut again = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
+            assert!(matches!(again.examine(&end), Left::Failed { .. }));
+            again.barrier_failed();
+            assert_eq!(failed(&memory, &end), Some((expected, 7)));
+        }
+        // Opening's first barrier succeeds, and that of the batch that it takes over does not.
+        let (memory, _, end) = two_batches();
+        let (mut next, records) = open(&memory, &end);
+        assert_eq!(records, 2);
+        next.made_durable(BatchSeq(6));
+        (0..3).for_each(|i| next.add(&encoded(&record(i))));
+        next.next_batch(BatchSeq(8), Lsn(103));
+        next.barrier_failed();
+        assert_eq!(failed(&memory, &at(&end, 7, seven)), Some((6, 7)));
+        assert_eq!(failed(&memory, &at(&end, 7, Some(1))), None);
+        // Of memory that is new nothing is known, and the last batch may have been flushed.
+        let memory = Memory(Arc::new(Mutex::new(vec![0; shadow_bytes(GEOMETRY)])));
+        let (mut next, _) = open(&memory, &end);
+        next.barrier_failed();
+        assert_eq!(failed(&memory, &end), Some((6, 6)));
+    }
+
+    /// A daemon of the version before was killed for an update.
+    #[test]
+    fn the_old_version_of_the_header_is_understood() {
+        let (memory, _, end) = two_batches();
+        let mut w = Writer::default();
+        w.raw(&MAGIC);
+        w.u32(WITHOUT_BARRIERS);
+        w.raw(&POOL);
+        [100, 5, 5, 3].into_iter().for_each(|field| w.u64(field));
+        let crc = crc32fast::hash(w.bytes());
+        w.u32(crc);
+        assert_eq!(w.len(), OLD_HEADER_BYTES);
+        memory.0.lock()[..SLOTS_START].fill(0);
+        memory.0.lock()[..OLD_HEADER_BYTES].copy_from_slice(w.bytes());
+        assert_eq!(found(&memory, POOL, &end), [vec![0, 1, 2], vec![3, 4]]);
+        // Whether the last batch was durable it did not say.
+        let mut next = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
+        assert!(matches!(next.examine(&end), Left::Records(_)));
+        next.barrier_failed();
+        assert_eq!(failed(&memory, &end), Some((6, 6)));
+        memory.0.lock()[8] = 3;
+        memory.0.lock()[SECOND_COPY..SECOND_COPY + HEADER_BYTES].fill(0);
+        assert!(found(&memory, POOL, &end).is_empty(), "a version of the future");
     }
 }

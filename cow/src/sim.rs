@@ -32,7 +32,9 @@
 //!   counts as not done. Growth is lost, too, until a sync.
 //! - The death of the process ([`SimDisk::kill`]) keeps all completed writes, still unsynced, and the memory that
 //!   [`crate::Disk::survivor`] gives; a power loss takes that away.
-//! - A sync that fails abandons the writes it covered, as Linux does: a later sync does not make them durable.
+//! - A sync that fails abandons the writes it covered, as Linux does: reads go on to see them, a later sync does not make
+//!   them durable, and the power loss takes away what it likes of them. Growth is not abandoned: it is the file system's own
+//!   metadata, and one that fails to write that takes no more writes.
 //! - [`Fault`]s make chosen operations fail, vanish or go astray; [`SimDisk::flip_bit`] and [`SimDisk::truncate`]
 //!   damage what is stored.
 //!

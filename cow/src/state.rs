@@ -278,6 +278,24 @@ impl State {
         self.lsn
     }
 
+    /// Appends a record that another process had appended, and whose effects are in place.
+    pub(crate) fn append_again(&mut self, record: &[u8]) {
+        self.log.raw(record);
+        if let Some(shadow) = &mut self.shadow {
+            shadow.add(record);
+        }
+        self.log_records += 1;
+        self.taken_over += 1;
+    }
+
+    /// A barrier has made durable all that opening found in the journal.
+    pub(crate) fn all_found_is_durable(&mut self) {
+        let last = BatchSeq(self.ring.next_seq.0 - 1);
+        if let Some(shadow) = &mut self.shadow {
+            shadow.made_durable(last);
+        }
+    }
+
     /// Decides on a change of the version tree: applies it and appends its record.
     pub(crate) fn decide(&mut self, record: &Record) -> Result<Lsn> {
         self.versions.apply(record)?;

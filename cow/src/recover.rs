@@ -357,15 +357,11 @@ impl<D: Disk> Pool<D> {
         let memory = disk.survivor(shadow_bytes(geometry));
         let mut shadow = memory.map(|memory| Shadow::new(memory, superblock.pool, geometry));
         let left = shadow.as_mut().map_or(Left::Records(Vec::new()), |shadow| shadow.examine(&end));
-        let mut last = end.seq;
-        let barrier_failed = if let Left::Failed { durable, last: sealed } = left {
-            // It can be read, and may be gone with the power: a barrier that succeeds now says nothing of it.
+        let (last, barrier_failed) = (end.seq, matches!(left, Left::Failed { .. }));
+        if let Left::Failed { durable } = left {
+            // The rest can be read, and may be gone with the power: a barrier that succeeds now says nothing of it.
             log.batches.retain(|batch| batch.seq <= durable);
-            last = last.max(sealed);
-            true
-        } else {
-            false
-        };
+        }
         let confirmed = log.confirmed(superblock);
         let cut = cut_unwritten(&disk, &mut log, confirmed, geometry).await? || barrier_failed;
         let loaded = Loaded {

@@ -83,9 +83,8 @@ pub(crate) fn shadow_bytes(geometry: Geometry) -> usize {
 pub(crate) enum Left {
     /// What follows the journal's end, in the order of the log: at most two batches.
     Records(Vec<Leftover>),
-    /// A barrier failed for it. The log ends with batch `durable`, whatever the journal holds, and no number up to that
-    /// of `last` may be used again.
-    Failed { durable: BatchSeq, last: BatchSeq },
+    /// A barrier failed for it. The log ends with batch `durable`, whatever the journal holds.
+    Failed { durable: BatchSeq },
 }
 
 /// Records of one batch that no journal holds.
@@ -300,7 +299,7 @@ impl Shadow {
         let Header { durable, last, last_crc, .. } = *found;
         // It stays true until what is cut off can never be seen again, also when another barrier fails before that.
         self.header = Header { failed: true, durable, last, last_crc, ..self.header };
-        Left::Failed { durable, last }
+        Left::Failed { durable }
     }
 
     /// Forgets what the memory held and begins to copy records: those of a batch with this number first, of which the
@@ -592,10 +591,10 @@ mod tests {
         assert!(shadow.has_room(bytes.len()));
     }
 
-    /// Which batch the log is to end with, if a barrier failed, and the last number that was used.
-    fn failed(memory: &Memory, end: &JournalEnd) -> Option<(u64, u64)> {
+    /// Which batch the log is to end with, if a barrier failed.
+    fn failed(memory: &Memory, end: &JournalEnd) -> Option<u64> {
         match Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY).examine(end) {
-            Left::Failed { durable, last } => Some((durable.0, last.0)),
+            Left::Failed { durable } => Some(durable.0),
             Left::Records(records) => {
                 assert!(records.is_empty(), "records of a process whose barrier failed");
                 None
@@ -615,13 +614,9 @@ mod tests {
         let seven = batch_crc(&POOL, BatchSeq(7), &records);
         // The barrier of batch 7, which may be in the journal or not.
         shadow.barrier_failed();
-        assert_eq!(failed(&memory, &end), Some((6, 7)));
-        assert_eq!(failed(&memory, &at(&end, 7, Some(seven))), Some((6, 7)));
-        assert_eq!(
-            failed(&memory, &at(&end, 7, None)),
-            Some((6, 7)),
-            "it was cut off by a checkpoint before"
-        );
+        assert_eq!(failed(&memory, &end), Some(6));
+        assert_eq!(failed(&memory, &at(&end, 7, Some(seven))), Some(6));
+        assert_eq!(failed(&memory, &at(&end, 7, None)), Some(6), "it was cut off by a checkpoint before");
         for (seq, crc) in [(5, None), (7, Some(seven ^ 1)), (8, None), (8, Some(seven))] {
             assert_eq!(failed(&memory, &at(&end, seq, crc)), None, "somebody else's batch {seq}");
         }
@@ -632,8 +627,8 @@ mod tests {
         shadow.next_batch(BatchSeq(9), Lsn(105));
         let records: Vec<u8> = (3..5).flat_map(|i| encoded(&record(i))).collect();
         let eight = batch_crc(&POOL, BatchSeq(8), &records);
-        assert_eq!(failed(&memory, &at(&end, 7, Some(seven))), Some((7, 8)));
-        assert_eq!(failed(&memory, &at(&end, 8, Some(eight))), Some((7, 8)));
+        assert_eq!(failed(&memory, &at(&end, 7, Some(seven))), Some(7));
+        assert_eq!(failed(&memory, &at(&end, 8, Some(eight))), Some(7));
         // The next process has cut it off.
         shadow.begin((6, BatchSeq(9)), (BatchSeq(9), Lsn(103)));
         let end = JournalEnd { generation: 6, start: BatchSeq(9), ..at(&end, 8, None) };
@@ -661,12 +656,12 @@ mod tests {
             next.generations(5, 5, BatchSeq(3));
             assert!(*memory.0.lock() == before, "what the last process left is still needed");
             next.barrier_failed();
-            assert_eq!(failed(&memory, &end), Some((expected, 7)), "batch {durable} was durable");
+            assert_eq!(failed(&memory, &end), Some(expected), "batch {durable} was durable");
             // And so it stays when the same happens to the one after that.
             let mut again = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
             assert!(matches!(again.examine(&end), Left::Failed { .. }));
             again.barrier_failed();
-            assert_eq!(failed(&memory, &end), Some((expected, 7)));
+            assert_eq!(failed(&memory, &end), Some(expected));
         }
         // Opening's first barrier succeeds, and that of the batch that it takes over does not.
         let (memory, _, end) = two_batches();
@@ -676,13 +671,13 @@ mod tests {
         (0..3).for_each(|i| next.add(&encoded(&record(i))));
         next.next_batch(BatchSeq(8), Lsn(103));
         next.barrier_failed();
-        assert_eq!(failed(&memory, &at(&end, 7, seven)), Some((6, 7)));
+        assert_eq!(failed(&memory, &at(&end, 7, seven)), Some(6));
         assert_eq!(failed(&memory, &at(&end, 7, Some(1))), None);
         // Of memory that is new nothing is known, and the last batch may have been flushed.
         let memory = Memory(Arc::new(Mutex::new(vec![0; shadow_bytes(GEOMETRY)])));
         let (mut next, _) = open(&memory, &end);
         next.barrier_failed();
-        assert_eq!(failed(&memory, &end), Some((6, 6)));
+        assert_eq!(failed(&memory, &end), Some(6));
     }
 
     /// A daemon of the version before was killed for an update.
@@ -704,7 +699,7 @@ mod tests {
         let mut next = Shadow::new(Box::new(memory.clone()), POOL, GEOMETRY);
         assert!(matches!(next.examine(&end), Left::Records(_)));
         next.barrier_failed();
-        assert_eq!(failed(&memory, &end), Some((6, 6)));
+        assert_eq!(failed(&memory, &end), Some(6));
         memory.0.lock()[8] = 3;
         memory.0.lock()[SECOND_COPY..SECOND_COPY + HEADER_BYTES].fill(0);
         assert!(found(&memory, POOL, &end).is_empty(), "a version of the future");

@@ -416,6 +416,22 @@ mod tests {
         matches!(&*cell.lock(), CellState::Clean { .. })
     }
 
+    /// Of the ring an eighth is kept for the batch that a checkpoint seals, and for one more after a death in it. They were a
+    /// block too long together.
+    #[test]
+    fn two_of_the_longest_batches_fit_in_what_is_kept_of_the_ring() {
+        for journal_bytes in [1 << 20, 64 << 20] {
+            let create =
+                CreateOptions { limit: 256 << 20, journal_bytes: Some(journal_bytes), segment_blocks: None };
+            let disk = SimDisk::file(256 << 20);
+            let pool = block_on(Pool::create(disk, [1; 16], create, Options::default())).expect("a pool");
+            let state = pool.state.lock();
+            let kept = state.geometry.journal_blocks / 8;
+            assert!(2 * batch_blocks(state.batch_limit()) <= kept);
+            assert!(4 * batch_blocks(state.batch_limit()) > kept, "and the ring is made use of");
+        }
+    }
+
     /// When all leaves were in use, one more made the list go round whole under the pool's lock.
     #[test]
     fn few_leaves_are_looked_at_when_one_comes_and_the_list_gets_shorter() {

@@ -550,6 +550,22 @@ fn one_good_superblock_is_enough() {
 }
 
 #[test]
+fn a_damaged_superblock_is_restored_before_anybody_is_served() {
+    const PLACES: [u64; 2] = [0, 256 * BLOCK_SIZE];
+    for (damaged, other) in [(PLACES[0], PLACES[1]), (PLACES[1], PLACES[0])] {
+        let stage = roomy(3);
+        stage.write(0, 8, 1).unwrap();
+        stage.ask(|p| async move { p.close().await }).unwrap();
+        let disk = stage.disk.kill(&mut Rng::new(0));
+        disk.poke(damaged, &[0xee; BLOCK_SIZE as usize]);
+        let opened = stage.reopen(disk);
+        let disk = opened.disk.crash(&mut Rng::new(0));
+        disk.poke(other, &[0xee; BLOCK_SIZE as usize]);
+        assert_eq!(opened.reopen(disk).read(0, 8).unwrap(), vec![Some(1); 8]);
+    }
+}
+
+#[test]
 fn what_is_no_pool_or_only_part_of_one_is_refused() {
     let open = |disk: &SimDisk| {
         let sim = engine::world(0, disk);

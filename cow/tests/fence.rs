@@ -197,8 +197,8 @@ fn a_superblock_whose_barrier_failed_is_not_what_is_left() {
         up.ask(|p| async move { p.close().await }).expect("a checkpoint");
         let older = superblocks(&up.disk);
         up.write(1, 2);
-        // Those of the batch, of what the superblock leads to, and of the first copy go well.
-        up.disk.inject(Fault::on(Op::Sync).after(3).once());
+        // Those of the batch, of the one that confirms it, of what the superblock leads to, and of the first copy go well.
+        up.disk.inject(Fault::on(Op::Sync).after(4).once());
         assert!(told(&up.ask(|p| async move { p.close().await })));
         let disk = up.kill(&mut rng);
         let newer = superblocks(&disk);

@@ -622,6 +622,8 @@ mod tests {
         }
         let other = JournalEnd { generation: 6, ..end };
         assert_eq!(failed(&memory, &other), None, "somebody else's checkpoint");
+        let mut theirs = Shadow::new(Box::new(memory.clone()), *b"some other pools", GEOMETRY);
+        assert!(matches!(theirs.examine(&end), Left::Records(records) if records.is_empty()), "another pool");
         // Another barrier beside it was that of batch 7, and one more batch had been sealed by then.
         shadow.made_durable(BatchSeq(7));
         shadow.next_batch(BatchSeq(9), Lsn(105));
@@ -673,11 +675,18 @@ mod tests {
         next.barrier_failed();
         assert_eq!(failed(&memory, &at(&end, 7, seven)), Some(6));
         assert_eq!(failed(&memory, &at(&end, 7, Some(1))), None);
+        // What the memory knows of batch 6 says nothing of batch 8, from which it does not go on, though as many records
+        // came before.
+        let (memory, _, end) = two_batches();
+        let end = JournalEnd { confirmed: BatchSeq(7), ..at(&end, 8, None) };
+        let (mut next, _) = open(&memory, &end);
+        next.barrier_failed();
+        assert_eq!(failed(&memory, &end), Some(8));
         // Of memory that is new nothing is known, and the last batch may have been flushed.
         let memory = Memory(Arc::new(Mutex::new(vec![0; shadow_bytes(GEOMETRY)])));
         let (mut next, _) = open(&memory, &end);
         next.barrier_failed();
-        assert_eq!(failed(&memory, &end), Some(6));
+        assert_eq!(failed(&memory, &end), Some(8));
     }
 
     /// A daemon of the version before was killed for an update.

@@ -31,6 +31,8 @@ struct World {
     pool: Arc<Pool>,
     volume: VersionId,
     answered: Answered,
+    /// The blocks that the writers of either lane wrote, in the order of their ids, which begin with 1.
+    asked: Rc<RefCell<[Vec<u64>; 2]>>,
 }
 
 impl World {
@@ -48,15 +50,17 @@ impl World {
             (pool, volume)
         });
         let answered = Rc::new(RefCell::new(vec![0; BLOCKS as usize]));
-        World { sim, disk, pool, volume, answered }
+        World { sim, disk, pool, volume, answered, asked: Rc::default() }
     }
 
     /// Writes the blocks from `first` on that every second writer has for its own, over and over.
     fn write_forever(&self, lane: u64, mut rng: Rng) {
         let (pool, v, answered) = (Arc::clone(&self.pool), self.volume, Rc::clone(&self.answered));
+        let asked = Rc::clone(&self.asked);
         drop(self.sim.spawn(async move {
             for id in 1.. {
                 let block = rng.below(BLOCKS / 2) * 2 + lane;
+                asked.borrow_mut()[lane as usize].push(block);
                 let written = engine::write(&pool, lane as usize, v, sector_of(block), BLOCK_SECTORS, id);
                 written.await.expect("written");
                 answered.borrow_mut()[block as usize] = id;
@@ -66,7 +70,7 @@ impl World {
 
     /// The process dies, and so do some that come after it, while they open the pool. What comes up in the end has all.
     fn die_and_come_back(self, rng: &mut Rng) {
-        let World { sim, disk, pool, volume, answered } = self;
+        let World { sim, disk, pool, volume, answered, .. } = self;
         sim.stop();
         drop((pool, sim));
         let mut disk = disk.kill(rng);
@@ -147,9 +151,38 @@ fn records_behind_a_batch_without_any_are_taken() {
         drop(world.sim.spawn(async move {
             pool.maintain(Duration::from_millis(900)).await.expect("background duties");
         }));
-        world.sim.run_events(1 + rng.below(4));
+        world.sim.run_events(1 + rng.below(2));
         world.write_forever(1, rng.fork());
-        world.sim.run_events(rng.below(60));
+        while world.answered.borrow()[1..].iter().all(|id| *id == 0) {
+            assert!(world.sim.run_events(1));
+        }
+        world.sim.run_events(rng.below(4));
+        world.die_and_come_back(&mut rng);
+    });
+}
+
+/// The process dies at any moment of a checkpoint, with records behind what that holds.
+#[test]
+fn records_beside_a_checkpoint_are_taken() {
+    for_each_seed(150, |seed| {
+        let mut rng = Rng::new(seed ^ 0xc4ec);
+        let world = World::new(seed);
+        let (pool, v) = (Arc::clone(&world.pool), world.volume);
+        world.sim.run(async move {
+            engine::write(&pool, 0, v, 0, BLOCK_SECTORS, 1).await.expect("written");
+        });
+        world.answered.borrow_mut()[0] = 1;
+        let pool = Arc::clone(&world.pool);
+        // It writes one in any case.
+        drop(world.sim.spawn(async move { pool.set_limit(32 << 20).await.expect("a checkpoint") }));
+        world.write_forever(1, rng.fork());
+        let before = world.pool.status().checkpoints;
+        let end = rng.below(120);
+        let mut events = 0;
+        while events < end && world.pool.status().checkpoints == before {
+            assert!(world.sim.run_events(1));
+            events += 1;
+        }
         world.die_and_come_back(&mut rng);
     });
 }
@@ -203,16 +236,31 @@ fn records_whose_data_the_disk_has_lost_end_the_log() {
         let (answered, flushed) =
             (Rc::clone(&world.answered), Rc::new(RefCell::new(vec![0; BLOCKS as usize])));
         let theirs = Rc::clone(&flushed);
+        let (in_batch, flushing) = {
+            let flag = Rc::new(Cell::new(false));
+            (Rc::clone(&flag), flag)
+        };
         drop(world.sim.spawn(async move {
             loop {
                 let before = answered.borrow().clone();
+                flushing.set(true);
                 pool.flush().await.expect("flushed");
+                flushing.set(false);
                 theirs.replace(before);
                 handle.sleep(1 + pauses.below(200)).await;
             }
         }));
         world.sim.run_events(200 + rng.below(2000));
-        let World { sim, disk, pool, volume, answered } = world;
+        // With a batch on its way, and records behind it.
+        while !in_batch.get() {
+            assert!(world.sim.run_events(1));
+        }
+        let mut events = rng.below(150);
+        while in_batch.get() && events > 0 {
+            assert!(world.sim.run_events(1));
+            events -= 1;
+        }
+        let World { sim, disk, pool, volume, answered, asked } = world;
         sim.stop();
         drop((pool, sim));
         let after = disk.crash(&mut rng);
@@ -233,6 +281,20 @@ fn records_whose_data_the_disk_has_lost_end_the_log() {
         });
         for (block, there) in seen.iter().enumerate() {
             assert!(*there >= flushed.borrow()[block], "block {block} was flushed, {there} is there");
+        }
+        for (lane, asked) in (0..).zip(&*asked.borrow()) {
+            let of_lane =
+                |contents: &[u64]| contents.iter().skip(lane).step_by(2).copied().collect::<Vec<u64>>();
+            let last = of_lane(&seen).into_iter().max().unwrap_or(0);
+            let mut expected = vec![0; BLOCKS as usize];
+            for (id, block) in (1..=last).zip(asked) {
+                expected[*block as usize] = id;
+            }
+            assert_eq!(
+                of_lane(&seen),
+                of_lane(&expected),
+                "not what was there after write {last} of lane {lane}"
+            );
         }
         lost.set(lost.get() + u64::from(seen.iter().zip(&*answered.borrow()).any(|(s, a)| s < a)));
         sim.stop();

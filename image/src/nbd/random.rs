@@ -1,5 +1,6 @@
 //! Reads, writes and questions at any place of an export, for those who know what they want: one at a time and connection.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::connection::Connection;
@@ -28,14 +29,17 @@ impl Connection {
     /// Of the server.
     pub fn read_at(&mut self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let mut all = Vec::with_capacity(len);
-        for (at, len) in requests(offset..offset + len as u64, self.maximum().min(PIECE) as u64) {
-            let cookie = self.read(at, vec![0; len as usize])?;
-            let (_, data) = self.take_read(cookie)?;
-            if all.is_empty() {
-                all = data;
-            } else {
-                all.extend_from_slice(&data);
+        let mut asked = VecDeque::with_capacity(DEPTH);
+        let mut pieces = requests(offset..offset + len as u64, self.maximum().min(PIECE) as u64);
+        loop {
+            while asked.len() < DEPTH
+                && let Some((at, len)) = pieces.next()
+            {
+                asked.push_back(self.read(at, vec![0; len as usize])?);
             }
+            let Some(cookie) = asked.pop_front() else { break };
+            let (_, data) = self.take_read(cookie)?;
+            all.extend_from_slice(&data);
         }
         Ok(all)
     }

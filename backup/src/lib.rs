@@ -13,7 +13,7 @@
 //!        │      │                             blobs on their way; making a backup count
 //!   blob   pack   index   manifest  envelope  what the objects are: `docs/BACKUP-FORMAT.md`
 //!        └──┬───┴────┘         keys  config
-//!         store ── objects ── location        patience; what is asked of a store; where it is
+//!         store ── objects ── location ── http patience; what is asked of a store; where it is; lost connections
 //!                     └─ direct               large files
 //! ```
 //!
@@ -33,6 +33,7 @@ mod direct;
 mod envelope;
 mod error;
 mod gc;
+mod http;
 mod ids;
 mod index;
 mod keys;

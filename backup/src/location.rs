@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::RetryConfig;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
-use object_store::{ClientOptions, RetryConfig};
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::Connector;
 use crate::objects::{Backend, Objects};
 
 /// A repository's place.
@@ -34,7 +35,12 @@ pub struct S3Options {
     pub region: Option<String>,
     /// The access key's id and its secret.
     pub credentials: Option<(String, String)>,
+    /// A request in which nothing moves for so long is made again; half a minute if not given.
+    pub silence: Option<Duration>,
 }
+
+/// Longer than a store takes for anything, short enough to wait for a few times.
+const SILENCE: Duration = Duration::from_secs(30);
 
 impl fmt::Debug for S3Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +48,7 @@ impl fmt::Debug for S3Options {
             .field("endpoint", &self.endpoint)
             .field("region", &self.region)
             .field("credentials", &self.credentials.as_ref().map(|(id, _)| id))
+            .field("silence", &self.silence)
             .finish()
     }
 }
@@ -133,13 +140,10 @@ fn s3_builder(bucket: &str, options: &S3Options) -> AmazonS3Builder {
         .iter()
         .find_map(|key| builder.get_config_value(key));
     let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-    // Retries and time limits are the repository's: it knows sizes, and that its writes may be repeated.
-    let client = ClientOptions::new()
-        .with_allow_http(plain)
-        .with_timeout_disabled()
-        .with_connect_timeout(Duration::from_secs(10));
+    let connector = Connector::new(options.silence.unwrap_or(SILENCE), plain);
+    // Retries are the repository's: it knows that its writes may be repeated.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-    builder.with_client_options(client).with_retry(retry)
+    builder.with_client_options(connector.options()).with_http_connector(connector).with_retry(retry)
 }
 
 impl fmt::Display for Location {

@@ -20,6 +20,7 @@ use object_store::{
 };
 
 use crate::direct;
+use crate::http::PIECE;
 
 /// An object as a listing shows it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,6 +38,8 @@ pub struct Object {
 pub enum Failure {
     /// There is no such object.
     NotFound,
+    /// There is no such store.
+    NoStore,
     /// It may work when tried again: timeouts, lost connections, servers that are overloaded or broken.
     Transient,
     /// The store is full.
@@ -136,7 +139,7 @@ impl Objects for Backend {
         async move {
             let path = self.path(name)?;
             let Some(folder) = self.folder.as_ref().filter(|_| contents.len() >= direct::LEAST) else {
-                self.store.put(&path, PutPayload::from(contents)).await.map_err(classify)?;
+                self.store.put(&path, in_pieces(contents)).await.map_err(classify)?;
                 return Ok(());
             };
             let file = folder.join(name);
@@ -151,7 +154,7 @@ impl Objects for Backend {
     fn create<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, bool> {
         async move {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            match self.store.put_opts(&self.path(name)?, PutPayload::from(contents), options).await {
+            match self.store.put_opts(&self.path(name)?, in_pieces(contents), options).await {
                 Ok(_) => Ok(true),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                     Ok(false)
@@ -244,9 +247,15 @@ fn remove_staged_files(folder: &Path) -> std::io::Result<u64> {
     Ok(removed)
 }
 
+/// So that whoever sends it can see that it moves.
+fn in_pieces(contents: Bytes) -> PutPayload {
+    (0..contents.len()).step_by(PIECE).map(|at| contents.slice(at..contents.len().min(at + PIECE))).collect()
+}
+
 fn classify(error: object_store::Error) -> StoreError {
     use object_store::Error as E;
     let failure = match &error {
+        E::NotFound { .. } if error.to_string().contains("<Code>NoSuchBucket</Code>") => Failure::NoStore,
         E::NotFound { .. } => Failure::NotFound,
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => Failure::Denied,
         E::Generic { .. } => generic_failure(&error),
@@ -279,6 +288,10 @@ fn generic_failure(error: &(dyn StdError + 'static)) -> Failure {
         .and_then(|s| s.parse::<u16>().ok());
     match status {
         Some(408 | 429) => Failure::Transient,
+        // What S3 says of a request that came too slowly or not whole.
+        Some(400) if ["RequestTimeout", "IncompleteBody"].iter().any(|code| words.contains(code)) => {
+            Failure::Transient
+        }
         Some(507) => Failure::NoSpace,
         Some(status) if status >= 500 && status != 501 => Failure::Transient,
         Some(_) => Failure::Permanent,

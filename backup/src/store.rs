@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use crate::objects::{Answer, Failure, Object, Objects, StoreError};
 /// How often, and after which waits, a transient failure of the store is tried again.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    /// Attempts in all, at least one.
+    /// Attempts in all, at least one. As long as the store has never answered, there are at most four: a wrong address
+    /// is told soon, and nothing is lost yet by giving up.
     pub attempts: u32,
     /// The wait before the second attempt; each further wait is twice as long, and all are varied by up to a half.
     pub first_wait: Duration,
@@ -36,6 +37,9 @@ impl Default for Retry {
     }
 }
 
+/// Attempts to reach a store that has not answered yet.
+const FIRST_ATTEMPTS: u32 = 4;
+
 /// Bytes a second below which a transfer counts as hung.
 const SLOWEST: u64 = 64 << 10;
 
@@ -45,11 +49,13 @@ pub(crate) struct Store {
     objects: Arc<dyn Objects>,
     retry: Retry,
     retries: Arc<AtomicU64>,
+    /// Whether it has ever answered.
+    answered: Arc<AtomicBool>,
 }
 
 impl Store {
     pub(crate) fn new(objects: Arc<dyn Objects>, retry: Retry) -> Store {
-        Store { objects, retry, retries: Arc::new(AtomicU64::new(0)) }
+        Store { objects, retry, retries: Arc::default(), answered: Arc::default() }
     }
 
     /// How many attempts failed and were made again.
@@ -66,10 +72,17 @@ impl Store {
     /// somebody else's object by its contents.
     pub(crate) async fn create(&self, name: &str, contents: Bytes) -> Result<bool> {
         let size = contents.len() as u64;
-        if self.patiently(name, "written", size, || self.objects.create(name, contents.clone())).await? {
-            return Ok(true);
+        for _ in 0..self.retry.attempts.max(1) {
+            if self.patiently(name, "written", size, || self.objects.create(name, contents.clone())).await? {
+                return Ok(true);
+            }
+            // Two that write at once may both be refused, each for the other.
+            if let Some(there) = self.find(name).await? {
+                return Ok(there == contents);
+            }
+            tokio::time::sleep(varied(self.retry.first_wait)).await;
         }
-        Ok(self.get(name).await? == contents)
+        Err(Error::new(ErrorKind::Conflict, format!("{name} is there when written, and not when read")))
     }
 
     /// An object's contents, or nothing if there is none.
@@ -170,15 +183,25 @@ impl Store {
     ) -> Result<T, StoreError> {
         let time = self.retry.attempt_time + Duration::from_secs(size / SLOWEST);
         let mut wait = self.retry.first_wait;
-        let mut left = self.retry.attempts.max(1);
+        let mut made = 0;
         loop {
             let error = match tokio::time::timeout(time, attempt()).await {
-                Ok(Ok(done)) => return Ok(done),
+                Ok(Ok(done)) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(done);
+                }
                 Ok(Err(e)) => e,
                 Err(_) => StoreError::new(Failure::Transient, format!("no answer in {} s", time.as_secs())),
             };
-            left -= 1;
-            if error.failure != Failure::Transient || left == 0 {
+            made += 1;
+            if error.failure != Failure::Transient {
+                self.answered.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+            let answered = self.answered.load(Ordering::Relaxed);
+            let attempts =
+                if answered { self.retry.attempts } else { self.retry.attempts.min(FIRST_ATTEMPTS) };
+            if made >= attempts {
                 return Err(error);
             }
             self.retries.fetch_add(1, Ordering::Relaxed);
@@ -197,6 +220,9 @@ fn varied(wait: Duration) -> Duration {
 
 fn told(name: &str, done: &str, error: StoreError) -> Error {
     let kind = match error.failure {
+        Failure::NoStore => {
+            return Error::new(ErrorKind::NotARepository, "there is no such bucket").because(error.cause);
+        }
         Failure::Transient => ErrorKind::Unavailable,
         Failure::NoSpace => ErrorKind::NoSpace,
         Failure::Denied => ErrorKind::Denied,

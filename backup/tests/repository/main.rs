@@ -4,4 +4,5 @@ mod common;
 mod damage;
 mod faults;
 mod interleave;
+mod network;
 mod roundtrip;

@@ -13,7 +13,8 @@ Examples:
   cairn repo init s3://bucket/prefix --encrypt --key-file /etc/cairn/backup.key
 
 With --encrypt a key file that is not there yet is made. Without it nobody can read the backups: keep a copy elsewhere.
-S3 stores are reached by the usual variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.")]
+S3 stores are reached by the usual variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
+A request is made again when its store was silent for CAIRN_STORE_TIMEOUT seconds (30), CAIRN_STORE_ATTEMPTS times (9) in all.")]
     Init {
         /// file:///folder or s3://bucket/prefix; CAIRN_REPO unless given
         url: Option<String>,

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use cairn_backup::{GcOptions, KeepRules, OpenOptions, Repository, VerifyOptions};
+use cairn_backup::{GcOptions, KeepRules, Repository, VerifyOptions};
 use serde_json::json;
 
-use super::repository::{Place, Work, make_key_file};
+use super::repository::{Place, Work, make_key_file, without_key};
 use crate::args::{self, Keep};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -44,7 +44,7 @@ pub(super) async fn run(command: args::Repo, output: &Output) -> Result<(), Fail
 }
 
 async fn init(place: Place, encrypt: bool, output: &Output) -> Result<(), Failure> {
-    let mut options = OpenOptions::default();
+    let mut options = without_key()?;
     let mut made = None;
     if encrypt {
         let path = place.key_file.as_deref().ok_or_else(|| {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_backup::{Cancel, KeyFile, Location, OnProgress, OpenOptions, Phase, Repository};
+use cairn_backup::{Cancel, KeyFile, Location, OnProgress, OpenOptions, Phase, Repository, Retry, S3Options};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -22,6 +22,10 @@ use crate::output::Output;
 const REPO_VARIABLE: &str = "CAIRN_REPO";
 /// Names the key file where the command line does not.
 const KEY_VARIABLE: &str = "CAIRN_KEY_FILE";
+/// After how many seconds in which nothing moves a request to a store is made again.
+const SILENCE_VARIABLE: &str = "CAIRN_STORE_TIMEOUT";
+/// How many times a request is made before the store counts as unavailable.
+const ATTEMPTS_VARIABLE: &str = "CAIRN_STORE_ATTEMPTS";
 
 /// How long work that was cancelled may take to end in good order.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,14 +51,30 @@ impl Place {
         Ok(Place { location: Location::parse(&url)?, key_file })
     }
 
+    /// How to open it, with its key if there is one.
     pub(super) fn options(&self) -> Result<OpenOptions, Failure> {
         let key = self.key_file.as_deref().map(KeyFile::read).transpose()?;
-        Ok(OpenOptions { key, ..OpenOptions::default() })
+        Ok(OpenOptions { key, ..without_key()? })
     }
 
     pub(super) async fn open(&self) -> Result<Repository, Failure> {
         Ok(Repository::open(&self.location, self.options()?).await?)
     }
+}
+
+/// How to reach a store, by the environment.
+pub(super) fn without_key() -> Result<OpenOptions, Failure> {
+    let number = |name| {
+        let Some(text) = variable(name) else { return Ok(None) };
+        match text.to_str().and_then(|text| text.parse::<u32>().ok()) {
+            None | Some(0) => Err(Failure::Usage(format!("{name} is {text:?}: give a number from 1 on"))),
+            number => Ok(number),
+        }
+    };
+    let silence = number(SILENCE_VARIABLE)?.map(|seconds| Duration::from_secs(seconds.into()));
+    let mut retry = Retry::default();
+    retry.attempts = number(ATTEMPTS_VARIABLE)?.unwrap_or(retry.attempts);
+    Ok(OpenOptions { s3: S3Options { silence, ..S3Options::default() }, retry, ..OpenOptions::default() })
 }
 
 impl TryFrom<RepoPlace> for Place {

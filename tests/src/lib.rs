@@ -14,6 +14,8 @@
 //! | [`oracle`] | what a disk may hold after a crash, in calm, and in a snapshot |
 //! | [`load`] | connections that write what the oracle knows |
 //! | [`fixtures`] | images, sparse copies, flipped bytes, small file systems |
+//! | [`s3`] | an S3 server that all tests share |
+//! | [`proxy`] | a network that fails as a seed says |
 //! | [`guest`] | a Linux guest in QEMU, for what needs the kernel's NBD client |
 //!
 //! # Environment
@@ -26,6 +28,7 @@
 //! | `CAIRN_TEST_SNAPSHOTS` | how many snapshots exist at once |
 //! | `CAIRN_TEST_FLIPS` | how many bytes of a pool are flipped, one at a time |
 //! | `CAIRN_TEST_IMAGE_MIB` | the size of the file system image that is copied in and out |
+//! | `CAIRN_TEST_POINTS` | at how many moments each piece of backup work is cut off |
 //! | `CAIRN_TEST_SEED` | repeats a randomised test; each prints its own |
 //! | `CAIRN_GUEST_KERNEL` | a folder with `vmlinuz` and `modules/VERSION`, else what `tests/guest/fetch-kernel` fetched |
 //! | `CAIRN_GUEST_ACCEL` | QEMU's accelerator, `tcg` if not set: slow, and the same everywhere |
@@ -39,3 +42,5 @@ pub mod load;
 pub mod nbd;
 pub mod oracle;
 pub mod program;
+pub mod proxy;
+pub mod s3;

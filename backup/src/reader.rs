@@ -51,6 +51,11 @@ impl Reader {
         &self.backup
     }
 
+    /// Bytes of a chunk: what one read at its start gets from the store anyway.
+    pub fn chunk_size(&self) -> u32 {
+        self.geometry.chunk
+    }
+
     /// Bytes that came from the store so far.
     pub fn transferred(&self) -> u64 {
         self.fetcher.transferred()

@@ -286,6 +286,11 @@ impl<D: Disk> Pool<D> {
         Ok(())
     }
 
+    /// Memory of `len` bytes for [`Pool::write`], with arbitrary contents.
+    pub fn buffer(&self, len: usize) -> D::Buf {
+        self.disk.alloc(len)
+    }
+
     /// What the pool was given when it was made, and keeps.
     pub fn id(&self) -> [u8; 16] {
         self.id

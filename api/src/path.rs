@@ -12,6 +12,8 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 
 /// `/v1/volumes`: list (GET) and create (POST).
 pub const VOLUMES: &str = "/v1/volumes";
+/// `/v1/restores`: make a volume of a backup that serves at once (POST).
+pub const RESTORES: &str = "/v1/restores";
 /// `/v1/snapshots`: list all (GET) and create a group (POST).
 pub const SNAPSHOTS: &str = "/v1/snapshots";
 /// `/v1/images`: list (GET) and create from a volume (POST).

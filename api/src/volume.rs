@@ -24,6 +24,8 @@ pub enum VolumeStatus {
     Available,
     /// At least one NBD client is connected.
     InUse,
+    /// It serves, and what nobody has read yet is still being fetched from a backup.
+    Restoring,
     /// Reads failed their checksum, or the pool refuses writes.
     Error,
 }
@@ -34,8 +36,33 @@ impl VolumeStatus {
         match self {
             VolumeStatus::Available => "available",
             VolumeStatus::InUse => "in-use",
+            VolumeStatus::Restoring => "restoring",
             VolumeStatus::Error => "error",
         }
+    }
+}
+
+/// How far a volume is that serves while it is being restored.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct VolumeRestore {
+    /// The repository.
+    pub repo: String,
+    /// The backup's id.
+    pub backup: String,
+    /// Bytes of the volume that need the repository no more: fetched, found to be holes, or overwritten.
+    pub bytes_done: u64,
+    /// Bytes of the volume.
+    pub bytes_total: u64,
+    /// Why it does not go on, or not everywhere; one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+impl VolumeRestore {
+    /// How much is there, in whole percent; 100 only when all is.
+    pub fn percent(&self) -> u64 {
+        let percent = u128::from(self.bytes_done) * 100 / u128::from(self.bytes_total.max(1));
+        percent.min(100) as u64
     }
 }
 
@@ -78,6 +105,9 @@ pub struct Volume {
     /// Its type.
     #[serde(rename = "type")]
     pub volume_type: String,
+    /// How far its restore is, while it is being restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<VolumeRestore>,
     /// What is kept for it and has no effect, since it cannot be read or names what there is not; one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -123,6 +153,31 @@ pub struct CreateVolume {
     /// Let several consumers use it at once.
     #[serde(default)]
     pub shared: bool,
+}
+
+/// Asks for a new volume that holds a backup and serves at once.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRestore {
+    /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
+    #[schema(example = "demo", min_length = 1, max_length = 128)]
+    pub name: String,
+    /// The repository, `file:///folder` or `s3://bucket/prefix`, as the daemon reaches it.
+    #[schema(example = "file:///srv/backups")]
+    pub repo: String,
+    /// The backup's id, or enough of its beginning.
+    #[schema(example = "3f9c0a1b2c3d4e5f")]
+    pub backup: String,
+    /// The file with the key of an encrypted repository: an absolute path that the daemon can read until all is restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+    /// Free text; the backed up volume's unless given.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Its type, which must exist and says in which pool it is made; the default type unless given.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schema(example = "default")]
+    pub volume_type: Option<String>,
 }
 
 /// What of a volume is to change; what is left out stays.
@@ -172,4 +227,21 @@ pub struct DeleteVolumeQuery {
     /// Delete its snapshots with it; without, a volume that has snapshots is refused.
     #[serde(default)]
     pub snapshots: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_complete_is_a_hundred_percent() {
+        let so_far = |bytes_done, bytes_total| {
+            let (repo, backup) = (String::new(), String::new());
+            VolumeRestore { repo, backup, bytes_done, bytes_total, problem: None }.percent()
+        };
+        assert_eq!(so_far(0, 1 << 46), 0);
+        assert_eq!(so_far((1 << 46) - 1, 1 << 46), 99);
+        assert_eq!(so_far(1 << 46, 1 << 46), 100);
+        assert_eq!(so_far(0, 0), 0);
+    }
 }

@@ -20,8 +20,9 @@ use crate::disk::{PoolBuf, PoolDisk};
 use crate::habit::FlushHabit;
 use crate::images::image;
 use crate::qos::{self, Direction};
+use crate::restore::Restore;
 use crate::seldom::Seldom;
-use crate::staging::{is_hidden, is_staged};
+use crate::staging::is_hidden;
 use crate::status::{self, PIECE};
 use crate::volumes::{Volumes, is_shared_now};
 
@@ -99,6 +100,7 @@ impl Exports for PoolExports {
         let name = if name.is_empty() { self.default_name()? } else { name.to_owned() };
         let (pool, version) = self.volumes.export(&name).map_err(|e| unavailable(&e))?;
         let resolved = pool.resolve(&version).map_err(|e| unavailable(&e))?;
+        let restore = self.volumes.restores.of(&pool, &resolved).map_err(|e| unavailable(&e))?;
         let mut connection = self.connection.clone();
         connection.write_through &= !pool.survives_its_process();
         Ok(VersionExport {
@@ -108,6 +110,7 @@ impl Exports for PoolExports {
             name,
             version,
             resolved,
+            restore,
             known_size: Cell::new(None),
             habit: FlushHabit::default(),
             volumes: Arc::clone(&self.volumes),
@@ -132,7 +135,7 @@ impl Exports for PoolExports {
                     names.extend(image.ready.then(ready));
                     continue;
                 }
-                if is_staged(&volume.attributes) {
+                if is_hidden(&volume.attributes) {
                     continue;
                 }
                 let snapshots = pool.snapshots(Some(&volume.name)).unwrap_or_default();
@@ -153,6 +156,8 @@ pub struct VersionExport {
     /// What the pool calls it: `VOLUME` or `VOLUME@SNAPSHOT`.
     version: String,
     resolved: Resolved,
+    /// What every request goes through of a volume that was being restored when it was opened.
+    restore: Option<Arc<Restore<PoolDisk>>>,
     /// See [`Pool::size_changes`].
     size_changes: Arc<AtomicU64>,
     /// The size, and what the number of changes was before it was asked for.
@@ -286,6 +291,9 @@ impl Export for VersionExport {
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<ReadReply, Errno> {
+        if let Some(restore) = &self.restore {
+            self.answer(restore.fill(self.lane, offset..offset + u64::from(len)).await)?;
+        }
         let read = self.answer(self.pool.read(self.id(), offset, len as usize).await);
         let reply = self.count(read, |counters| counters.read(u64::from(len)))?;
         let extents = reply.extents.into_iter().map(|(len, hole)| ReadExtent { len, hole }).collect();
@@ -293,7 +301,11 @@ impl Export for VersionExport {
     }
 
     async fn write(&self, offset: u64, len: u32, buf: AlignedBuf, fua: bool) -> Result<(), Errno> {
-        let written = self.pool.write(self.lane, self.id(), offset, len as usize, PoolBuf(buf)).await;
+        let buf = PoolBuf(buf);
+        let written = match &self.restore {
+            None => self.pool.write(self.lane, self.id(), offset, len as usize, buf).await,
+            Some(restore) => restore.write(self.lane, offset, len as usize, buf).await,
+        };
         let lsn = self.count(self.answer(written), |counters| counters.wrote(u64::from(len)))?;
         if !fua && !self.connection.write_through && self.habit.wrote() {
             let pool = Arc::clone(&self.pool);
@@ -310,15 +322,21 @@ impl Export for VersionExport {
     }
 
     async fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<(), Errno> {
-        let trimmed = self.pool.trim(self.id(), offset, len).await;
+        let trimmed = match &self.restore {
+            None => self.pool.trim(self.id(), offset, len).await,
+            Some(restore) => restore.trim(self.lane, offset, len).await,
+        };
         let lsn = self.count(self.answer(trimmed), |counters| counters.wrote(0))?;
         self.settle(lsn, fua).await
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<(), Errno> {
-        // Zeroes cost no data I/O but for the ends of an unaligned range, so they are always fast.
+        // Zeroes cost no data I/O but for the ends of an unaligned range, so they are fast.
         let kind = if flags.no_hole { ExtentKind::Zero } else { ExtentKind::Hole };
-        let zeroed = self.pool.zero(self.lane, self.id(), offset, len, kind).await;
+        let zeroed = match &self.restore {
+            None => self.pool.zero(self.lane, self.id(), offset, len, kind).await,
+            Some(restore) => restore.zero(self.lane, offset, len, kind).await,
+        };
         let lsn = self.count(self.answer(zeroed), |counters| counters.wrote(0))?;
         self.settle(lsn, flags.fua).await
     }
@@ -338,7 +356,7 @@ impl Export for VersionExport {
     async fn block_status(&self, query: StatusQuery<'_>) -> Result<Vec<StatusExtent>, Errno> {
         let size = self.size();
         let query = StatusQuery { len: query.len.min(size.saturating_sub(query.offset)), ..query };
-        match status::of(&self.pool, self.id(), query).await {
+        match status::of(&self.pool, self.id(), query, self.restore.as_deref()).await {
             // A snapshot that was deleted since the client selected it is no fault of the pool.
             Err(error) if error.kind() == ErrorKind::NotFound => Err(Errno::Inval),
             extents => self.answer(extents),

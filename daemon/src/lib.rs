@@ -13,6 +13,7 @@
 //! | `images` | images, as they are kept among the engine's volumes |
 //! | `staging` | volumes that a client fills before anybody sees them |
 //! | [`exports`] | volumes, snapshots and images as NBD exports |
+//! | `restore` | volumes that serve while they are being restored from a backup |
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
@@ -35,6 +36,7 @@ pub mod kernel;
 mod listeners;
 pub mod pools;
 pub mod qos;
+mod restore;
 pub mod room;
 pub mod run;
 mod seldom;

@@ -27,6 +27,7 @@ use crate::images;
 use crate::keeper::{PoolFiles as _, PoolKeeper, on, sentence};
 use crate::listeners::{Listeners, SocketFile};
 use crate::pools::PoolSlot;
+use crate::restore;
 use crate::serve::NbdServer;
 use crate::staging::is_hidden;
 use crate::volumes::Volumes;
@@ -141,7 +142,7 @@ impl Daemon {
         let volumes = Volumes::new(main, config.pool.path.display().to_string());
         open_other_pools(&volumes, &keeper);
         for slot in volumes.pools.slots() {
-            sweep(&slot, &first)?;
+            take_up(&slot, &volumes, &first)?;
         }
         volumes.apply_limits();
         create_volumes(config, &volumes, &first)?;
@@ -215,6 +216,7 @@ impl Daemon {
             tracing::warn!(left, "NBD sessions did not end in time and are cut off");
         }
         self.control.stop();
+        self.volumes.restores.stop();
         drop(self.nbd_files);
         self.keeper.stop();
         let mut closed = Ok(());
@@ -289,12 +291,26 @@ fn open_other_pools(volumes: &Volumes<PoolDisk>, keeper: &PoolKeeper) {
     }
 }
 
-/// Deletes what clients of the last daemon have not finished. That this fails is no reason not to serve the rest.
-fn sweep(slot: &PoolSlot<PoolDisk>, reactor: &Handle) -> Result<(), String> {
+/// Deletes what clients of the last daemon have not finished, and takes up the restores that it had under way. That this
+/// fails is no reason not to serve the rest.
+fn take_up(
+    slot: &PoolSlot<PoolDisk>,
+    volumes: &Arc<Volumes<PoolDisk>>,
+    reactor: &Handle,
+) -> Result<(), String> {
     let Ok(pool) = &slot.pool else { return Ok(()) };
-    let pool = Arc::clone(pool);
-    if let Err(error) = on(reactor, move || async move { images::sweep(&pool).await })? {
-        tracing::warn!(pool = slot.name, "what an import has left cannot be deleted: {}", sentence(&error));
+    let (pool, volumes) = (Arc::clone(pool), Arc::clone(volumes));
+    let swept = on(reactor, move || async move {
+        let swept = (images::sweep(&pool).await, restore::sweep(&pool).await);
+        volumes.restores.load(&pool).await;
+        swept
+    })?;
+    for error in [swept.0, swept.1].into_iter().filter_map(Result::err) {
+        tracing::warn!(
+            pool = slot.name,
+            "what the last daemon has left cannot be deleted: {}",
+            sentence(&error)
+        );
     }
     Ok(())
 }

@@ -11,6 +11,7 @@
 //! | volume | `shared` | `yes`: several consumers may use it at once |
 //! | volume | `image`, `from-image`, `passing/SNAPSHOT` | see [`crate::images`] |
 //! | volume | `staged`, `from-backup` | see [`crate::staging`] |
+//! | volume | `restore`, `restore-bitmap` | see [`crate::restore`] |
 //!
 //! They are read anew for every operation: there is no second copy that could differ.
 

@@ -11,6 +11,7 @@ use cairn_cow::{Attributes, Disk, Error, ErrorKind, Pool, Result, VolumeInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::images::is_image;
+use crate::restore::is_companion;
 use crate::volumes::Volumes;
 
 /// On a staged volume: a [`StagingSettings`] as JSON.
@@ -45,7 +46,7 @@ pub(crate) fn is_staged(attributes: &Attributes) -> bool {
 
 /// Whether a volume of the engine is none that users see as one.
 pub(crate) fn is_hidden(attributes: &Attributes) -> bool {
-    is_image(attributes) || is_staged(attributes)
+    is_image(attributes) || is_staged(attributes) || is_companion(attributes)
 }
 
 impl<D: Disk> Volumes<D> {

@@ -13,6 +13,8 @@
 use cairn_cow::{ChangeExtent, Disk, Error, ErrorKind, Extent, ExtentKind, Pool, Result, VersionId};
 use cairn_nbd::{Context, ContextKey, StatusExtent, StatusQuery, proto};
 
+use crate::restore::Restore;
+
 /// How much of a volume is looked at before other connections of the reactor have their turn. A request may be about
 /// all of a volume of many TiB.
 pub(crate) const PIECE: u64 = 1 << 30;
@@ -60,12 +62,20 @@ pub(crate) fn context<D: Disk>(pool: &Pool<D>, id: VersionId, name: &str) -> Opt
     Some(ContextKey(base.0.into()))
 }
 
-/// Answers a status about a range inside a version: at most as many extents as asked for, from its start.
+/// Answers a status about a range inside a version: at most as many extents as asked for, from its start. What is yet to be
+/// restored may be anything: it counts as data, and as changed.
 pub(crate) async fn of<D: Disk>(
     pool: &Pool<D>,
     id: VersionId,
     query: StatusQuery<'_>,
+    restore: Option<&Restore<D>>,
 ) -> Result<Vec<StatusExtent>> {
+    // How much of a range can be looked up, or what to say of its beginning.
+    let known = |offset: u64, len: u64, unknown: u64| match restore.map(|r| r.stretch(offset..offset + len)) {
+        None => Ok(len),
+        Some((true, until)) => Ok(until - offset),
+        Some((false, until)) => Err(vec![StatusExtent { len: until - offset, flags: unknown }]),
+    };
     match query.context {
         Context::Allocation => {
             let flags = |kind| match kind {
@@ -74,8 +84,9 @@ pub(crate) async fn of<D: Disk>(
                 ExtentKind::Hole => proto::allocation::HOLE | proto::allocation::ZERO,
             };
             let status = |e: Extent| StatusExtent { len: e.len, flags: flags(e.kind) };
-            let look_up = async |offset, len, max| {
-                Ok(pool.extents(id, offset, len, max).await?.into_iter().map(status))
+            let look_up = async |offset, len, max| match known(offset, len, 0) {
+                Ok(len) => Ok(pool.extents(id, offset, len, max).await?.into_iter().map(status).collect()),
+                Err(unknown) => Ok(unknown),
             };
             in_pieces(query, look_up).await
         }
@@ -84,8 +95,11 @@ pub(crate) async fn of<D: Disk>(
             let base = VersionId(u32::try_from(key).map_err(|_| unknown())?);
             let status =
                 |e: ChangeExtent| StatusExtent { len: e.len, flags: if e.changed { MAY_DIFFER } else { 0 } };
-            let look_up = async |offset, len, max| {
-                Ok(pool.changes(base, id, offset, len, max).await?.into_iter().map(status))
+            let look_up = async |offset, len, max| match known(offset, len, MAY_DIFFER) {
+                Ok(len) => {
+                    Ok(pool.changes(base, id, offset, len, max).await?.into_iter().map(status).collect())
+                }
+                Err(unknown) => Ok(unknown),
             };
             in_pieces(query, look_up).await
         }
@@ -94,9 +108,9 @@ pub(crate) async fn of<D: Disk>(
 
 /// Looks a range up in pieces, with a turn for everybody else in between; the pieces do not show. `look_up` gets an
 /// offset, a length and the most extents that are of use, and answers with those from the offset on.
-async fn in_pieces<I: Iterator<Item = StatusExtent>>(
+async fn in_pieces(
     query: StatusQuery<'_>,
-    look_up: impl AsyncFn(u64, u64, usize) -> Result<I>,
+    look_up: impl AsyncFn(u64, u64, usize) -> Result<Vec<StatusExtent>>,
 ) -> Result<Vec<StatusExtent>> {
     let max = query.max_extents;
     let mut found: Vec<StatusExtent> = Vec::new();
@@ -170,7 +184,7 @@ mod tests {
             let key = context(pool, id, "cairn:changed:empty").expect("is there");
             let changed = Context::Named { name: "cairn:changed:empty", key };
             let ask = async |context, offset, len, max_extents| {
-                of(pool, id, StatusQuery { context, offset, len, max_extents }).await.expect("is told")
+                of(pool, id, StatusQuery { context, offset, len, max_extents }, None).await.expect("is told")
             };
             for (context, nothing) in [(Context::Allocation, HOLE), (changed, 0)] {
                 assert_eq!(ask(context, 0, size, 1).await, [extent(size, nothing)]);
@@ -260,15 +274,15 @@ mod tests {
                 max_extents: 2,
             };
             assert_eq!(
-                of(pool, id, query).await.expect("is told"),
+                of(pool, id, query, None).await.expect("is told"),
                 [extent(BLOCK, MAY_DIFFER), extent(BLOCK, 0)]
             );
             pool.delete_snapshot("v", "a").await.expect("is deleted");
             pool.create_snapshots(&[("v", "a")], "").await.expect("a snapshot");
-            assert_eq!(of(pool, id, query).await.expect_err("is gone").kind(), ErrorKind::NotFound);
+            assert_eq!(of(pool, id, query, None).await.expect_err("is gone").kind(), ErrorKind::NotFound);
             let again = context(pool, id, name).expect("is there");
             let query = StatusQuery { context: Context::Named { name, key: again }, ..query };
-            assert_eq!(of(pool, id, query).await.expect("is told"), [extent(2 * BLOCK, 0)]);
+            assert_eq!(of(pool, id, query, None).await.expect("is told"), [extent(2 * BLOCK, 0)]);
         });
     }
 }

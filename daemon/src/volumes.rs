@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::control::Sessions;
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
+use crate::restore::Restores;
 use crate::settings::{Settings, is_shared};
 
 /// One a daemon, shared by `Arc`.
@@ -19,6 +20,8 @@ pub struct Volumes<D: Disk> {
     pub pools: Pools<D>,
     /// Who uses what.
     pub sessions: Arc<Sessions>,
+    /// Those that are being restored.
+    pub(crate) restores: Restores<D>,
     /// Of the volumes that were connected to since the daemon started.
     throttles: Mutex<HashMap<Key, Arc<Throttle>>>,
     /// What was said to be wrong with what is kept.
@@ -35,6 +38,7 @@ impl<D: Disk> Volumes<D> {
         Arc::new(Volumes {
             pools,
             sessions: Sessions::new(),
+            restores: Restores::default(),
             throttles: Mutex::default(),
             complaints: Mutex::default(),
         })

@@ -424,6 +424,22 @@ fn pools_are_added_chosen_and_removed() {
 }
 
 #[test]
+fn a_volume_that_is_restored_says_from_where_and_how_far() {
+    let server = Server::start();
+    let asked =
+        json!({"name": "back", "repo": "file:///srv/backups", "backup": "3f9c0a1b", "key_file": "/key"});
+    let made = server.ok("POST", "/v1/restores", asked, 201);
+    assert_eq!((&made["name"], &made["status"]), (&json!("back"), &json!("restoring")));
+    assert_eq!(
+        made["restore"],
+        json!({"repo": "file:///srv/backups", "backup": "3f9c0a1b", "bytes_done": 1u64 << 29, "bytes_total": 1u64 << 30})
+    );
+    let (status, body) =
+        server.call("POST", "/v1/restores", r#"{"name": "x", "repo": "file:///srv/backups"}"#);
+    assert_eq!(status, 400, "a backup is wanted: {body}");
+}
+
+#[test]
 fn every_route_is_described_and_every_description_is_a_route() {
     let server = Server::with_demo();
     let document = server.ok("GET", "/v1/openapi.json", Value::Null, 200);
@@ -489,6 +505,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "POST /v1/pools/{name}/check",
             "POST /v1/pools/{name}/grow",
             "POST /v1/qos",
+            "POST /v1/restores",
             "POST /v1/snapshots",
             "POST /v1/stagings",
             "POST /v1/stagings/{id}/complete",
@@ -508,6 +525,8 @@ fn every_route_is_described_and_every_description_is_a_route() {
     let schemas = document["components"]["schemas"].as_object().expect("schemas");
     for name in [
         "Volume",
+        "CreateRestore",
+        "VolumeRestore",
         "EditVolume",
         "Retype",
         "Snapshot",

@@ -75,13 +75,17 @@ Space is given back by cairn repo gc."
     #[command(after_help = "\
 Examples:
   cairn backup restore 3f9c --to db2
+  cairn backup restore 3f9c --to db3 --instant
   cairn backup restore 3f9c --over db --yes
   cairn backup restore 3f9c --to-file disk.img
   cairn backup restore 3f9c --to-file - | ssh host 'cat > disk.img'
 
 A volume or file appears when it is complete, and so does what a volume holds change; interrupted, all is as it was. What
 a volume held before stays as a snapshot: to go back to it, cairn snapshot rollback. A file is sparse; one that is there
-already is replaced. --to-file needs no daemon.")]
+already is replaced. --to-file needs no daemon.
+
+With --instant the new volume serves at once: what is read is fetched first, the rest in the background, by the daemon
+itself. Until all is there it needs the repository, the key file and, for S3, the AWS variables in its own environment.")]
     Restore(RestoreBackup),
 }
 
@@ -96,6 +100,9 @@ pub(crate) struct RestoreBackup {
     /// The new volume's type
     #[arg(long = "type", value_name = "TYPE", requires = "to")]
     pub(crate) volume_type: Option<String>,
+    /// Have the new volume serve at once, while it is being filled
+    #[arg(long, requires = "to", conflicts_with = "limit_rate")]
+    pub(crate) instant: bool,
     /// Bytes a second that are fetched at most
     #[arg(long, value_name = "SIZE")]
     pub(crate) limit_rate: Option<Size>,

@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where a repository is, and where its key.
 pub(super) struct Place {
     pub(super) location: Location,
+    /// The location as it was given.
+    pub(super) url: String,
     pub(super) key_file: Option<PathBuf>,
 }
 
@@ -48,7 +50,7 @@ impl Place {
             .or_else(from_variable)
             .ok_or_else(|| Failure::Usage(format!("no repository: give its URL, or set {REPO_VARIABLE}")))?;
         let key_file = key_file.or_else(|| variable(KEY_VARIABLE).map(PathBuf::from));
-        Ok(Place { location: Location::parse(&url)?, key_file })
+        Ok(Place { location: Location::parse(&url)?, url, key_file })
     }
 
     /// How to open it, with its key if there is one.

@@ -11,8 +11,18 @@ use super::{Look, Tone, attachments, count, fields, left, right, table};
 fn tone(status: VolumeStatus) -> Tone {
     match status {
         VolumeStatus::Available => Tone::Good,
-        VolumeStatus::InUse => Tone::Active,
+        VolumeStatus::InUse | VolumeStatus::Restoring => Tone::Active,
         VolumeStatus::Error => Tone::Bad,
+    }
+}
+
+/// What a volume is doing, and how far that is.
+fn status(volume: &Volume) -> String {
+    match &volume.restore {
+        Some(restore) if volume.status == VolumeStatus::Restoring => {
+            format!("{} {} %", volume.status.as_str(), restore.percent())
+        }
+        _ => volume.status.as_str().to_owned(),
     }
 }
 
@@ -61,7 +71,7 @@ pub(crate) fn list(volumes: &[Volume], several: bool, look: &Look) -> String {
             Cell::new(&volume.name),
             Cell::new(Size(volume.size)),
             Cell::new(Size(volume.mapped)),
-            tone(volume.status).cell(Cell::new(volume.status.as_str())),
+            tone(volume.status).cell(Cell::new(status(volume))),
             Cell::new(&volume.volume_type),
             Cell::new(&volume.pool),
             Cell::new(if volume.shared { "yes" } else { "-" }),
@@ -82,7 +92,7 @@ pub(crate) fn show(volume: &Volume, several: bool, uri: Option<&str>, look: &Loo
     let mut lines = vec![
         ("name", volume.name.clone()),
         ("id", volume.id.to_string()),
-        ("status", look.paint(tone(volume.status), volume.status.as_str())),
+        ("status", look.paint(tone(volume.status), &status(volume))),
         ("size", format!("{} ({} bytes)", Size(volume.size), volume.size)),
         ("used", Size(volume.mapped).to_string()),
         ("type", volume.volume_type.clone()),
@@ -101,6 +111,13 @@ pub(crate) fn show(volume: &Volume, several: bool, uri: Option<&str>, look: &Loo
     lines.push(("created", look.when(volume.created)));
     if let Some(origin) = origin(volume) {
         lines.push(("origin", origin));
+    }
+    if let Some(restore) = &volume.restore {
+        let done = format!("{} of {}", Size(restore.bytes_done), Size(restore.bytes_total));
+        lines.push(("restored", format!("{done} from {}", restore.repo)));
+        if let Some(problem) = &restore.problem {
+            lines.push(("problem", look.paint(Tone::Bad, problem)));
+        }
     }
     if !volume.description.is_empty() {
         lines.push(("description", volume.description.clone()));
@@ -124,6 +141,16 @@ pub(crate) fn created(volume: &Volume, uri: Option<&str>, look: &Look) -> String
         None => String::new(),
     };
     let mut text = format!("created volume {} ({}){source}\n", volume.name, Size(volume.size));
+    if let Some(uri) = uri {
+        text.push_str(&fields(&[("connect", uri.to_owned())], look));
+    }
+    text
+}
+
+/// After making one that serves while it is being restored.
+pub(crate) fn restoring(volume: &Volume, uri: Option<&str>, look: &Look) -> String {
+    let size = Size(volume.size);
+    let mut text = format!("volume {} ({size}) serves, and is restored in the background\n", volume.name);
     if let Some(uri) = uri {
         text.push_str(&fields(&[("connect", uri.to_owned())], look));
     }
@@ -175,7 +202,7 @@ pub(crate) fn delete_question(volumes: &[Volume], with_snapshots: bool) -> Strin
 
 #[cfg(test)]
 mod tests {
-    use cairn_api::volume::SnapshotRef;
+    use cairn_api::volume::{SnapshotRef, VolumeRestore};
 
     use super::super::attachments::testing::{fio, kernel};
     use super::super::testing::{at, look, narrow};
@@ -194,6 +221,7 @@ mod tests {
             backup: None,
             snapshots: 2,
             status: VolumeStatus::InUse,
+            restore: None,
             connections: 4,
             attachments: vec![fio()],
             shared: false,
@@ -292,6 +320,35 @@ connect          nbd+unix:///demo?socket=/s
         let text = show(&Volume { shared: true, ..copy() }, false, None, &look());
         assert!(text.contains("shared     yes\nclients    0\ncreated "), "{text}");
         assert!(!text.contains("pool"), "there is only one: {text}");
+    }
+
+    #[test]
+    fn a_restore_shows_how_far_it_is_and_what_is_wrong() {
+        let restore = VolumeRestore {
+            repo: "file:///b".into(),
+            backup: "00112233aabbccdd".into(),
+            bytes_done: (10 << 30) * 379 / 1000,
+            bytes_total: 10 << 30,
+            problem: Some("nobody is there".into()),
+        };
+        let volume = Volume {
+            status: VolumeStatus::Restoring,
+            backup: Some(restore.backup.clone()),
+            restore: Some(restore),
+            attachments: Vec::new(),
+            ..demo()
+        };
+        assert!(list(std::slice::from_ref(&volume), false, &look()).contains("restoring 37 %"));
+        let text = show(&volume, false, None, &look());
+        assert!(text.contains("status     restoring 37 %\n"), "{text}");
+        assert!(text.contains("restored   3.8 GiB of 10.0 GiB from file:///b\n"), "{text}");
+        assert!(text.contains("problem    nobody is there\n"), "{text}");
+        assert_eq!(
+            restoring(&volume, Some("URI"), &look()),
+            "volume demo (10.0 GiB) serves, and is restored in the background\nconnect  URI\n"
+        );
+        let broken = Volume { status: VolumeStatus::Error, ..volume };
+        assert!(show(&broken, false, None, &look()).contains("status     error\n"));
     }
 
     #[test]

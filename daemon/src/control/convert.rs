@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::{CheckReport, PoolStatus};
 use cairn_api::snapshot::{DiffExtent, ExtentKind, Snapshot, TreeKind, TreeNode};
-use cairn_api::volume::{SnapshotRef, Volume, VolumeStatus};
+use cairn_api::volume::{SnapshotRef, Volume, VolumeRestore, VolumeStatus};
 use cairn_cow::{self as cow, ErrorKind, Pool};
 use jiff::Timestamp;
 
@@ -94,6 +94,7 @@ pub(super) fn volume(
     info: cow::VolumeInfo,
     pool: &str,
     fenced: bool,
+    restore: Option<VolumeRestore>,
     sessions: &Sessions,
     settings: &Settings,
 ) -> Volume {
@@ -102,6 +103,8 @@ pub(super) fn volume(
     let backup = info.attributes.get(VOLUME_FROM_BACKUP).map(str::to_owned);
     let status = if fenced || info.checksum_errors > 0 {
         VolumeStatus::Error
+    } else if restore.is_some() {
+        VolumeStatus::Restoring
     } else if attachments.is_empty() {
         VolumeStatus::Available
     } else {
@@ -127,6 +130,7 @@ pub(super) fn volume(
         attachments,
         shared: is_shared(&info.attributes),
         volume_type: volume_type(&info.attributes).to_owned(),
+        restore,
         problems: settings.problems(&info.attributes),
         pool: pool.to_owned(),
         checksum_errors: info.checksum_errors,
@@ -298,7 +302,7 @@ mod tests {
         let sessions = Sessions::new();
         let settings = Settings::read(&cow::Attributes::default());
         let show =
-            |info: &cow::VolumeInfo, fenced| volume(info.clone(), "main", fenced, &sessions, &settings);
+            |info: &cow::VolumeInfo, fenced| volume(info.clone(), "main", fenced, None, &sessions, &settings);
         let free = show(&info, false);
         assert_eq!(
             (free.status, free.volume_type.as_str(), free.shared),

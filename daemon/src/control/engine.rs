@@ -15,7 +15,7 @@ use cairn_api::types::{
     CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
     TypeList, VolumeQos, VolumeType,
 };
-use cairn_api::volume::{CreateVolume, EditVolume, Volume, VolumeList};
+use cairn_api::volume::{CreateRestore, CreateVolume, EditVolume, Volume, VolumeList};
 
 /// An answer under way. Boxed, since the control side does hundreds of calls a second at most and the trait stays
 /// usable as `dyn`.
@@ -34,6 +34,8 @@ pub trait Engine: Send + Sync + 'static {
     fn volume(&self, name: String) -> Pending<Volume>;
     /// A new volume, blank or cloned from a snapshot.
     fn create_volume(&self, request: CreateVolume) -> Pending<Volume>;
+    /// A new volume that holds a backup and serves at once.
+    fn create_restore(&self, request: CreateRestore) -> Pending<Volume>;
     /// Names, describes or shares a volume differently.
     fn edit_volume(&self, name: String, request: EditVolume) -> Pending<Volume>;
     /// Gives a volume another type, which holds at once.

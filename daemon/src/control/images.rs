@@ -18,9 +18,8 @@ use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowRes
 
 use super::attachments;
 use super::context::{Context, busy, check_name, invalid, volumes_counted};
-use super::convert;
-use super::leases;
 use super::sessions::Target;
+use super::{convert, leases, restores};
 use crate::images::{
     CONTENTS, FoundImage, IMPORT_PREFIX, ImageSettings, VOLUME_IMAGE, forget_passing, in_pool,
 };
@@ -276,6 +275,7 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateImage) -> Resu
     let CreateImage { name, volume, snapshot, fields } = request;
     let source = ImageSource::Volume { volume: volume.clone(), snapshot: snapshot.clone() };
     let settings = new_settings(&c, name.clone(), ImageFormat::Raw, &fields, source)?;
+    restores::refuse(&c, &volume)?;
     let (_, pool) = c.pool_of(&volume)?;
     match &snapshot {
         Some(snapshot) => clone_of(&pool, (&volume, snapshot), &fields.description, &settings).await?,

@@ -12,8 +12,8 @@ use cairn_cow::{Disk, Holder, Pool, VersionId};
 
 use super::attachments;
 use super::context::Context;
-use super::convert;
 use super::sessions::Target;
+use super::{convert, restores};
 use crate::images::{forget_passing, passing_key};
 use crate::keeper::random_hex;
 
@@ -62,6 +62,7 @@ async fn take<D: Disk>(
     c: &Context<D>,
     volume: String,
 ) -> Result<(PassingSnapshot, Arc<Pool<D>>, VersionId), ApiError> {
+    restores::refuse(c, &volume)?;
     let (_, pool) = c.pool_of(&volume)?;
     let snapshot = format!("passing-{}", random_hex()?);
     let taken = take_marked(&pool, &volume, &snapshot).await.map_err(|e| convert::error(&e))?;

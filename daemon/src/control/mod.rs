@@ -30,6 +30,7 @@ mod leases;
 mod pool;
 mod pools;
 mod reply;
+mod restores;
 mod routes;
 mod server;
 mod sessions;

@@ -17,14 +17,16 @@ use cairn_api::types::{
     CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
     TypeList, VolumeQos, VolumeType,
 };
-use cairn_api::volume::{CreateVolume, EditVolume, Volume, VolumeList};
-use cairn_cow::{DiffExtent, Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, SnapshotInfo};
+use cairn_api::volume::{CreateRestore, CreateVolume, EditVolume, Volume, VolumeList};
+use cairn_cow::{
+    DiffExtent, Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, SnapshotInfo, VolumeInfo,
+};
 use cairn_uring::Handle;
 
 use super::context::{Context, invalid};
 use super::engine::{Engine, Pending};
 use super::sessions::{Sessions, Target};
-use super::{attachments, convert, images, leases, pools, stagings, types};
+use super::{attachments, convert, images, leases, pools, restores, stagings, types};
 use crate::devices::Devices;
 use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, in_pool, unmark_passing};
 use crate::keeper::PoolFiles;
@@ -51,7 +53,9 @@ impl<D: Disk> PoolEngine<D> {
         devices: Option<Arc<dyn Devices>>,
         info: Info,
     ) -> PoolEngine<D> {
-        PoolEngine { context: Context::new(volumes, files, devices, reactor), info }
+        let context = Context::new(volumes, files, devices, reactor);
+        restores::begin_all(&context);
+        PoolEngine { context, info }
     }
 }
 
@@ -62,7 +66,18 @@ fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
 pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
     let (pool_name, pool) = volumes.pools.of_volume(name)?;
     let fenced = pool.status().fenced.is_some();
-    Ok(convert::volume(pool.volume(name)?, &pool_name, fenced, &volumes.sessions, &volumes.settings()))
+    let info = pool.volume(name)?;
+    let restore = volumes.restores.progress(&pool, &info);
+    Ok(convert::volume(info, &pool_name, fenced, restore, &volumes.sessions, &volumes.settings()))
+}
+
+/// Refuses a name that a volume has.
+pub(super) fn is_free<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
+    if c.volumes.pools.of_volume(name).is_err() {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{name}'"))
+        .with_hint("choose another name"))
 }
 
 async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume, ApiError> {
@@ -70,13 +85,11 @@ async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume,
     if image.is_some() && source.is_some() {
         return Err(invalid("a volume begins as a snapshot or as an image, not as both"));
     }
-    if c.volumes.pools.of_volume(&name).is_ok() {
-        return Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{name}'"))
-            .with_hint("choose another name"));
-    }
+    is_free(&c, &name)?;
     let settings = c.volumes.settings();
     let of_source = match &source {
         Some(source) => {
+            restores::refuse(&c, &source.volume)?;
             let (pool_name, pool) = c.pool_of(&source.volume)?;
             let attributes = api(pool.attributes(Holder::Volume(&source.volume)))?;
             Some((pool_name, settings::volume_type(&attributes).to_owned()))
@@ -194,7 +207,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
             for (name, pool) in volumes.pools.open() {
                 let fenced = pool.status().fenced.is_some();
                 let infos = pool.volumes().into_iter().filter(|volume| !is_hidden(&volume.attributes));
-                let show = |info| convert::volume(info, &name, fenced, &volumes.sessions, &settings);
+                let show = |info| {
+                    let restore = volumes.restores.progress(&pool, &info);
+                    convert::volume(info, &name, fenced, restore, &volumes.sessions, &settings)
+                };
                 shown.extend(infos.map(show));
             }
             shown.sort_by(|a, b| a.name.cmp(&b.name));
@@ -208,6 +224,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn create_volume(&self, request: CreateVolume) -> Pending<Volume> {
         self.context.change(move |c| create(c, request))
+    }
+
+    fn create_restore(&self, request: CreateRestore) -> Pending<Volume> {
+        Box::pin(restores::create(self.context.clone(), request))
     }
 
     fn edit_volume(&self, name: String, request: EditVolume) -> Pending<Volume> {
@@ -246,6 +266,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
         let context = self.context.clone();
         Box::pin(async move {
             let grown = context.run(async move |c| {
+                restores::refuse(&c, &name)?;
                 let (_, pool) = c.pool_of(&name)?;
                 let info = api(pool.resize_volume(&name, size).await)?;
                 Ok((api(show(&c.volumes, &name))?, pool, info.id))
@@ -262,9 +283,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let volume = name.clone();
             let target = if with_snapshots { Target::Volume { volume } } else { Target::Head { volume } };
             let _held = attachments::hold(&c.volumes.sessions, target).await?;
-            let id = api(pool.volume(&name))?.id;
+            let VolumeInfo { id, attributes, .. } = api(pool.volume(&name))?;
             api(pool.delete_volume(&name, with_snapshots).await)?;
             c.volumes.forget_limits(&pool, id);
+            restores::deleted(&c, &pool, id, &attributes).await;
             Ok(())
         })
     }
@@ -303,6 +325,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn create_snapshot(&self, volume: String, request: CreateSnapshot) -> Pending<Snapshot> {
         self.context.run(async move |c| {
+            restores::refuse(&c, &volume)?;
             let (_, pool) = c.pool_of(&volume)?;
             let of = [(volume.as_str(), request.name.as_str())];
             let created = api(pool.create_snapshots(&of, &request.description).await)?;
@@ -316,6 +339,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
     fn create_group(&self, request: CreateGroup) -> Pending<SnapshotList> {
         self.context.run(async move |c| {
             let of: Vec<_> = request.members.iter().map(|m| (m.volume.as_str(), m.name.as_str())).collect();
+            of.iter().try_for_each(|(volume, _)| restores::refuse(&c, volume))?;
             let mut pools = of.iter().map(|(volume, _)| c.pool_of(volume)).collect::<Result<Vec<_>, _>>()?;
             pools.dedup_by(|a, b| a.0 == b.0);
             let pool = match pools.as_slice() {
@@ -347,6 +371,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn rollback(&self, volume: String, snapshot: String, request: Rollback) -> Pending<RolledBack> {
         self.context.run(async move |c| {
+            restores::refuse(&c, &volume)?;
             let (_, pool) = c.pool_of(&volume)?;
             let (sessions, target) = (&c.volumes.sessions, Target::Head { volume: volume.clone() });
             let _held = if request.force { None } else { Some(attachments::hold(sessions, target).await?) };

@@ -8,9 +8,10 @@ use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, Pool
 use cairn_cow::{Disk, Holder};
 
 use super::context::{Context, blocking, busy, check_name, invalid, volumes_counted};
-use super::convert;
+use super::{convert, restores};
 use crate::images;
 use crate::pools::PoolSlot;
+use crate::restore;
 use crate::settings::pool_key;
 use crate::volumes::Volumes;
 
@@ -66,18 +67,23 @@ async fn include<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) -> Result<(), Api
             .with_hint("of two volumes of one name rename one first: cairn volume edit NAME --name NEW"));
     }
     remember(c, added.name.clone(), Some(path)).await?;
-    sweep(c, added).await;
+    take_up(c, added).await;
     c.volumes.pools.add(added.clone());
+    restores::begin_all(c);
     c.volumes.apply_limits();
     Ok(())
 }
 
-/// Deletes what clients of the daemon that had the pool before have not finished.
-async fn sweep<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) {
+/// Deletes what clients of the daemon that had the pool before have not finished, and takes up its restores.
+async fn take_up<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) {
     let Ok(pool) = added.pool.clone() else { return };
-    let swept = c.run(async move |_| images::sweep(&pool).await.map_err(|e| convert::error(&e)));
+    let swept = c.run(async move |c| {
+        let swept = (images::sweep(&pool).await, restore::sweep(&pool).await);
+        c.volumes.restores.load(&pool).await;
+        swept.0.and(swept.1).map_err(|e| convert::error(&e))
+    });
     if let Err(error) = swept.await {
-        tracing::warn!(pool = added.name, %error, "what an import has left cannot be deleted");
+        tracing::warn!(pool = added.name, %error, "what the last daemon has left cannot be deleted");
     }
 }
 

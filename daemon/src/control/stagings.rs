@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::error::ApiError;
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowResult, VersionId, check_name};
@@ -17,7 +17,7 @@ use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowRes
 use super::attachments;
 use super::context::{Context, busy, invalid};
 use super::sessions::Target;
-use super::{convert, leases, types};
+use super::{convert, leases, pool as volumes, restores, types};
 use crate::keeper::random_hex;
 use crate::settings::{self, encode};
 use crate::staging::{
@@ -58,6 +58,7 @@ async fn begin<D: Disk>(
         if volume_type.is_some() || !description.is_empty() {
             return Err(invalid("a volume that is there keeps its type and description"));
         }
+        restores::refuse(c, &volume)?;
         let (_, pool) = c.pool_of(&volume)?;
         // Not only at the end, when everything was copied for nothing.
         drop(attachments::hold(&c.volumes.sessions, Target::Head { volume: volume.clone() }).await?);
@@ -65,7 +66,7 @@ async fn begin<D: Disk>(
         (pool, settings::volume_type(&kept).to_owned())
     } else {
         api(check_name(&volume))?;
-        is_free(c, &volume)?;
+        volumes::is_free(c, &volume)?;
         let volume_type = volume_type.unwrap_or_else(|| settings.default_type.clone());
         let backend = types::settings_of(&settings, &volume_type)?.backend().unwrap_or(MAIN_POOL);
         (api(c.volumes.pools.get(backend))?, volume_type)
@@ -77,14 +78,6 @@ async fn begin<D: Disk>(
     let made = api(pool.create_volume_with(new, size).await)?;
     let export = format!("{STAGED_PREFIX}{id}");
     Ok((Staging { id, export, size: made.size }, pool, made.id))
-}
-
-fn is_free<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
-    if c.volumes.pools.of_volume(name).is_err() {
-        return Ok(());
-    }
-    Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{name}'"))
-        .with_hint("choose another name"))
 }
 
 fn find<D: Disk>(c: &Context<D>, id: &str) -> Result<FoundStaging<D>, ApiError> {
@@ -120,12 +113,13 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
     let _held = attachments::hold(&c.volumes.sessions, staged).await.map_err(|_| still_written(id))?;
     let from = (VOLUME_FROM_BACKUP, backup.as_deref());
     if !over {
-        is_free(c, &name)?;
+        volumes::is_free(c, &name)?;
         let attributes = [(VOLUME_STAGED, None), from];
         let edit = Edit { name: Some(&name), description: None, attributes: &attributes };
         api(found.pool.edit_volume(id, edit).await)?;
-        return Ok((Staged { volume: api(super::pool::show(&c.volumes, &name))?, undo: None }, None));
+        return Ok((Staged { volume: api(volumes::show(&c.volumes, &name))?, undo: None }, None));
     }
+    restores::refuse(c, &name)?;
     let (_, pool) = c.pool_of(&name)?;
     if pool.id() != found.pool.id() {
         return Err(invalid(format!("the volume '{name}' is in another pool now")));
@@ -149,7 +143,7 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
         tracing::warn!(%error, "a staged volume that was used is left until the next start");
     }
     let undo = convert::snapshot(undo, &c.volumes.sessions);
-    let done = Staged { volume: api(super::pool::show(&c.volumes, &name))?, undo: Some(undo) };
+    let done = Staged { volume: api(volumes::show(&c.volumes, &name))?, undo: Some(undo) };
     Ok((done, Some(Replaced { pool, head: volume.id })))
 }
 

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`create`] | makes a backup of a volume |
 //! | [`restore`] | brings a backup back |
+//! | [`instant`] | has the daemon bring one back while it serves |
 //! | [`disk`] | a daemon's exports as what is read and written |
 
 mod create;
 mod disk;
+mod instant;
 mod restore;
 
 use cairn_backup::{BackupId, Labels, Repository};

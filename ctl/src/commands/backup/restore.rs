@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::create::DESCRIPTION;
 use super::disk::StagedSink;
+use super::instant;
 use crate::args::RestoreBackup;
 use crate::client::{Answer, Client};
 use crate::commands::destination::Destination;
@@ -39,11 +40,14 @@ fn options(work: &Work, limit: Option<u64>) -> RestoreOptions {
 }
 
 pub(super) async fn restore(asked: RestoreBackup, client: &Client, output: &Output) -> Result<(), Failure> {
-    let RestoreBackup { id, repo, target, volume_type, limit_rate, yes } = asked;
+    let RestoreBackup { id, repo, target, volume_type, instant, limit_rate, yes } = asked;
     let place = Place::try_from(repo)?;
     let limit = limit_rate.map(|rate| rate.bytes());
     if let Some(file) = &target.to_file {
         return to_file(place, &id, file, limit, output).await;
+    }
+    if let Some(volume) = target.to.as_ref().filter(|_| instant) {
+        return instant::restore(place, id, volume.clone(), volume_type, client, output).await;
     }
     let over = target.over.is_some();
     let Some(volume) = target.to.or(target.over) else {

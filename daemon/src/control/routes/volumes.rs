@@ -5,7 +5,9 @@ use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::snapshot::Tree;
 use cairn_api::types::{Retype, SetVolumeQos, VolumeQos};
-use cairn_api::volume::{CreateVolume, DeleteVolumeQuery, EditVolume, ResizeVolume, Volume, VolumeList};
+use cairn_api::volume::{
+    CreateRestore, CreateVolume, DeleteVolumeQuery, EditVolume, ResizeVolume, Volume, VolumeList,
+};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -16,6 +18,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
     OpenApiRouter::new()
         .routes(routes!(list_volumes, create_volume))
         .routes(routes!(show_volume, edit_volume, delete_volume))
+        .routes(routes!(create_restore))
         .routes(routes!(resize_volume))
         .routes(routes!(retype_volume))
         .routes(routes!(show_volume_qos, set_volume_qos))
@@ -36,6 +39,15 @@ async fn list_volumes(State(c): State<Control>) -> Answer<VolumeList> {
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn create_volume(State(c): State<Control>, Input(request): Input<CreateVolume>) -> Answer<Volume> {
     c.created(|e| e.create_volume(request)).await
+}
+
+/// Make a volume of a backup. It serves at once: what is read is fetched first, and the rest in the background. The daemon
+/// reads the repository itself, with its own rights and environment, until all is there, also after restarts.
+#[utoipa::path(post, path = "/v1/restores", tag = "volumes", request_body = CreateRestore, responses(
+    (status = 201, description = "The new volume, of the backup's size", body = Volume),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn create_restore(State(c): State<Control>, Input(request): Input<CreateRestore>) -> Answer<Volume> {
+    c.created(|e| e.create_restore(request)).await
 }
 
 /// Show a volume.

@@ -32,6 +32,24 @@ impl Engine for MemoryEngine {
         self.answer(|s| s.create_volume(request))
     }
 
+    fn create_restore(&self, request: CreateRestore) -> Pending<Volume> {
+        let CreateRestore { name, repo, backup, description, volume_type, .. } = request;
+        // Every backup is of a disk of this size, and half there.
+        let bytes_total = 1 << 30;
+        let blank = CreateVolume {
+            name,
+            size: Some(bytes_total),
+            description,
+            volume_type,
+            ..CreateVolume::default()
+        };
+        self.answer(move |s| {
+            let restore =
+                VolumeRestore { repo, backup, bytes_done: bytes_total / 2, bytes_total, problem: None };
+            Ok(Volume { status: VolumeStatus::Restoring, restore: Some(restore), ..s.create_volume(blank)? })
+        })
+    }
+
     fn edit_volume(&self, name: String, request: EditVolume) -> Pending<Volume> {
         self.answer(|s| s.edit_volume(&name, request))
     }

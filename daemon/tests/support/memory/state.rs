@@ -169,6 +169,7 @@ impl State {
             attachments,
             shared: head.shared,
             volume_type: head.volume_type.clone(),
+            restore: None,
             problems: Vec::new(),
             pool: head.pool.clone(),
             checksum_errors: 0,

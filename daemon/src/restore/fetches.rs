@@ -1,0 +1,306 @@
+//! Fetching chunks: each by one task at a time whoever wants it, with patience, and what is wrong for people.
+//!
+//! What was fetched is in memory until it is in the pool. Readers' fetches have [`READERS_ROOM`] chunks for all volumes
+//! together; the background has a number of its own and asks for nothing while readers wait.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use super::chunks::Chunks;
+use super::worker::Access;
+
+/// Chunks that are fetched for readers at once, or wait to be written after that.
+pub(super) const READERS_ROOM: usize = 32;
+/// How long a read waits for the repository before it fails. Clients have time limits of their own, often of a minute.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause after a failure that may pass, twice as long each time up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a chunk that is damaged is not asked for again: a reader that tries on and on gets its error at once, and what
+/// was mended in the repository is seen soon.
+const DAMAGE_REMEMBERED: Duration = Duration::from_secs(10);
+/// How long the background makes way for readers at most, each time.
+const GIVE_WAY: Duration = Duration::from_millis(50);
+
+/// A future of a [`Source`].
+pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send + 'a>>;
+
+/// Where a volume's contents come from.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// The bytes of a range, verified.
+    fn read(&self, offset: u64, len: usize) -> Answer<'_, Bytes>;
+
+    /// The parts of a range that may hold anything but zeroes, in order.
+    fn data(&self, range: Range<u64>) -> Answer<'_, Vec<Range<u64>>>;
+}
+
+/// Why something cannot be had from the repository; a sentence for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Trouble {
+    /// The repository cannot be reached or opened: it may come back.
+    Away(String),
+    /// It is there, and what it has of this is damaged.
+    Damaged(String),
+}
+
+/// A chunk's contents, and the room they take.
+pub(super) struct Fetched {
+    pub(super) bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+type Outcome = Result<Arc<Fetched>, Trouble>;
+
+/// Who wants a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Urgency {
+    Reader,
+    Background,
+}
+
+/// The fetches of one volume.
+pub(super) struct Fetches {
+    /// None when the restore is over: connections may keep all this for long, and a repository keeps chunks in memory.
+    source: Mutex<Option<Arc<dyn Source>>>,
+    access: Access,
+    room: Arc<Semaphore>,
+    chunks: Chunks,
+    /// Who waits for each chunk that is being fetched.
+    waiting: Mutex<HashMap<u64, Vec<oneshot::Sender<Outcome>>>>,
+    damaged: Mutex<BTreeMap<u64, (String, Instant)>>,
+    away: Mutex<Option<String>>,
+    readers: AtomicUsize,
+    no_readers: Notify,
+}
+
+/// A reader that waits.
+struct Waiting<'a>(&'a Fetches);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.0.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.no_readers.notify_waiters();
+        }
+    }
+}
+
+/// A fetch under way: when it ends in any way, nobody waits for it any more.
+struct UnderWay {
+    fetches: Arc<Fetches>,
+    chunk: u64,
+    answered: bool,
+}
+
+impl UnderWay {
+    fn answer(mut self, outcome: &Outcome) {
+        self.answered = true;
+        let waiting = self.fetches.waiting.lock().remove(&self.chunk);
+        for reader in waiting.into_iter().flatten() {
+            // It may have lost its patience.
+            let _ = reader.send(outcome.clone());
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.fetches.waiting.lock().remove(&self.chunk);
+        }
+    }
+}
+
+impl Fetches {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        access: Access,
+        room: Arc<Semaphore>,
+        chunks: Chunks,
+    ) -> Arc<Fetches> {
+        Arc::new(Fetches {
+            source: Mutex::new(Some(source)),
+            access,
+            room,
+            chunks,
+            waiting: Mutex::default(),
+            damaged: Mutex::default(),
+            away: Mutex::default(),
+            readers: AtomicUsize::new(0),
+            no_readers: Notify::new(),
+        })
+    }
+
+    /// The restore is over.
+    pub(super) fn close(&self) {
+        self.source.lock().take();
+    }
+
+    fn source(&self) -> Result<Arc<dyn Source>, Trouble> {
+        self.source.lock().clone().ok_or_else(|| Trouble::Away("the restore is over".to_owned()))
+    }
+
+    /// Whether the daemon stops, and nothing is fetched any more.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.access.is_stopped()
+    }
+
+    fn is_wanted(&self, chunk: u64) -> bool {
+        self.waiting.lock().get(&chunk).is_some_and(|waiting| waiting.iter().any(|w| !w.is_closed()))
+    }
+
+    /// A chunk's contents; nothing when the fetch was given up, since the chunk was written meanwhile or the daemon stops.
+    pub(super) async fn fetch(
+        self: &Arc<Self>,
+        chunk: u64,
+        urgency: Urgency,
+    ) -> Result<Option<Arc<Fetched>>, Trouble> {
+        if urgency == Urgency::Reader
+            && let Some((why, since)) = self.damaged.lock().get(&chunk)
+            && since.elapsed() < DAMAGE_REMEMBERED
+        {
+            return Err(Trouble::Damaged(why.clone()));
+        }
+        let _waiting = (urgency == Urgency::Reader).then(|| {
+            self.readers.fetch_add(1, Ordering::AcqRel);
+            Waiting(self)
+        });
+        match self.join(chunk, urgency)?.await {
+            Ok(outcome) => outcome.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Waits for the fetch of a chunk, which is begun if it is not under way.
+    fn join(self: &Arc<Self>, chunk: u64, urgency: Urgency) -> Result<oneshot::Receiver<Outcome>, Trouble> {
+        if self.is_stopped() {
+            return Err(Trouble::Away("the daemon is stopping".to_owned()));
+        }
+        let (answer, answered) = oneshot::channel();
+        let mut waiting = self.waiting.lock();
+        let others = waiting.entry(chunk).or_default();
+        others.push(answer);
+        if others.len() > 1 {
+            return Ok(answered);
+        }
+        drop(waiting);
+        let under_way = UnderWay { fetches: Arc::clone(self), chunk, answered: false };
+        self.access.spawn(async move {
+            let fetches = Arc::clone(&under_way.fetches);
+            let room = match urgency {
+                // It is never closed.
+                Urgency::Reader => Arc::clone(&fetches.room).acquire_owned().await.ok(),
+                Urgency::Background => None,
+            };
+            if !fetches.is_wanted(chunk) {
+                // Room was so long in coming that nobody waits any more.
+                return;
+            }
+            let fetched = fetches.try_hard(chunk).await;
+            under_way.answer(&fetched.map(|bytes| Arc::new(Fetched { bytes, _room: room })));
+        });
+        Ok(answered)
+    }
+
+    /// Tries to get a chunk as long as somebody waits for it and may have patience left.
+    async fn try_hard(&self, chunk: u64) -> Result<Bytes, Trouble> {
+        let bytes = self.chunks.bytes(&(chunk..chunk + 1));
+        let len = (bytes.end - bytes.start) as usize;
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let source = self.source()?;
+            let read =
+                tokio::time::timeout_at(deadline, source.read(bytes.start, len)).await.unwrap_or_else(|_| {
+                    let secs = PATIENCE.as_secs();
+                    Err(Trouble::Away(format!("the repository has not answered for {secs} seconds")))
+                });
+            self.note(chunk, &read);
+            match read {
+                Err(Trouble::Away(_)) if Instant::now() + pause < deadline && self.is_wanted(chunk) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                }
+                read => return read,
+            }
+        }
+    }
+
+    fn note<T>(&self, chunk: u64, outcome: &Result<T, Trouble>) {
+        match outcome {
+            Ok(_) => {
+                self.damaged.lock().remove(&chunk);
+                *self.away.lock() = None;
+            }
+            Err(Trouble::Away(why)) => *self.away.lock() = Some(why.clone()),
+            Err(Trouble::Damaged(why)) => {
+                self.damaged.lock().insert(chunk, (why.clone(), Instant::now()));
+                *self.away.lock() = None;
+            }
+        }
+    }
+
+    /// These chunks were written: nobody need fetch them any more.
+    pub(super) fn needless(&self, chunks: &Range<u64>) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.is_empty() {
+            // Who waits finds the channel closed and looks again.
+            waiting.iter_mut().filter(|(chunk, _)| chunks.contains(chunk)).for_each(|(_, w)| w.clear());
+        }
+        drop(waiting);
+        let mut damaged = self.damaged.lock();
+        if !damaged.is_empty() {
+            damaged.retain(|chunk, _| !chunks.contains(chunk));
+        }
+    }
+
+    /// Which parts of a range are not holes. The repository is asked once.
+    pub(super) async fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, Trouble> {
+        let source = self.source()?;
+        let data = tokio::time::timeout(PATIENCE, source.data(range)).await;
+        let data = data.unwrap_or_else(|_| {
+            let secs = PATIENCE.as_secs();
+            Err(Trouble::Away(format!("the repository has not answered for {secs} seconds")))
+        });
+        // Damage is noted by the chunks that it hurts.
+        *self.away.lock() = match &data {
+            Err(Trouble::Away(why)) => Some(why.clone()),
+            _ => None,
+        };
+        data
+    }
+
+    /// Waits until no reader waits, or for a moment.
+    pub(super) async fn give_way(&self) {
+        let calm = self.no_readers.notified();
+        if self.readers.load(Ordering::Acquire) > 0 {
+            // Readers that never end must not stop the restore.
+            let _ = tokio::time::timeout(GIVE_WAY, calm).await;
+        }
+    }
+
+    /// What is wrong, in one sentence.
+    pub(super) fn problem(&self) -> Option<String> {
+        // What is damaged shows again when it is back.
+        if let Some(why) = &*self.away.lock() {
+            return Some(format!("the repository cannot be read: {why}"));
+        }
+        let damaged = self.damaged.lock();
+        let (chunk, (why, _)) = damaged.first_key_value()?;
+        let at = chunk * self.chunks.chunk;
+        let more = match damaged.len() - 1 {
+            0 => String::new(),
+            1 => ", and 1 more place".to_owned(),
+            more => format!(", and {more} more places"),
+        };
+        Some(format!("the backup is damaged at byte {at}{more}: {why}"))
+    }
+}

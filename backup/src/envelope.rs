@@ -30,6 +30,7 @@ pub(crate) enum Kind {
     Index = 4,
     Condemned = 5,
     Session = 6,
+    Hold = 7,
 }
 
 impl Kind {
@@ -42,6 +43,7 @@ impl Kind {
             Kind::Index => "index/",
             Kind::Condemned => "condemned/",
             Kind::Session => "sessions/",
+            Kind::Hold => "holds/",
         }
     }
 

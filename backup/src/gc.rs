@@ -18,6 +18,7 @@ use crate::blob;
 use crate::core::Core;
 use crate::envelope::{self, Kind};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hold::ABANDONED_AFTER;
 use crate::ids::{ObjectId, PackId};
 use crate::index::{self, Index, Mark, PackInfo, View};
 use crate::limit::{Cancel, Limiter};
@@ -86,7 +87,7 @@ pub struct GcReport {
     pub waiting: u64,
     /// Condemned packs that stay because they hold the only copy of something that backups need and that is damaged.
     pub kept_damaged: u64,
-    /// Pending manifests, sessions and labels removed that somebody had left behind.
+    /// Pending manifests, holds, sessions and labels removed that somebody had left behind.
     pub leftovers: u64,
     /// Index objects replaced by fewer.
     pub indexes_merged: u64,
@@ -166,12 +167,12 @@ impl Collection<'_> {
         let view = cancel.or(View::load(self.core)).await?;
         let sessions = cancel.or(session::list(self.core)).await?;
         let roots = cancel.or(Roots::load(self.core)).await?;
-        if let Some((name, id, _)) =
-            roots.damaged.iter().find(|(name, ..)| name.starts_with(Kind::Backup.folder()))
+        if let Some((name, error)) =
+            roots.damaged.iter().find(|(name, _)| name.starts_with(Kind::Backup.folder()))
         {
             let context =
                 format!("{name} is damaged, so nobody knows what it needs: delete that backup first");
-            return Err(Error::new(ErrorKind::Corrupt, context).hurting(*id));
+            return Err(hurting(Error::new(ErrorKind::Corrupt, context), error));
         }
         let live = cancel.or(Live::mark(self.core, &view.index, &roots)).await?;
         // Below a node that cannot be read there may be anything. A pending manifest is another matter: its writer
@@ -182,9 +183,7 @@ impl Collection<'_> {
         {
             let context =
                 format!("nobody knows what a damaged backup needs: repair or delete it first ({error})");
-            let hurt =
-                error.backups().iter().fold(Error::new(ErrorKind::Corrupt, context), |e, id| e.hurting(*id));
-            return Err(hurt);
+            return Err(hurting(Error::new(ErrorKind::Corrupt, context), error));
         }
         Ok(Look { marks, view, roots, live, sessions })
     }
@@ -421,6 +420,9 @@ impl Collection<'_> {
                 .filter(|(_, modified)| old(*modified))
                 .map(|(b, _)| Kind::Pending.name(b.id)),
         );
+        let abandoned = |renewed: i64| renewed.saturating_add(ABANDONED_AFTER) <= self.now;
+        let held = look.roots.held.iter().filter(|(_, _, renewed)| abandoned(*renewed));
+        leftovers.extend(held.map(|(hold, ..)| Kind::Hold.name(hold)));
         leftovers.extend(look.sessions.iter().filter(|s| old(s.renewed)).map(|session| session.name.clone()));
         let backups: HashSet<String> =
             look.roots.backups.iter().map(|backup| Kind::Labels.name(backup.id)).collect();
@@ -438,6 +440,11 @@ impl Collection<'_> {
         self.core.store.remove_litter().await?;
         Ok(())
     }
+}
+
+/// The error, naming the backups that its cause does.
+fn hurting(error: Error, cause: &Error) -> Error {
+    cause.backups().iter().fold(error, |error, id| error.hurting(*id))
 }
 
 /// Marks a pack.

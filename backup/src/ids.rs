@@ -94,6 +94,10 @@ id!(
     pub BackupId, 8, "a backup's id"
 );
 id!(
+    /// A hold on a backup, random.
+    pub HoldId, 16, "a hold's id"
+);
+id!(
     /// A pack, random and never used again.
     pub(crate) PackId, 16, "a pack's id"
 );
@@ -115,6 +119,13 @@ impl RepoId {
 impl BackupId {
     pub(crate) fn random() -> Result<BackupId> {
         random().map(BackupId)
+    }
+}
+
+impl HoldId {
+    /// For a new hold.
+    pub fn random() -> Result<HoldId> {
+        random().map(HoldId)
     }
 }
 

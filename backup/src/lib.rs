@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! repository                                  what users ask for
-//!   backup   reader  restore   verify   gc  prune
+//!   backup   reader  restore   verify   gc  prune  hold
 //!   pieces     │       │         │     │
 //!     └──┬─────┴───────┘         │     │
 //!       map ── node ── blocks     roots ┘     a backup's chunks, as a tree; what must be kept
@@ -33,6 +33,7 @@ mod direct;
 mod envelope;
 mod error;
 mod gc;
+mod hold;
 mod http;
 mod ids;
 mod index;
@@ -61,7 +62,8 @@ pub use backup::BackupRequest;
 pub use config::{DEFAULT_CHUNK_SIZE, FORMAT_VERSION};
 pub use error::{Error, ErrorKind, Result};
 pub use gc::{GcOptions, GcReport};
-pub use ids::{BackupId, RepoId};
+pub use hold::HOLD_RENEWAL;
+pub use ids::{BackupId, HoldId, RepoId};
 pub use keys::KeyFile;
 pub use limit::{Cancel, Limiter, OnProgress, Phase, Progress};
 pub use location::{Location, S3Options, memory};

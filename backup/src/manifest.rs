@@ -77,8 +77,9 @@ pub struct Backup {
     pub(crate) root: Option<Child>,
 }
 
+/// A manifest as it is stored, without its id.
 #[derive(Serialize, Deserialize)]
-struct Text {
+pub(crate) struct Text {
     version: u32,
     volume: VolumeRef,
     kind: BackupKind,
@@ -109,14 +110,13 @@ struct RootText {
 }
 
 impl Backup {
-    /// The object that holds it under one of its two names.
-    pub(crate) fn seal(&self, keys: &Keys, kind: ObjectKind) -> Result<(String, Bytes)> {
+    pub(crate) fn text(&self) -> Text {
         let root = self.root.map(|root| RootText {
             node: root.node.id,
             chunks: root.chunks,
             hint: root.node.hint.map(|place| (place.pack, place.offset, place.len)),
         });
-        let text = Text {
+        Text {
             version: 1,
             volume: self.volume.clone(),
             kind: self.kind,
@@ -131,9 +131,13 @@ impl Backup {
             read_bytes: self.read_bytes,
             added_bytes: self.added_bytes,
             root,
-        };
+        }
+    }
+
+    /// The object that holds it under one of its two names.
+    pub(crate) fn seal(&self, keys: &Keys, kind: ObjectKind) -> Result<(String, Bytes)> {
         let name = kind.name(self.id);
-        let object = envelope::seal(keys, kind, &name, &to_json(&text)?)?;
+        let object = envelope::seal(keys, kind, &name, &to_json(&self.text())?)?;
         Ok((name, object))
     }
 
@@ -142,14 +146,21 @@ impl Backup {
         let contents = envelope::open(keys, kind, &name, object).map_err(|e| e.hurting(id))?;
         let text: Text = serde_json::from_slice(&contents)
             .map_err(|e| Error::corrupt(&name, "the manifest makes no sense").because(e).hurting(id))?;
-        if text.version != 1 {
-            let context = format!("{name} has version {}, newer than this cairn", text.version);
+        text.into_backup(&name, id)
+    }
+}
+
+impl Text {
+    /// The backup that the object `name` tells of.
+    pub(crate) fn into_backup(self, name: &str, id: BackupId) -> Result<Backup> {
+        if self.version != 1 {
+            let context = format!("{name} has version {}, newer than this cairn", self.version);
             return Err(Error::new(ErrorKind::Unsupported, context));
         }
-        if text.size > MAX_SIZE {
-            return Err(Error::corrupt(&name, "the volume is too large").hurting(id));
+        if self.size > MAX_SIZE {
+            return Err(Error::corrupt(name, "the volume is too large").hurting(id));
         }
-        let root = text.root.map(|root| Child {
+        let root = self.root.map(|root| Child {
             node: Reference {
                 id: root.node,
                 hint: root.hint.map(|(pack, offset, len)| Place { pack, offset, len }),
@@ -158,18 +169,18 @@ impl Backup {
         });
         Ok(Backup {
             id,
-            volume: text.volume,
-            kind: text.kind,
-            parent: text.parent,
-            labels: text.labels,
-            created: text.created,
-            host: text.host,
-            size: text.size,
-            block_size: text.block_size,
-            attributes: text.attributes,
-            data_bytes: text.data_bytes,
-            read_bytes: text.read_bytes,
-            added_bytes: text.added_bytes,
+            volume: self.volume,
+            kind: self.kind,
+            parent: self.parent,
+            labels: self.labels,
+            created: self.created,
+            host: self.host,
+            size: self.size,
+            block_size: self.block_size,
+            attributes: self.attributes,
+            data_bytes: self.data_bytes,
+            read_bytes: self.read_bytes,
+            added_bytes: self.added_bytes,
             root,
         })
     }
@@ -210,7 +221,7 @@ impl Labels {
 /// The largest volume: 8 EiB, where offsets still fit everything that counts them.
 const MAX_SIZE: u64 = i64::MAX as u64;
 
-fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value)
         .map_err(|e| Error::new(ErrorKind::InvalidArgument, "the manifest cannot be written").because(e))
 }

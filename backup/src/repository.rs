@@ -106,6 +106,8 @@ pub struct Status {
     pub condemned_bytes: u64,
     /// Writers at work now.
     pub writers: u64,
+    /// Holds: volumes that are being restored from a backup while they serve.
+    pub holds: u64,
     /// Packs and index objects that are damaged, as far as a look at their ends tells.
     pub damaged_objects: u64,
 }
@@ -164,6 +166,11 @@ impl Repository {
         Ok(Repository { core: Arc::new(Core { store, keys, config }) })
     }
 
+    /// Its parts, for what is done to it elsewhere.
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     /// Its id.
     pub fn id(&self) -> RepoId {
         self.core.config.id
@@ -199,14 +206,14 @@ impl Repository {
             condemned_bytes: condemned().map(|pack| pack.size).sum(),
             writers: sessions.iter().filter(|s| s.work == session::Work::Backup && s.alive(now())).count()
                 as u64,
+            holds: core.store.list(Kind::Hold.folder()).await?.len() as u64,
             damaged_objects: view.damage.len() as u64,
         })
     }
 
     /// Every backup, newest first.
     pub async fn list(&self) -> Result<Listing> {
-        let mut damaged = Vec::new();
-        let manifests = roots::read(&self.core, Kind::Backup, &mut damaged).await?;
+        let (manifests, damaged) = roots::read(&self.core, Kind::Backup).await?;
         let mut labels = self.labels().await?;
         let mut backups: Vec<Backup> = manifests
             .into_iter()
@@ -218,7 +225,9 @@ impl Repository {
             })
             .collect();
         backups.sort_by_key(|backup| (std::cmp::Reverse(backup.created), backup.id));
-        Ok(Listing { backups, damaged: damaged.into_iter().map(|(_, id, error)| (id, error)).collect() })
+        let id = |name: &str| name.strip_prefix(Kind::Backup.folder())?.parse().ok();
+        let damaged = damaged.into_iter().filter_map(|(name, error)| Some((id(&name)?, error))).collect();
+        Ok(Listing { backups, damaged })
     }
 
     /// Labels that were changed since their backups were made. Damaged ones leave what there was at first.
@@ -399,7 +408,7 @@ pub(crate) async fn read_backup(core: &Core, id: BackupId) -> Result<Backup> {
     find_backup(core, id).await?.ok_or_else(|| not_found(id))
 }
 
-fn not_found(id: BackupId) -> Error {
+pub(crate) fn not_found(id: BackupId) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no backup {id}"))
 }
 

@@ -1,5 +1,7 @@
-//! What a collection must keep: everything that a manifest leads to, pending ones included.
+//! What a collection must keep: everything that a manifest leads to, pending and held ones included.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
@@ -7,7 +9,8 @@ use futures_util::{StreamExt as _, stream};
 use crate::core::{Core, Fetcher};
 use crate::envelope::Kind;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{BackupId, BlobId};
+use crate::hold;
+use crate::ids::{BackupId, BlobId, HoldId};
 use crate::index::{Index, View};
 use crate::keys::BlobKind;
 use crate::manifest::{Backup, Geometry};
@@ -20,60 +23,70 @@ const PARALLEL: usize = 16;
 pub(crate) struct Roots {
     pub(crate) pending: Vec<(Backup, i64)>,
     pub(crate) backups: Vec<Backup>,
-    /// Manifests that cannot be read.
-    pub(crate) damaged: Vec<(String, BackupId, Error)>,
+    /// What holds keep, each with its hold and when that was renewed.
+    pub(crate) held: Vec<(HoldId, Backup, i64)>,
+    /// Objects with manifests that cannot be read, by name.
+    pub(crate) damaged: Vec<(String, Error)>,
 }
 
 impl Roots {
-    /// Reads pending manifests before those of backups: one that has just become a backup is seen as either.
+    /// Reads pending manifests before those of backups: one that has just become a backup is seen as either. And holds
+    /// after them: a backup that was deleted before it could be seen is one that no holder finds either.
     pub(crate) async fn load(core: &Arc<Core>) -> Result<Roots> {
-        let mut damaged = Vec::new();
-        let pending = read(core, Kind::Pending, &mut damaged).await?;
-        let backups =
-            read(core, Kind::Backup, &mut damaged).await?.into_iter().map(|(backup, _)| backup).collect();
-        Ok(Roots { pending, backups, damaged })
+        let (pending, mut damaged) = read(core, Kind::Pending).await?;
+        let (backups, more) = read(core, Kind::Backup).await?;
+        damaged.extend(more);
+        let open = |id: HoldId, object: &[u8]| hold::open(&core.keys, id, object).map(|backup| (id, backup));
+        let (held, more) = read_all(core, Kind::Hold, open).await?;
+        damaged.extend(more);
+        let backups = backups.into_iter().map(|(backup, _)| backup).collect();
+        let held = held.into_iter().map(|((id, backup), renewed)| (id, backup, renewed)).collect();
+        Ok(Roots { pending, backups, held, damaged })
     }
 
     /// Backups first: damage that they share with a pending manifest is theirs.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Backup> {
-        self.backups.iter().chain(self.pending.iter().map(|(backup, _)| backup))
+        let pending = self.pending.iter().map(|(backup, _)| backup);
+        let held = self.held.iter().map(|(_, backup, _)| backup);
+        self.backups.iter().chain(pending).chain(held)
     }
 }
 
-/// Every manifest of a kind, with when it was written, in order of ids.
-pub(crate) async fn read(
-    core: &Arc<Core>,
-    kind: Kind,
-    damaged: &mut Vec<(String, BackupId, Error)>,
-) -> Result<Vec<(Backup, i64)>> {
+/// What could be read of a kind, each with when it was written, in order of ids; and what could not, by name.
+type Read<T> = (Vec<(T, i64)>, Vec<(String, Error)>);
+
+/// Every backup's manifest of a kind.
+pub(crate) async fn read(core: &Arc<Core>, kind: Kind) -> Result<Read<Backup>> {
+    read_all(core, kind, |id: BackupId, object| Backup::open(&core.keys, kind, id, object)).await
+}
+
+/// What `open` makes of every object of a kind.
+async fn read_all<I, T>(core: &Arc<Core>, kind: Kind, open: impl Fn(I, &[u8]) -> Result<T>) -> Result<Read<T>>
+where
+    I: FromStr + fmt::Display + Copy + Ord + Send,
+{
     let listed = core
         .store
         .list_as(kind.folder(), |object| {
-            let id: BackupId = object.name.strip_prefix(kind.folder())?.parse().ok()?;
+            let id: I = object.name.strip_prefix(kind.folder())?.parse().ok()?;
             Some((id, object.modified))
         })
         .await?;
     let mut reads = stream::iter(listed.into_iter().map(|(id, modified)| {
         let core = core.clone();
-        async move {
-            let read = match core.store.find(&kind.name(id)).await {
-                Ok(Some(object)) => Backup::open(&core.keys, kind, id, &object).map(Some),
-                Ok(None) => Ok(None),
-                Err(error) => Err(error),
-            };
-            (id, modified, read)
-        }
+        async move { (id, modified, core.store.find(&kind.name(id)).await) }
     }))
     .buffered(PARALLEL);
-    let mut manifests = Vec::new();
-    while let Some((id, modified, read)) = reads.next().await {
-        match read {
-            Ok(backup) => manifests.extend(backup.map(|backup| (backup, modified))),
-            Err(error) if error.kind() == ErrorKind::Corrupt => damaged.push((kind.name(id), id, error)),
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
+    while let Some((id, modified, object)) = reads.next().await {
+        let Some(object) = object? else { continue };
+        match open(id, &object) {
+            Ok(opened) => found.push((opened, modified)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => damaged.push((kind.name(id), error)),
             Err(error) => return Err(error),
         }
     }
-    Ok(manifests)
+    Ok((found, damaged))
 }
 
 /// Which copies of blobs are needed.

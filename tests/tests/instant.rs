@@ -382,6 +382,35 @@ fn a_volume_is_deleted_while_it_is_restored() {
 }
 
 #[test]
+fn a_backup_may_be_deleted_while_it_is_restored() {
+    let setup = Setup::new("held", 32, 24);
+    let holds = |setup: &Setup| number(&setup.daemon.cairn_json(&["repo", "status", &setup.url]), "holds");
+    let wait_for_holds = |setup: &Setup, wanted: u64| {
+        let began = Instant::now();
+        while holds(setup) != wanted {
+            assert!(began.elapsed() < LIMIT, "{} holds\n{}", holds(setup), setup.daemon.said());
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    // So that it cannot be done before the backup is deleted.
+    let pack = largest_pack(&setup);
+    flip_byte(&pack, 2 * MIB, 0x10).expect("a flipped byte");
+    setup.restore("db2");
+    setup.wait("db2", |volume| !volume["restore"]["problem"].is_null());
+    wait_for_holds(&setup, 1);
+    setup.daemon.cairn(&["backup", "delete", &setup.backup, "--repo", &setup.url, "--yes"]).ok();
+    setup.daemon.cairn(&["repo", "gc", &setup.url, "--now"]).ok();
+    flip_byte(&pack, 2 * MIB, 0x10).expect("it is mended");
+    let setup = setup.killed_and_started();
+    setup.wait_until_restored("db2");
+    setup.assert_holds("db2", &setup.contents);
+    wait_for_holds(&setup, 0);
+    setup.daemon.cairn(&["repo", "gc", &setup.url, "--now"]).ok();
+    let status = setup.daemon.cairn_json(&["repo", "status", &setup.url]);
+    assert_eq!((number(&status, "backups"), number(&status, "packs")), (0, 0), "{status}");
+}
+
+#[test]
 fn what_cannot_be_restored_is_refused_before_anything_is_made() {
     let setup = Setup::new("refused", 8, 4);
     let before = setup.versions();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::common::stores;
 use crate::common::{CHUNK, Volume, assert_same, back_up, quick, restored};
 use cairn_backup::{
-    BackupId, ErrorKind, GcOptions, KeyFile, Labels, Objects, OpenOptions, Repository, VerifyOptions, memory,
+    BackupId, ErrorKind, GcOptions, HoldId, KeyFile, Labels, Objects, OpenOptions, Repository, VerifyOptions,
+    memory,
 };
 
 fn options(encrypted: bool) -> OpenOptions {
@@ -18,7 +19,7 @@ fn read_data() -> VerifyOptions {
 }
 
 /// A repository with an object of every kind: two backups that share chunks, one of them patched, one that does not;
-/// labels, a condemned pack, and what a writer that died leaves behind.
+/// labels, a hold, a condemned pack, and what a writer that died leaves behind.
 async fn full_house(encrypted: bool) -> (Arc<dyn Objects>, [(BackupId, Volume); 3]) {
     let store = memory();
     let repo = Repository::init_on(store.clone(), options(encrypted), CHUNK).await.unwrap();
@@ -32,6 +33,7 @@ async fn full_house(encrypted: bool) -> (Arc<dyn Objects>, [(BackupId, Volume); 
     repo.delete(&[gone.id]).await.unwrap();
     let condemn = GcOptions { keep_unreferenced: std::time::Duration::ZERO, ..GcOptions::default() };
     assert!(repo.gc(&condemn).await.unwrap().condemned > 0);
+    repo.hold(HoldId::random().unwrap(), a.id).await.unwrap();
     repo.edit(a.id, Labels { name: "labelled".into(), ..Labels::default() }).await.unwrap();
     // A backup dies at its commit: its session and pending manifest stay.
     let changes = Arc::new(stores::Faulty::new(stores::copy(&*store).await));
@@ -54,7 +56,8 @@ async fn a_flip_anywhere_is_found_and_named() {
         assert!(repo.verify(&read_data()).await.unwrap().is_clean());
         let names = stores::names(&*store).await;
         let folders: BTreeSet<_> = names.iter().map(|name| name.split('/').next().unwrap()).collect();
-        let all = ["backups", "condemned", "config", "index", "labels", "packs", "pending", "sessions"];
+        let all =
+            ["backups", "condemned", "config", "holds", "index", "labels", "packs", "pending", "sessions"];
         assert_eq!(folders.into_iter().collect::<Vec<_>>(), all);
         for name in names {
             let whole = store.get(&name, None).await.unwrap();

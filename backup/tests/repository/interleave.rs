@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_backup::{
-    Answer, Backup, BackupId, Error, ErrorKind, GcOptions, Object, Objects, Repository, VerifyOptions, memory,
+    Answer, Backup, BackupId, Error, ErrorKind, GcOptions, HoldId, Object, Objects, Repository,
+    VerifyOptions, memory,
 };
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
@@ -18,37 +19,44 @@ use crate::common::{CHUNK, Volume, assert_same, back_up, noise, quick, restored}
 
 const TWO_HOURS: i64 = 2 * 3600 * 1000;
 
-/// Shows sessions as dead: collections overlook writers.
-struct NoSessions(Arc<dyn Objects>);
+/// Shows the objects of a folder as older than they are.
+struct Older {
+    inner: Arc<dyn Objects>,
+    folder: &'static str,
+    by: i64,
+}
 
-impl Objects for NoSessions {
+/// With dead sessions: collections overlook writers.
+fn no_sessions(inner: Arc<dyn Objects>) -> Arc<dyn Objects> {
+    Arc::new(Older { inner, folder: "sessions/", by: TWO_HOURS })
+}
+
+impl Objects for Older {
     fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
-        self.0.put(name, contents)
+        self.inner.put(name, contents)
     }
 
     fn create<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, bool> {
-        self.0.create(name, contents)
+        self.inner.create(name, contents)
     }
 
     fn get<'a>(&'a self, name: &'a str, range: Option<Range<u64>>) -> Answer<'a, Bytes> {
-        self.0.get(name, range)
+        self.inner.get(name, range)
     }
 
     fn head<'a>(&'a self, name: &'a str) -> Answer<'a, Object> {
-        self.0.head(name)
+        self.inner.head(name)
     }
 
     fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        self.0.delete(name)
+        self.inner.delete(name)
     }
 
     fn list<'a>(&'a self, prefix: &'a str, each: &'a mut (dyn FnMut(Object) + Send)) -> Answer<'a, ()> {
         async move {
-            let dead = prefix == "sessions/";
-            let mut each = |object: Object| {
-                each(Object { modified: object.modified - if dead { TWO_HOURS } else { 0 }, ..object });
-            };
-            self.0.list(prefix, &mut each).await
+            let by = if prefix == self.folder { self.by } else { 0 };
+            let mut each = |object: Object| each(Object { modified: object.modified - by, ..object });
+            self.inner.list(prefix, &mut each).await
         }
         .boxed()
     }
@@ -179,6 +187,8 @@ fn collector(store: &Arc<dyn Objects>, first_delete: Option<BackupId>) -> Actor 
 struct Scene {
     store: Arc<dyn Objects>,
     base: BackupId,
+    /// The base's contents.
+    first: Volume,
     /// Shares chunks with the base, with garbage, and has its own.
     next: Volume,
     other: (BackupId, Volume),
@@ -186,7 +196,7 @@ struct Scene {
 
 async fn scene() -> Scene {
     let chunk = CHUNK as usize;
-    let store: Arc<dyn Objects> = Arc::new(NoSessions(memory()));
+    let store: Arc<dyn Objects> = no_sessions(memory());
     let repo = Repository::init_on(store.clone(), quick(), CHUNK).await.unwrap();
     let first = Volume::random(6 * chunk, 1);
     let base = back_up(&repo, &first, None).await.unwrap();
@@ -198,13 +208,14 @@ async fn scene() -> Scene {
     repo.delete(&[gone.id]).await.unwrap();
     let mut next = first.changed(&[(0, 3 * chunk, 2), (4 * chunk, 4096, 3)]);
     next.changed = vec![0..3 * chunk as u64, 4 * chunk as u64..4 * chunk as u64 + 4096];
-    Scene { store, base: base.id, next, other: (kept.id, other) }
+    Scene { store, base: base.id, first, next, other: (kept.id, other) }
 }
 
 impl Scene {
     async fn copy(&self) -> Scene {
-        let store = Arc::new(NoSessions(stores::copy(&*self.store).await));
-        Scene { store, base: self.base, next: self.next.clone(), other: self.other.clone() }
+        let store = no_sessions(stores::copy(&*self.store).await);
+        let (first, next) = (self.first.clone(), self.next.clone());
+        Scene { store, base: self.base, first, next, other: self.other.clone() }
     }
 
     /// Whatever was answered holds, and another collection changes nothing of that.
@@ -229,8 +240,41 @@ impl Scene {
     }
 }
 
-/// Every way to let one of a writer and a collection go some steps, then the other some steps, then the first to its
-/// end, then the other.
+/// Every way to let one of two go some steps, then the other some steps, then the first to its end, then the other:
+/// `check` looks at what came of it. How many there are.
+async fn every_order<T>(
+    scene: &Scene,
+    start: impl Fn(&Scene) -> (Actor, Actor, T),
+    check: impl AsyncFn(&Scene, T, String),
+) -> u32 {
+    let mut orders = 0;
+    for writer_first in [true, false] {
+        for first_steps in 0.. {
+            let mut first_ended = false;
+            for second_steps in 1.. {
+                let scene = scene.copy().await;
+                let (writer, collector, made) = start(&scene);
+                let (mut first, mut second) =
+                    if writer_first { (writer, collector) } else { (collector, writer) };
+                first_ended = !first.steps(first_steps).await;
+                let second_ended = !second.steps(second_steps).await;
+                first.finish().await;
+                second.finish().await;
+                let place = format!("writer first {writer_first}, {first_steps}, {second_steps}");
+                check(&scene, made, place).await;
+                orders += 1;
+                if second_ended || first_ended {
+                    break;
+                }
+            }
+            if first_ended {
+                break;
+            }
+        }
+    }
+    orders
+}
+
 #[tokio::test]
 async fn every_order_with_three_switches() {
     let scene = scene().await;
@@ -241,33 +285,83 @@ async fn every_order_with_three_switches() {
             let (writer, made) = writer(&scene.store, &scene.next, incremental.then_some(scene.base));
             (writer, collector(&scene.store, delete_base.then_some(scene.base)), made)
         };
-        let mut orders = 0;
-        for writer_first in [true, false] {
-            for first_steps in 0.. {
-                let mut first_ended = false;
-                for second_steps in 1.. {
-                    let scene = scene.copy().await;
-                    let (writer, collector, made) = start(&scene);
-                    let (mut first, mut second) =
-                        if writer_first { (writer, collector) } else { (collector, writer) };
-                    first_ended = !first.steps(first_steps).await;
-                    let second_ended = !second.steps(second_steps).await;
-                    first.finish().await;
-                    second.finish().await;
-                    let place = format!("{what}: writer first {writer_first}, {first_steps}, {second_steps}");
-                    scene.check(&[&made], &place).await;
-                    orders += 1;
-                    if second_ended || first_ended {
-                        break;
-                    }
-                }
-                if first_ended {
-                    break;
-                }
-            }
-        }
+        let check = async |scene: &Scene, made: Made, place: String| {
+            scene.check(&[&made], &format!("{what}: {place}")).await;
+        };
+        let orders = every_order(&scene, start, check).await;
         assert!(orders > 500, "{what}: {orders} orders");
     }
+}
+
+/// A backup is deleted and collected while somebody begins to hold it: who was told that it is held can read it.
+#[tokio::test]
+async fn what_is_held_stays_whatever_the_order() {
+    let scene = scene().await;
+    let hold = HoldId::random().unwrap();
+    let base = scene.base;
+    let start = |scene: &Scene| {
+        let held = Arc::new(std::sync::Mutex::new(None));
+        let result = held.clone();
+        let holder = Actor::new(&scene.store, move |repo| async move {
+            let done = repo.hold(hold, base).await;
+            *result.lock().unwrap() = Some(done);
+        });
+        (holder, collector(&scene.store, Some(base)), held)
+    };
+    let outcomes = std::sync::Mutex::new((0, 0));
+    let check =
+        async |scene: &Scene, held: Arc<std::sync::Mutex<Option<Result<(), Error>>>>, place: String| {
+            let repo = Repository::open_on(scene.store.clone(), quick()).await.unwrap();
+            repo.gc(&GcOptions::at_once()).await.unwrap();
+            let held = held.lock().unwrap().take().unwrap();
+            match held {
+                Ok(()) => {
+                    let reader = repo.held(hold).await.unwrap().expect("the hold is there");
+                    assert_eq!(reader.backup().id, base, "{place}");
+                    let size = scene.first.data.len();
+                    let read = reader.read(0, size).await.unwrap_or_else(|e| panic!("{place}: {e}"));
+                    assert_same(&read, &scene.first.data);
+                    // It is renewed although its backup is gone, and ends when it is released.
+                    repo.hold(hold, base).await.unwrap();
+                    let before = repo.status().await.unwrap();
+                    assert_eq!(before.holds, 1, "{place}");
+                    repo.release(hold).await.unwrap();
+                    repo.gc(&GcOptions::at_once()).await.unwrap();
+                    let after = repo.status().await.unwrap();
+                    assert_eq!(after.holds, 0, "{place}");
+                    assert!(after.stored_bytes + size as u64 / 2 < before.stored_bytes, "{place}");
+                    outcomes.lock().unwrap().0 += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::NotFound, "{place}: {error}");
+                    assert!(repo.held(hold).await.unwrap().is_none(), "{place}");
+                    outcomes.lock().unwrap().1 += 1;
+                }
+            }
+            scene.check(&[], &place).await;
+        };
+    every_order(&scene, start, check).await;
+    let (held, refused) = outcomes.into_inner().unwrap();
+    assert!(held > 20 && refused > 20, "{held} held, {refused} refused");
+}
+
+/// A hold whose holder is gone for good ends by itself, one that is renewed does not.
+#[tokio::test]
+async fn abandoned_holds_end() {
+    let scene = scene().await;
+    let hold = HoldId::random().unwrap();
+    let repo = Repository::open_on(scene.store.clone(), quick()).await.unwrap();
+    repo.hold(hold, scene.base).await.unwrap();
+    repo.delete(&[scene.base]).await.unwrap();
+    for (age, left) in [(29, 1), (31, 0)] {
+        let by = age * 24 * 3600 * 1000;
+        let older = Arc::new(Older { inner: scene.store.clone(), folder: "holds/", by });
+        let repo = Repository::open_on(older, quick()).await.unwrap();
+        repo.gc(&GcOptions::at_once()).await.unwrap();
+        assert_eq!(repo.status().await.unwrap().holds, left, "after {age} days");
+    }
+    let error = repo.hold(hold, scene.base).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
 /// Two writers, a deletion of the base and two collections, in random orders.

@@ -48,6 +48,7 @@ pub(crate) fn status_json(location: &Location, status: &Status) -> Value {
         "condemned_packs": status.condemned_packs,
         "condemned_bytes": status.condemned_bytes,
         "writers": status.writers,
+        "holds": status.holds,
         "damaged_objects": status.damaged_objects,
     })
 }
@@ -70,6 +71,9 @@ pub(crate) fn status(location: &Location, status: &Status, look: &Look) -> Strin
     }
     if status.writers > 0 {
         lines.push(("at work", count(status.writers, "backup")));
+    }
+    if status.holds > 0 {
+        lines.push(("being restored", count(status.holds, "volume")));
     }
     if status.read_only {
         lines.push(("writable", "no: a newer cairn has written to it".to_owned()));

@@ -13,7 +13,7 @@ use std::time::Duration;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::volume::{CreateRestore, Volume, VolumeRestore};
-use cairn_backup::{Error, ErrorKind, Location, Reader, Repository};
+use cairn_backup::{Error, ErrorKind, HoldId, Location, Reader, Repository};
 use cairn_cow::{Attributes, Disk, Edit, ErrorKind as CowKind, NewVolume, Pool, VersionId};
 
 use super::context::{Context, busy, invalid};
@@ -21,7 +21,7 @@ use super::{convert, pool, types};
 use crate::keeper::random_hex;
 use crate::restore::{
     COMPANION, RepoSource, Restore, RestoreSettings, Restores, VOLUME_RESTORE, Wanted, companion_of,
-    fill_all, is_restoring,
+    fill_all, is_restoring, while_held,
 };
 use crate::settings::{self, encode};
 use crate::staging::VOLUME_FROM_BACKUP;
@@ -124,6 +124,7 @@ async fn make<D: Disk>(
         key_file,
         companion: format!("restore-{}", random_hex()?),
         chunk: reader.chunk_size(),
+        hold: Some(HoldId::random().map_err(|e| repo_error(&wanted.location, &e))?),
     };
     let size = reader.backup().size;
     // Where cairn's own backups keep what their volume was described as.
@@ -152,7 +153,7 @@ async fn make<D: Disk>(
             return Err(convert::error(&error));
         }
     };
-    let source = Arc::new(RepoSource::opened(wanted, &repository, reader));
+    let source = Arc::new(RepoSource::opened(wanted, &repository, reader, kept.hold));
     c.volumes.restores.add(&pool, (&made, companion.id), kept, source).map_err(internal)
 }
 
@@ -171,9 +172,12 @@ fn begin<D: Disk>(c: &Context<D>, restore: Arc<Restore<D>>) -> Result<(), ApiErr
     }
     let on = c.clone();
     let background = async move {
-        if fill_all(&restore, &on.reactor).await {
-            end(&on, restore).await;
-        }
+        let work = async {
+            if fill_all(&restore, &on.reactor).await {
+                end(&on, Arc::clone(&restore)).await;
+            }
+        };
+        while_held(&restore, work).await;
     };
     c.volumes.restores.spawn(background).map_err(internal)
 }

@@ -41,6 +41,13 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// The parts of a range that may hold anything but zeroes, in order.
     fn data(&self, range: Range<u64>) -> Answer<'_, Vec<Range<u64>>>;
+
+    /// Keeps all of it there until [`release`](Self::release), whoever may delete it. To be done again every
+    /// [`HOLD_RENEWAL`](cairn_backup::HOLD_RENEWAL).
+    fn hold(&self) -> Answer<'_, ()>;
+
+    /// It is needed no more.
+    fn release(&self) -> Answer<'_, ()>;
 }
 
 /// Why something cannot be had from the repository; a sentence for people.
@@ -144,7 +151,7 @@ impl Fetches {
         self.source.lock().take();
     }
 
-    fn source(&self) -> Result<Arc<dyn Source>, Trouble> {
+    pub(super) fn source(&self) -> Result<Arc<dyn Source>, Trouble> {
         self.source.lock().clone().ok_or_else(|| Trouble::Away("the restore is over".to_owned()))
     }
 

@@ -8,6 +8,7 @@
 //!              [fetches]  one fetch a chunk at a time, patience, what is wrong ─┘
 //!                  │
 //!              [source] ── the repository, opened when it is needed       [worker]  the thread all fetching is done on
+//!                  └── [holding]  the backup may be deleted meanwhile
 //! ```
 //!
 //! A volume is restored chunk by chunk, in the repository's chunks. It has an attribute, [`VOLUME_RESTORE`], that says from
@@ -46,6 +47,7 @@ mod chunks;
 mod claims;
 mod fetches;
 mod filled;
+mod holding;
 mod registry;
 mod source;
 #[cfg(test)]
@@ -53,10 +55,12 @@ mod tests;
 mod volume;
 mod worker;
 
+use cairn_backup::HoldId;
 use cairn_cow::{Attributes, Disk, Pool, Result};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use background::fill_all;
+pub(crate) use holding::while_held;
 pub(crate) use registry::Restores;
 pub(crate) use source::{RepoSource, Wanted, failure};
 pub(crate) use volume::Restore;
@@ -79,6 +83,9 @@ pub(crate) struct RestoreSettings {
     pub(crate) companion: String,
     /// Bytes that a bit stands for: of the repository's chunks.
     pub(crate) chunk: u32,
+    /// What keeps the backup's contents in the repository; none in volumes of versions that did not.
+    #[serde(default)]
+    pub(crate) hold: Option<HoldId>,
 }
 
 /// Whether a volume that keeps `attributes` is a bitmap.

@@ -140,7 +140,7 @@ impl<D: Disk> Restores<D> {
         let filled = Filled::load(Arc::clone(pool), companion.id, chunks.count()).await;
         let filled = filled.map_err(|e| crate::keeper::sentence(&e))?;
         let access = self.access().map_err(|e| e.to_string())?;
-        let source = Arc::new(RepoSource::new(wanted, backup));
+        let source = Arc::new(RepoSource::new(wanted, backup, settings.hold));
         let fetches = Fetches::new(source, access, Arc::clone(&self.room), chunks);
         Ok(Restore::new(volume.id, settings, chunks, (Arc::clone(pool), filled), fetches))
     }

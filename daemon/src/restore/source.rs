@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_backup::{
-    BackupId, Error, ErrorKind, KeyFile, Location, OpenOptions, Reader, RepoId, Repository, Result, Retry,
-    S3Options,
+    BackupId, Error, ErrorKind, HoldId, KeyFile, Location, OpenOptions, Reader, RepoId, Repository, Result,
+    Retry, S3Options,
 };
 
 use super::fetches::{Answer, Source, Trouble};
@@ -36,15 +36,17 @@ impl Wanted {
     }
 }
 
+#[derive(Clone)]
 struct Opened {
     reader: Arc<Reader>,
-    repository: RepoId,
+    repository: Repository,
 }
 
 /// See [`Source`]. Opened when it is first needed, and again when the repository was away.
 pub(crate) struct RepoSource {
     wanted: Wanted,
     backup: BackupId,
+    hold: Option<HoldId>,
     opened: tokio::sync::Mutex<Option<Opened>>,
 }
 
@@ -69,26 +71,37 @@ fn away(error: &Error) -> Trouble {
 
 impl RepoSource {
     /// The backup is not looked for yet.
-    pub(crate) fn new(wanted: Wanted, backup: BackupId) -> RepoSource {
-        RepoSource { wanted, backup, opened: tokio::sync::Mutex::new(None) }
+    pub(crate) fn new(wanted: Wanted, backup: BackupId, hold: Option<HoldId>) -> RepoSource {
+        RepoSource { wanted, backup, hold, opened: tokio::sync::Mutex::new(None) }
     }
 
     /// A backup that was looked for.
-    pub(crate) fn opened(wanted: Wanted, repository: &Repository, reader: Arc<Reader>) -> RepoSource {
+    pub(crate) fn opened(
+        wanted: Wanted,
+        repository: &Repository,
+        reader: Arc<Reader>,
+        hold: Option<HoldId>,
+    ) -> RepoSource {
         let backup = reader.backup().id;
-        let opened = Opened { reader, repository: repository.id() };
-        RepoSource { wanted, backup, opened: tokio::sync::Mutex::new(Some(opened)) }
+        let opened = Opened { reader, repository: repository.clone() };
+        RepoSource { wanted, backup, hold, opened: tokio::sync::Mutex::new(Some(opened)) }
     }
 
-    async fn reader(&self) -> Result<(Arc<Reader>, RepoId), Trouble> {
+    async fn open(&self) -> Result<Opened, Trouble> {
         let mut opened = self.opened.lock().await;
-        if let Some(Opened { reader, repository }) = &*opened {
-            return Ok((Arc::clone(reader), *repository));
+        if let Some(opened) = &*opened {
+            return Ok(opened.clone());
         }
         let repository = self.wanted.open().await.map_err(|e| away(&e))?;
-        let reader = repository.reader(self.backup, None).await.map_err(|e| away(&e))?;
-        *opened = Some(Opened { reader: Arc::clone(&reader), repository: repository.id() });
-        Ok((reader, repository.id()))
+        let reader = match (repository.reader(self.backup, None).await, self.hold) {
+            (Err(error), Some(hold)) if error.kind() == ErrorKind::NotFound => {
+                // Deleted, and held.
+                repository.held(hold).await.and_then(|held| held.ok_or(error))
+            }
+            (reader, _) => reader,
+        };
+        let reader = reader.map_err(|e| away(&e))?;
+        Ok(opened.insert(Opened { reader, repository }).clone())
     }
 
     /// What an error means. A store that lost everything, a folder where nothing is mounted, looks like damage of each
@@ -111,21 +124,37 @@ impl RepoSource {
 impl Source for RepoSource {
     fn read(&self, offset: u64, len: usize) -> Answer<'_, Bytes> {
         Box::pin(async move {
-            let (reader, id) = self.reader().await?;
+            let Opened { reader, repository } = self.open().await?;
             match reader.read(offset, len).await {
                 Ok(bytes) => Ok(bytes),
-                Err(error) => Err(self.trouble(error, id).await),
+                Err(error) => Err(self.trouble(error, repository.id()).await),
             }
         })
     }
 
     fn data(&self, range: Range<u64>) -> Answer<'_, Vec<Range<u64>>> {
         Box::pin(async move {
-            let (reader, id) = self.reader().await?;
+            let Opened { reader, repository } = self.open().await?;
             match reader.data_extents(range).await {
                 Ok(extents) => Ok(extents),
-                Err(error) => Err(self.trouble(error, id).await),
+                Err(error) => Err(self.trouble(error, repository.id()).await),
             }
+        })
+    }
+
+    fn hold(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let Some(hold) = self.hold else { return Ok(()) };
+            let repository = self.open().await?.repository;
+            repository.hold(hold, self.backup).await.map_err(|e| away(&e))
+        })
+    }
+
+    fn release(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let Some(hold) = self.hold else { return Ok(()) };
+            let repository = self.open().await?.repository;
+            repository.release(hold).await.map_err(|e| away(&e))
         })
     }
 }

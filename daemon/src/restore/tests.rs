@@ -37,6 +37,8 @@ struct State {
     away: bool,
     damaged: HashSet<u64>,
     reads: u64,
+    holds: u64,
+    releases: u64,
     /// Microseconds that a read takes; random without.
     pause: Option<u64>,
     rng: Option<Rng>,
@@ -101,6 +103,19 @@ impl Source for Backup {
             Ok(bytes.filter(holds).collect())
         })
     }
+
+    fn hold(&self) -> Answer<'_, ()> {
+        self.set(|state| state.holds += 1);
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok(())
+        })
+    }
+
+    fn release(&self) -> Answer<'_, ()> {
+        self.set(|state| state.releases += 1);
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// A volume being restored, and all that belongs to it.
@@ -119,6 +134,7 @@ fn settings() -> RestoreSettings {
         key_file: None,
         companion: "bits".into(),
         chunk: CHUNK as u32,
+        hold: None,
     }
 }
 
@@ -426,6 +442,31 @@ fn while_the_repository_is_away_readers_wait_and_writers_need_not() {
         assert!(read[CHUNK as usize..] == backup.contents[CHUNK as usize..2 * CHUNK as usize]);
         assert_eq!(w.restore.progress().problem, None);
         w.complete(handle).await;
+    });
+}
+
+#[test]
+fn a_backup_is_held_until_its_restore_is_over() {
+    on_reactor(|_| async move {
+        let backup = Backup::new(&mut Rng::new(9));
+        let w = World::new(&backup).await;
+        for (over, expected) in [(false, (1, 0)), (true, (2, 1))] {
+            let (restore, (done, ended)) = (Arc::clone(&w.restore), tokio::sync::oneshot::channel());
+            let work = async move {
+                let work = async {
+                    if over {
+                        restore.end();
+                    }
+                };
+                while_held(&restore, work).await;
+                let _ = done.send(());
+            };
+            w.restores.spawn(work).expect("a thread");
+            ended.await.expect("it ends");
+            // A daemon that stops leaves it to the next one.
+            let state = backup.state.lock();
+            assert_eq!((state.holds, state.releases), expected);
+        }
     });
 }
 

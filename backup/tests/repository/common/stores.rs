@@ -145,7 +145,8 @@ impl Objects for Faulty {
 /// Every object of a store.
 pub(crate) async fn names(store: &dyn Objects) -> Vec<String> {
     let mut names = vec!["config".to_owned()];
-    for folder in ["packs/", "index/", "backups/", "pending/", "labels/", "condemned/", "sessions/"] {
+    for folder in ["packs/", "index/", "backups/", "pending/", "labels/", "condemned/", "sessions/", "holds/"]
+    {
         store.list(folder, &mut |object| names.push(object.name)).await.unwrap();
     }
     names.sort();

@@ -139,6 +139,6 @@ fn image_in(place: &Destination) -> Result<disk_image::Destination, Failure> {
     let file = place.handle()?;
     Ok(match place {
         Destination::Stdout(_) => disk_image::Destination::Stream(Box::new(file)),
-        Destination::Beside(..) => disk_image::Destination::File(file),
+        Destination::File(..) => disk_image::Destination::File(file),
     })
 }

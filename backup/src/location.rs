@@ -110,7 +110,16 @@ impl Location {
             Place::Bucket { bucket, prefix } => {
                 // Whoever came first decides; all that matters is that there is a provider.
                 let _ = rustls::crypto::ring::default_provider().install_default();
-                let store = s3_builder(bucket, s3).build().map_err(|e| {
+                let builder = s3_builder(bucket, s3);
+                if let Some(endpoint) = endpoint_of(&builder)
+                    && has_no_keys(&builder)
+                {
+                    let context = format!(
+                        "no keys for {self} at {endpoint}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                    );
+                    return Err(Error::new(ErrorKind::Denied, context));
+                }
+                let store = builder.build().map_err(|e| {
                     Error::new(ErrorKind::InvalidArgument, format!("{self} cannot be used")).because(e)
                 })?;
                 Ok(Arc::new(Backend::new(Arc::new(store), prefix, None)))
@@ -136,14 +145,31 @@ fn s3_builder(bucket: &str, options: &S3Options) -> AmazonS3Builder {
     if let Some((id, secret)) = &options.credentials {
         builder = builder.with_access_key_id(id).with_secret_access_key(secret);
     }
-    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
-        .iter()
-        .find_map(|key| builder.get_config_value(key));
-    let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let plain = endpoint_of(&builder).is_some_and(|endpoint| endpoint.starts_with("http://"));
     let connector = Connector::new(options.silence.unwrap_or(SILENCE), plain);
     // Retries are the repository's: it knows that its writes may be repeated.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     builder.with_client_options(connector.options()).with_http_connector(connector).with_retry(retry)
+}
+
+fn endpoint_of(builder: &AmazonS3Builder) -> Option<String> {
+    [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key))
+}
+
+/// Whether nothing says where keys are, so that only Amazon could give some, to a machine of its own.
+fn has_no_keys(builder: &AmazonS3Builder) -> bool {
+    let unsigned = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature);
+    let sources = [
+        AmazonS3ConfigKey::AccessKeyId,
+        AmazonS3ConfigKey::WebIdentityTokenFile,
+        AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+        AmazonS3ConfigKey::ContainerCredentialsFullUri,
+        AmazonS3ConfigKey::MetadataEndpoint,
+    ];
+    unsigned.is_none_or(|unsigned| unsigned != "true")
+        && sources.iter().all(|key| builder.get_config_value(key).is_none_or(|value| value.is_empty()))
 }
 
 impl fmt::Display for Location {

@@ -43,6 +43,9 @@ const FIRST_ATTEMPTS: u32 = 4;
 /// Bytes a second below which a transfer counts as hung.
 const SLOWEST: u64 = 64 << 10;
 
+/// Who gives a machine of Amazon's its keys.
+const METADATA_SERVICE: &str = "169.254.169.254";
+
 /// A repository's store.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -229,5 +232,10 @@ fn told(name: &str, done: &str, error: StoreError) -> Error {
         // Whoever can do without an object has asked for it in another way.
         Failure::NotFound | Failure::Permanent => ErrorKind::Store,
     };
+    // Where Amazon's machines ask for their role, and all others in vain.
+    if error.cause.to_string().contains(METADATA_SERVICE) {
+        let context = "no keys for the store (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), and this machine has no role that gives it some";
+        return Error::new(ErrorKind::Denied, context).because(error.cause);
+    }
     Error::new(kind, format!("{name} cannot be {done}")).because(error.cause)
 }

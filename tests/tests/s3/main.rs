@@ -175,6 +175,7 @@ fn what_is_wrong_with_a_store_is_said_soon() {
     let silence = silence.with("CAIRN_STORE_ATTEMPTS", "2");
     let cases = [
         ("a wrong secret", place.clone().with("AWS_SECRET_ACCESS_KEY", "wrong"), status, "denied"),
+        ("no keys", place.clone().keyless(), status, "denied"),
         ("an unknown key", place.clone().with("AWS_ACCESS_KEY_ID", "UNKNOWN"), status, "denied"),
         ("another key file", other_key, status, "wrong-key"),
         ("a missing bucket", missing.clone(), status, "not-a-repository"),

@@ -1,0 +1,89 @@
+//! The units in `systemd/`: systemd takes them, and what they start does what they say.
+
+use std::fs;
+use std::process::Command;
+
+use cairn_tests::control::number;
+use cairn_tests::daemon::{Daemon, Launch};
+use cairn_tests::fixtures::text;
+use cairn_tests::program::{Outcome, binary, run, run_command, workspace};
+
+const SETTINGS: &str = "/etc/cairn/backup.env";
+const CAIRN: &str = "/usr/bin/cairn";
+
+/// Runs what a service starts for the volume `db`, as systemd would.
+fn start(name: &str, daemon: &Daemon, repository: &str) -> Vec<Outcome> {
+    let unit = fs::read_to_string(workspace().join("systemd").join(name)).expect("a unit");
+    let values = |key: &'static str| unit.lines().filter_map(move |line| line.strip_prefix(key));
+    let mut variables = vec![("CAIRN_REPO", repository)];
+    variables.extend(
+        values("Environment=").map(|pair| pair.trim_matches('"').split_once('=').expect("NAME=VALUE")),
+    );
+    assert_eq!(values("EnvironmentFile=").collect::<Vec<_>>(), [SETTINGS]);
+    let commands = values("ExecStart=").map(|line| {
+        let mut command = Command::new(binary("cairn"));
+        command.arg("--dev").arg(daemon.dir()).envs(variables.iter().copied());
+        let mut words = line.split(' ');
+        assert_eq!(words.next(), Some(CAIRN));
+        for word in words {
+            let variable = word.strip_prefix('$').map(|name| {
+                let value = variables.iter().find(|(known, _)| *known == name);
+                value.unwrap_or_else(|| panic!("{name} is not set")).1.split(' ')
+            });
+            match variable {
+                Some(words) => command.args(words),
+                None => command.arg(word.replace("%I", "db")),
+            };
+        }
+        run_command(command)
+    });
+    commands.collect()
+}
+
+#[test]
+fn systemd_takes_them() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let settings = dir.path().join("backup.env");
+    fs::write(&settings, "CAIRN_REPO=file:///srv/backups\n").expect("a file");
+    let mut units = vec!["verify".to_owned(), "--recursive-errors=no".to_owned()];
+    for entry in fs::read_dir(workspace().join("systemd")).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let unit = fs::read_to_string(&path).expect("a unit");
+        let unit = unit.replace(SETTINGS, &text(&settings)).replace(CAIRN, &text(&binary("cairn")));
+        let copy = dir.path().join(path.file_name().expect("a name"));
+        fs::write(&copy, unit).expect("a copy");
+        units.push(text(&copy));
+    }
+    assert!(units.len() > 7, "{units:?}");
+    let outcome = run("systemd-analyze", &units).ok();
+    assert!(!outcome.stderr.contains(&text(dir.path())), "{outcome}");
+}
+
+#[test]
+fn volumes_are_backed_up_verified_and_pruned() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let daemon = Launch::dev(&dir.path().join("dev")).create("db", "8M").start();
+    let repository = format!("file://{}", dir.path().join("repo").display());
+    daemon.cairn(&["repo", "init", &repository]).ok();
+    let written = vec![7; 1 << 20];
+    daemon.connect("db").write(0, &written).expect("a write");
+    for _ in 0..2 {
+        start("cairn-backup@.service", &daemon, &repository).into_iter().for_each(|run| drop(run.ok()));
+    }
+    let backups = || number(&daemon.cairn_json(&["repo", "status", &repository]), "backups");
+    assert_eq!(backups(), 2);
+    // The rules keep one of a day.
+    let pruned = start("cairn-prune.service", &daemon, &repository);
+    assert_eq!(pruned.len(), 2, "backups go, then their space");
+    pruned.into_iter().for_each(|run| drop(run.ok()));
+    assert_eq!(backups(), 1);
+
+    let verify = || start("cairn-verify.service", &daemon, &repository).pop().expect("a command");
+    verify().ok();
+    let packs = fs::read_dir(dir.path().join("repo/packs")).expect("packs");
+    let folder = packs.map(|entry| entry.expect("an entry").path()).next().expect("a pack");
+    fs::remove_dir_all(folder).expect("it is lost");
+    let found = verify();
+    assert_eq!(found.status.code(), Some(1), "{found}");
+    assert!(found.stdout.contains("damaged"), "{found}");
+}

@@ -105,7 +105,8 @@ async fn passes(
 ) -> Result<Backup> {
     let mut meter = Meter::new(request.progress.clone());
     let mut base = match request.base {
-        Some(id) => Some(crate::repository::read_backup(core, id).await?),
+        // Deleted since the caller chose it: then all is read.
+        Some(id) => crate::repository::find_backup(core, id).await?,
         None => None,
     };
     for _ in 0..PASSES {

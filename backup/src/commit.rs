@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::core::{Core, Fetcher};
 use crate::envelope::Kind;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::ids::{BackupId, PackId};
 use crate::index::{self, View};
 use crate::manifest::{Backup, Geometry};
@@ -54,16 +54,26 @@ async fn commit_pending(
         return Ok(Outcome::Conflict);
     }
     let (name, object) = backup.seal(&core.keys, Kind::Backup)?;
-    if !core.store.create(&name, object).await? {
-        return Err(Error::new(ErrorKind::Conflict, format!("{name} is there already")));
-    }
+    // Its name is random, so nothing of that name is there: stores that cannot put if absent will do.
+    core.store.put(&name, object).await?;
     // As long as the pending manifest was there, no collection overlooked this backup. If one took it for left
-    // behind, because this host slept for a day, the look has to be repeated with the manifest in place.
-    if core.store.head(pending).await?.is_none() && !is_intact(core, backup, used, base).await? {
+    // behind, because this host slept for a day, the look has to be repeated with the manifest in place. So it has if
+    // the base is gone: a collection that listed pending manifests before this one was put, and backups after the
+    // base was deleted and before this one was there, has seen neither.
+    let overlooked = core.store.head(pending).await?.is_none() || !is_there(core, base).await?;
+    if overlooked && !is_intact(core, backup, used, base).await? {
         core.store.delete(&name).await?;
         return Ok(Outcome::Conflict);
     }
     Ok(Outcome::Committed)
+}
+
+/// Whether the base, if there is one, has not been deleted.
+async fn is_there(core: &Core, base: Option<BackupId>) -> Result<bool> {
+    match base {
+        Some(base) => Ok(core.store.head(&Kind::Backup.name(base)).await?.is_some()),
+        None => Ok(true),
+    }
 }
 
 /// Whether all that a manifest refers to, which is in the store by now, is in packs that are there and not condemned.
@@ -78,11 +88,7 @@ async fn is_intact(
         index::list_marks(core).await?.into_iter().map(|mark| mark.pack).collect();
     let there = index::list_pack_ids(core).await?;
     let usable = used.iter().all(|pack| there.contains(pack) && !condemned.contains(pack));
-    let based = match base {
-        Some(base) => core.store.head(&Kind::Backup.name(base)).await?.is_some(),
-        None => true,
-    };
-    if usable && based {
+    if usable && is_there(core, base).await? {
         return Ok(true);
     }
     let Some(root) = backup.root else { return Ok(true) };

@@ -5,4 +5,5 @@ mod damage;
 mod faults;
 mod interleave;
 mod network;
+mod races;
 mod roundtrip;

@@ -127,7 +127,7 @@ impl Plan {
     }
 
     async fn chunks(&self, touched: Touched, base: Option<&Node>) -> Result<bool> {
-        let Geometry { chunk: chunk_size, .. } = self.worker.geometry;
+        let Geometry { chunk: chunk_size, size } = self.worker.geometry;
         // A patch is read again and again as it grows, and costs a second fetch at restore: a quarter is its bound.
         let most = chunk_size / BLOCK / 4;
         let mut whole: Option<Range<u64>> = None;
@@ -141,7 +141,9 @@ impl Plan {
                 Chunk::Whole(base) => Some((base, changed)),
                 Chunk::Patched { base, blocks, .. } => Some((base, blocks.union(changed))),
             };
-            match patch.filter(|(_, blocks)| blocks.count() <= most) {
+            // The base has other data behind the new end, which would show when the volume grows again.
+            let cut = self.reread.is_some() && (chunk + 1) * u64::from(chunk_size) > size;
+            match patch.filter(|(_, blocks)| !cut && blocks.count() <= most) {
                 Some((base, blocks)) => {
                     if !self.whole(whole.take()).await {
                         return Ok(false);

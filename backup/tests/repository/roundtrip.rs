@@ -143,6 +143,21 @@ async fn volumes_may_grow_and_shrink_between_increments() {
 }
 
 #[tokio::test]
+async fn what_was_cut_off_does_not_come_back_when_a_volume_grows_again() {
+    let repo = new_repo().await;
+    let chunk = CHUNK as usize;
+    let mut volume = Volume::random(11 * chunk, 1);
+    let mut base = None;
+    // The middle one ends in the first block of a chunk.
+    for size in [11 * chunk, 10 * chunk + 4096, 11 * chunk] {
+        volume = volume.resized(size);
+        let backup = back_up(&repo, &volume, base).await.unwrap();
+        assert_same(&restored(&repo, backup.id).await.unwrap(), &volume.data);
+        base = Some(backup.id);
+    }
+}
+
+#[tokio::test]
 async fn equal_data_is_stored_once_over_volumes_and_hosts() {
     let store = memory();
     let repo = Repository::init_on(store.clone(), quick(), CHUNK).await.unwrap();

@@ -297,8 +297,15 @@ impl Collection<'_> {
             }
         }
         if !self.options.dry_run {
-            let damaged = self.copy(look, &rewrite).await?;
-            rewrite.retain(|(_, pack)| !damaged.contains(&pack.id));
+            match self.copy(look, &rewrite).await {
+                Ok(damaged) => rewrite.retain(|(_, pack)| !damaged.contains(&pack.id)),
+                // What nobody needs has to go before there is room for copies.
+                Err(error) if error.kind() == ErrorKind::NoSpace && !garbage.is_empty() => {
+                    tracing::debug!(%error, "no room to rewrite packs");
+                    rewrite.clear();
+                }
+                Err(error) => return Err(error),
+            }
         }
         self.report.rewritten += rewrite.len() as u64;
         garbage.extend(rewrite.iter().map(|(_, pack)| pack.id));

@@ -172,6 +172,11 @@ impl Objects for Backend {
             }
             let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
             let answer = self.store.get_opts(&self.path(name)?, options).await.map_err(classify)?;
+            let size = answer.range.end - answer.range.start;
+            if size > MOST {
+                let what = format!("it has {size} bytes, more than anything in a repository");
+                return Err(StoreError::new(Failure::Permanent, what));
+            }
             answer.bytes().await.map_err(classify)
         }
         .boxed()
@@ -219,13 +224,27 @@ impl Objects for Backend {
     }
 }
 
+/// Bytes that one answer may have: what is read is kept in memory, and somebody else may have written it. The largest
+/// small objects have 256 MiB of contents.
+const MOST: u64 = 257 << 20;
+
+/// The folders of a repository, the parts of names before the first `/`.
+const OWN_FOLDERS: [&str; 8] =
+    ["backups", "condemned", "holds", "index", "labels", "packs", "pending", "sessions"];
+
 /// `object_store` writes a file as `name#1` and gives it its name when it is whole. A process that dies in between
 /// leaves it behind.
+///
+/// Only in the repository's own folders: it may share its place with what is somebody else's.
 fn remove_staged_files(folder: &Path) -> std::io::Result<u64> {
     let mut removed = 0;
-    let mut folders = vec![folder.to_owned()];
+    let mut folders = OWN_FOLDERS.map(|own| folder.join(own)).to_vec();
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder)? {
+        let entries = match std::fs::read_dir(folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             let kind = entry.file_type()?;
             if kind.is_dir() {

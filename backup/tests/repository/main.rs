@@ -4,6 +4,7 @@ mod common;
 mod damage;
 mod faults;
 mod interleave;
+mod modest;
 mod network;
 mod races;
 mod roundtrip;

@@ -1,0 +1,109 @@
+//! Stores that can do less than others, have no room left, or hold what is not the repository's.
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use cairn_backup::{
+    Answer, ErrorKind, Failure, GcOptions, Location, Object, Objects, OpenOptions, Repository, StoreError,
+    memory,
+};
+use futures_util::FutureExt as _;
+
+use crate::common::{CHUNK, Volume, assert_same, back_up, quick, restored};
+
+/// A store that cannot put if absent, and that may be full of packs.
+struct Odd {
+    inner: Arc<dyn Objects>,
+    full: AtomicBool,
+}
+
+impl Objects for Odd {
+    fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
+        async move {
+            if name.starts_with("packs/") && self.full.load(Ordering::Relaxed) {
+                return Err(StoreError::new(Failure::NoSpace, "full"));
+            }
+            self.inner.put(name, contents).await
+        }
+        .boxed()
+    }
+
+    fn create<'a>(&'a self, _: &'a str, _: Bytes) -> Answer<'a, bool> {
+        async { Err(StoreError::new(Failure::Permanent, "501 Not Implemented")) }.boxed()
+    }
+
+    fn get<'a>(&'a self, name: &'a str, range: Option<Range<u64>>) -> Answer<'a, Bytes> {
+        self.inner.get(name, range)
+    }
+
+    fn head<'a>(&'a self, name: &'a str) -> Answer<'a, Object> {
+        self.inner.head(name)
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        self.inner.delete(name)
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, each: &'a mut (dyn FnMut(Object) + Send)) -> Answer<'a, ()> {
+        self.inner.list(prefix, each)
+    }
+}
+
+#[tokio::test]
+async fn a_store_need_not_put_if_absent() {
+    let store = Arc::new(Odd { inner: memory(), full: false.into() });
+    let repo = Repository::init_on(store.clone(), quick(), CHUNK).await.unwrap();
+    let volume = Volume::random(100_000, 1);
+    let made = back_up(&repo, &volume, None).await.unwrap();
+    assert_same(&restored(&repo, made.id).await.unwrap(), &volume.data);
+}
+
+#[tokio::test]
+async fn a_collection_frees_space_in_a_full_store() {
+    let store = Arc::new(Odd { inner: memory(), full: false.into() });
+    let repo = Repository::init_on(store.clone(), quick(), CHUNK).await.unwrap();
+    let chunk = CHUNK as usize;
+    let one = Volume::random(6 * chunk, 1);
+    let a = back_up(&repo, &one, None).await.unwrap();
+    let part = Volume::new(one.data[..chunk].to_vec());
+    let kept = back_up(&repo, &part, None).await.unwrap();
+    let b = back_up(&repo, &Volume::random(6 * chunk, 2), None).await.unwrap();
+    repo.delete(&[a.id, b.id]).await.unwrap();
+    store.full.store(true, Ordering::Relaxed);
+    let report = repo.gc(&GcOptions::at_once()).await.unwrap();
+    assert!(report.deleted >= 2 && report.rewritten == 0, "{report:?}");
+    store.full.store(false, Ordering::Relaxed);
+    assert!(repo.gc(&GcOptions::at_once()).await.unwrap().rewritten > 0);
+    assert_same(&restored(&repo, kept.id).await.unwrap(), &part.data);
+}
+
+#[tokio::test]
+async fn what_lies_beside_a_repository_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::parse(&format!("file://{}", folder.path().display())).unwrap();
+    let repo = Repository::init(&location, OpenOptions::default()).await.unwrap();
+    let old = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+    let put = |name: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        File::create(&path).unwrap().set_modified(old).unwrap();
+        path
+    };
+    let (theirs, below, litter) = (put("notes#1"), put("other/notes#1"), put("packs/ab/abc#1"));
+    repo.gc(&GcOptions::at_once()).await.unwrap();
+    assert!(theirs.exists() && below.exists() && !litter.exists());
+}
+
+#[tokio::test]
+async fn objects_too_large_to_be_true_are_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::parse(&format!("file://{}", folder.path().display())).unwrap();
+    Repository::init(&location, OpenOptions::default()).await.unwrap();
+    File::options().write(true).open(folder.path().join("config")).unwrap().set_len(1 << 40).unwrap();
+    let error = Repository::open(&location, OpenOptions::default()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Store, "{error}");
+}

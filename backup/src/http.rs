@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
@@ -133,7 +133,8 @@ impl Client {
                 Err(_) => Some((Err(silent(limit)), None)),
             }
         });
-        let mut answer = HttpResponse::new(HttpResponseBody::new(StreamBody::new(pieces)));
+        // An answer without a body, as to HEAD, is asked for more after its end.
+        let mut answer = HttpResponse::new(HttpResponseBody::new(StreamBody::new(pieces.fuse())));
         (*answer.status_mut(), *answer.headers_mut()) = (status, headers);
         Ok(answer)
     }

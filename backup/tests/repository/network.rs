@@ -91,6 +91,26 @@ async fn a_store_that_falls_silent_is_given_up() {
 }
 
 #[tokio::test]
+async fn an_answer_may_be_empty() {
+    for (status, kind) in [
+        ("503 Slow Down", ErrorKind::Unavailable),
+        ("403 Forbidden", ErrorKind::Denied),
+        ("404 Not Found", ErrorKind::NotARepository),
+    ] {
+        let opened = open_at(move |mut stream| async move {
+            loop {
+                request(&mut stream).await?;
+                stream
+                    .write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes())
+                    .await?;
+            }
+        });
+        let error = opened.await.err().unwrap();
+        assert_eq!(error.kind(), kind, "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_store_is_not_a_silent_one() {
     let config = config().await;
     let began = Instant::now();

@@ -139,9 +139,17 @@ pub(crate) fn retry(attempts: u32) -> Retry {
     }
 }
 
+/// When the last backup was made.
+static LAST: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+
 pub(crate) fn request(base: Option<BackupId>) -> BackupRequest {
     let volume = VolumeRef { name: "vol".to_owned(), id: "1".to_owned() };
-    BackupRequest { base, ..BackupRequest::new(volume) }
+    let new = BackupRequest::new(volume);
+    // Each is newer than the one before, however fast they are made.
+    let next = |last: i64| Some(new.created.max(last + 1));
+    let order = std::sync::atomic::Ordering::Relaxed;
+    let last = LAST.fetch_update(order, order, next).unwrap_or_default();
+    BackupRequest { base, created: new.created.max(last + 1), ..new }
 }
 
 pub(crate) async fn back_up(repo: &Repository, volume: &Volume, base: Option<BackupId>) -> Result<Backup> {

@@ -95,6 +95,7 @@ pub(crate) async fn run(core: &Arc<Core>, options: &VerifyOptions) -> Result<Ver
         options,
         report: VerifyReport::default(),
         lost: HashMap::new(),
+        of_backups: BTreeSet::new(),
         broken: HashSet::new(),
     };
     verify.small_objects().await?;
@@ -134,6 +135,8 @@ struct Verify<'a> {
     report: VerifyReport,
     /// Blobs of which no copy is good, and the problem that says why.
     lost: HashMap<BlobId, usize>,
+    /// Problems that are none unless a backup that is still there has them.
+    of_backups: BTreeSet<usize>,
     /// Packs whose header or footer is damaged, or their size: what an index says is in them has to be tried.
     broken: HashSet<PackId>,
 }
@@ -289,7 +292,11 @@ impl Verify<'_> {
             let known = self.report.problems.iter().position(|problem| problem.object == object);
             let problem = match known {
                 Some(problem) => problem,
-                None => self.problem(&object, &Error::new(ErrorKind::Corrupt, why), Vec::new()),
+                None => {
+                    let problem = self.problem(&object, &Error::new(ErrorKind::Corrupt, why), Vec::new());
+                    self.of_backups.insert(problem);
+                    problem
+                }
             };
             self.lost.insert(id, problem);
         }
@@ -306,15 +313,23 @@ impl Verify<'_> {
         for backup in &roots.backups {
             let Some(root) = backup.root else { continue };
             let top = Geometry::new(backup.size, self.core.config.chunk_size)?.top();
-            let hurt = self.options.cancel.or(hurt_below(&fetcher, &self.lost, &mut seen, root, top)).await?;
-            if hurt.is_empty() || self.core.store.head(&Kind::Backup.name(backup.id)).await?.is_none() {
-                // Deleted while this ran: no wonder.
+            let hurt = self.options.cancel.or(hurt_below(&fetcher, &self.lost, &mut seen, root, top)).await;
+            if hurt.as_ref().is_ok_and(|hurt| hurt.is_empty()) {
                 continue;
             }
-            for problem in hurt.iter() {
+            if self.core.store.head(&Kind::Backup.name(backup.id)).await?.is_none() {
+                // Deleted while this ran, and collected: no wonder.
+                continue;
+            }
+            for problem in hurt?.iter() {
                 self.report.problems[*problem].backups.push(backup.id);
             }
         }
+        let mut number = 0;
+        self.report.problems.retain(|problem| {
+            number += 1;
+            !problem.backups.is_empty() || !self.of_backups.contains(&(number - 1))
+        });
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_backup::{
     Answer, Backup, BackupId, Error, ErrorKind, GcOptions, HoldId, Object, Objects, Repository,
-    VerifyOptions, memory,
+    VerifyOptions, VerifyReport, memory,
 };
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
@@ -343,6 +343,29 @@ async fn what_is_held_stays_whatever_the_order() {
     every_order(&scene, start, check).await;
     let (held, refused) = outcomes.into_inner().unwrap();
     assert!(held > 20 && refused > 20, "{held} held, {refused} refused");
+}
+
+/// Verifying says nothing of a backup that is deleted and collected meanwhile.
+#[tokio::test]
+async fn what_is_deleted_while_it_is_verified_is_no_damage() {
+    let scene = scene().await;
+    let base = scene.base;
+    let start = |scene: &Scene| {
+        let found = Arc::new(std::sync::Mutex::new(None));
+        let result = found.clone();
+        let verifier = Actor::new(&scene.store, move |repo| async move {
+            let report = repo.verify(&VerifyOptions::default()).await;
+            *result.lock().unwrap() = Some(report);
+        });
+        (verifier, collector(&scene.store, Some(base)), found)
+    };
+    type Found = Arc<std::sync::Mutex<Option<Result<VerifyReport, Error>>>>;
+    let check = async |_: &Scene, found: Found, place: String| {
+        let report = found.lock().unwrap().take().unwrap().unwrap_or_else(|e| panic!("{place}: {e}"));
+        assert!(report.is_clean(), "{place}: {report:?}");
+    };
+    let orders = every_order(&scene, start, check).await;
+    assert!(orders > 500, "{orders} orders");
 }
 
 /// A hold whose holder is gone for good ends by itself, one that is renewed does not.

@@ -169,15 +169,15 @@ impl Text {
         });
         Ok(Backup {
             id,
-            volume: self.volume,
+            volume: VolumeRef { name: legible(self.volume.name), id: legible(self.volume.id) },
             kind: self.kind,
             parent: self.parent,
-            labels: self.labels,
+            labels: self.labels.legible(),
             created: self.created,
-            host: self.host,
+            host: legible(self.host),
             size: self.size,
             block_size: self.block_size,
-            attributes: self.attributes,
+            attributes: legible_pairs(self.attributes),
             data_bytes: self.data_bytes,
             read_bytes: self.read_bytes,
             added_bytes: self.added_bytes,
@@ -197,7 +197,16 @@ impl Labels {
         let name = ObjectKind::Labels.name(id);
         let contents = envelope::open(keys, ObjectKind::Labels, &name, object)?;
         serde_json::from_slice(&contents)
+            .map(Labels::legible)
             .map_err(|e| Error::corrupt(&name, "the labels make no sense").because(e))
+    }
+
+    fn legible(self) -> Labels {
+        Labels {
+            name: legible(self.name),
+            description: legible(self.description),
+            tags: legible_pairs(self.tags),
+        }
     }
 
     /// Short enough for every list they are shown in.
@@ -216,6 +225,16 @@ impl Labels {
         }
         Ok(())
     }
+}
+
+/// What somebody else may have written, without what a terminal would take for commands.
+fn legible(text: String) -> String {
+    let is_command = |c: char| c.is_control() && c != '\n';
+    if text.contains(is_command) { text.replace(is_command, "\u{fffd}") } else { text }
+}
+
+fn legible_pairs(pairs: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (legible(key), legible(value))).collect()
 }
 
 /// The largest volume: 8 EiB, where offsets still fit everything that counts them.
@@ -309,6 +328,24 @@ mod tests {
         let error = Backup::open(&keys, ObjectKind::Backup, BackupId([1; 8]), &object).unwrap_err();
         assert_eq!((error.kind(), error.backups()), (ErrorKind::Corrupt, &[BackupId([1; 8])][..]));
         assert!(Backup::open(&keys, ObjectKind::Pending, backup.id, &object).is_err());
+    }
+
+    #[test]
+    fn foreign_text_commands_no_terminal() {
+        let keys = Keys::new(RepoId([1; 16]), &MasterKey::generate().unwrap(), false);
+        let labels = Labels {
+            name: "\u{1b}[2Jgone".into(),
+            description: "two\nlines\r".into(),
+            tags: [("k\u{9b}".to_owned(), "v\u{7}".to_owned())].into(),
+        };
+        let (_, object) = labels.seal(&keys, BackupId([9; 8])).unwrap();
+        let read = Labels::open(&keys, BackupId([9; 8]), &object).unwrap();
+        assert_eq!(
+            (read.name.as_str(), read.description.as_str()),
+            ("\u{fffd}[2Jgone", "two\nlines\u{fffd}")
+        );
+        assert_eq!(read.tags.first_key_value(), Some((&"k\u{fffd}".to_owned(), &"v\u{fffd}".to_owned())));
+        assert_eq!(legible("naïve, 名前".to_owned()), "naïve, 名前");
     }
 
     #[test]

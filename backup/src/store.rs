@@ -108,18 +108,22 @@ impl Store {
         let wanted = || -> Answer<'_, Bytes> {
             let range = range.clone();
             Box::pin(async move {
-                let contents = self.objects.get(name, Some(range)).await?;
+                let contents = self.objects.get(name, Some(range.clone())).await?;
                 if contents.len() as u64 == size {
-                    Ok(contents)
-                } else {
-                    let what = format!("{} bytes of {size} came", contents.len());
-                    Err(StoreError::new(Failure::Transient, what))
+                    return Ok(contents);
                 }
+                // A connection that was cut can be tried again, an object that was cannot.
+                let failure = match self.objects.head(name).await {
+                    Ok(object) if object.size < range.end => Failure::Permanent,
+                    _ => Failure::Transient,
+                };
+                Err(StoreError::new(failure, format!("{} bytes of {size} came", contents.len())))
             })
         };
         match self.patiently_raw(size, wanted).await {
             Ok(contents) => Ok(Some(contents)),
             Err(e) if e.failure == Failure::NotFound => Ok(None),
+            // Some stores refuse a range that an object does not have.
             Err(e) => match self.objects.head(name).await {
                 Ok(object) if object.size < range.end => Err(Error::corrupt(name, "the object is cut short")),
                 _ => Err(told(name, "read", e)),

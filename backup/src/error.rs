@@ -78,7 +78,7 @@ impl ErrorKind {
             }
             ErrorKind::InvalidArgument | ErrorKind::Cancelled => "",
             ErrorKind::Corrupt => {
-                "Run verify to see every backup that is hurt; with repair, the next full backup stores again what the volume still has."
+                "Run verify to see every backup that is hurt; with repair, the next full backup stores again what the volume still has. Delete the backups that stay hurt."
             }
             ErrorKind::NoSpace => "Free space at the store, or delete or prune backups and run gc.",
             ErrorKind::Denied => "Check the credentials and what they may do at the store.",

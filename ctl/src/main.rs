@@ -40,5 +40,8 @@ fn run(cli: args::Cli, output: &Output) -> Result<(), Failure> {
         .build()
         .map_err(|e| Failure::local("internal", format!("cannot start: {e}")))?;
     let client = client::Client::new(cli.place());
-    runtime.block_on(commands::run(cli.command, &client, output))
+    let done = runtime.block_on(commands::run(cli.command, &client, output));
+    // What still waits for a file or a network is not wanted any more.
+    runtime.shutdown_background();
+    done
 }

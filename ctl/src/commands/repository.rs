@@ -155,7 +155,25 @@ impl Work {
         })
     }
 
-    /// Does `work`. When a signal comes, it is told so and given some time to end.
+    /// Does `work`, which may be left at any point: a signal ends it at once.
+    pub(super) async fn begin<T, E: Into<Failure>>(
+        &mut self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done.map_err(Into::into),
+            () = self.asked_to_stop() => Err(cancelled()),
+        }
+    }
+
+    async fn asked_to_stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Does `work`. When a signal comes, it is told so and given some time to end; another signal ends it at once.
     pub(super) async fn run<T, E: Into<Failure>>(
         &mut self,
         work: impl Future<Output = Result<T, E>>,
@@ -163,16 +181,22 @@ impl Work {
         tokio::pin!(work);
         tokio::select! {
             done = &mut work => return done.map_err(Into::into),
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            () = self.asked_to_stop() => {}
         }
         self.cancel.cancel();
-        match tokio::time::timeout(PATIENCE, work).await {
-            // It was done before it could be stopped.
-            Ok(Ok(done)) => Ok(done),
-            _ => Err(Failure::local("cancelled", "stopped as asked")),
+        tokio::select! {
+            ended = tokio::time::timeout(PATIENCE, work) => match ended {
+                // It was done before it could be stopped.
+                Ok(Ok(done)) => Ok(done),
+                _ => Err(cancelled()),
+            },
+            () = self.asked_to_stop() => Err(cancelled()),
         }
     }
+}
+
+fn cancelled() -> Failure {
+    Failure::local("cancelled", "stopped as asked")
 }
 
 impl Drop for Work {

@@ -33,6 +33,9 @@ pub(super) const DESCRIPTION: &str = "description";
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Why there is nothing to be incremental to.
+const GONE: &str = "the snapshot of the backup before is gone";
+
 /// What the backup can be incremental to.
 enum Base {
     Incremental { backup: BackupId, snapshot: String },
@@ -43,30 +46,30 @@ pub(super) async fn create(asked: CreateBackup, client: &Client, output: &Output
     let CreateBackup { volume, repo, full, name, description, tags, limit_rate } = asked;
     let place = Place::try_from(repo)?;
     let mut work = Work::new(output, "backing up")?;
-    let volume = client.get::<Volume>(&path::volume(&volume), Wait::Short).await?.value;
-    let pool = client.get::<PoolStatus>(&path::pool(&volume.pool), Wait::Short).await?.value;
-    let volume_id = format!("{}/{}", pool.id, volume.id);
-    let repository = place.open().await?;
+    let prepare = async {
+        let volume = client.get::<Volume>(&path::volume(&volume), Wait::Short).await?.value;
+        let pool = client.get::<PoolStatus>(&path::pool(&volume.pool), Wait::Short).await?.value;
+        let volume_id = format!("{}/{}", pool.id, volume.id);
+        let repository = place.open().await?;
+        let base = match full {
+            true => Base::Full { why: "as asked" },
+            false => base(&repository, &volume, &volume_id, client).await?,
+        };
+        Ok::<_, Failure>((volume, volume_id, repository, base))
+    };
+    let (volume, volume_id, repository, mut base) = work.begin(prepare).await?;
     let tags = tags.into_iter().map(|tag| (tag.key, tag.value)).collect();
     let labels = Labels { name, description, tags };
-    let base = if full {
-        Base::Full { why: "as asked" }
-    } else {
-        base(&repository, &volume, &volume_id, client).await?
-    };
     let taken = take_snapshot(&repository, &volume.name, client).await?;
-    let (export, since, base_id) =
-        (format!("{}@{}", volume.name, taken.name), base.snapshot(), base.backup());
     let (cancel, progress) = (work.cancel.clone(), work.progress());
     let made = async {
-        let endpoint = crate::commands::nbd_endpoint(client).await?;
-        let source = Arc::new(SnapshotSource::open(endpoint, export, since).await?);
+        let source = Arc::new(open(&taken, &mut base, client).await?);
         let request = BackupRequest {
             labels,
             host: host(),
             created: taken.created.as_millisecond(),
             attributes: attributes(&volume, &taken),
-            base: base_id,
+            base: base.backup(),
             threads: std::thread::available_parallelism().map_or(2, |threads| threads.get()),
             limiter: limit_rate.map(|rate| Limiter::new(rate.bytes())),
             cancel,
@@ -86,7 +89,7 @@ pub(super) async fn create(asked: CreateBackup, client: &Client, output: &Output
         }
     };
     // The backup counts already; what stays behind is found by the next run.
-    let _ = delete_older(&repository, &taken, client).await;
+    let _ = delete_older(&repository, &taken, base.snapshot(), client).await;
     let why = match (&base, backup.kind) {
         (Base::Full { why }, _) => Some(*why),
         (Base::Incremental { .. }, BackupKind::Full) => {
@@ -95,6 +98,19 @@ pub(super) async fn create(asked: CreateBackup, client: &Client, output: &Output
         (Base::Incremental { .. }, BackupKind::Incremental) => None,
     };
     output.either(|| created_json(&backup, why), backups::made(&backup, why))
+}
+
+/// Opens the snapshot that was taken. Makes the backup a full one if the one that it should be compared with has gone
+/// since: another run has taken a newer base.
+async fn open(taken: &Snapshot, base: &mut Base, client: &Client) -> Result<SnapshotSource, Failure> {
+    let endpoint = crate::commands::nbd_endpoint(client).await?;
+    let opened = SnapshotSource::open(&endpoint, &taken.volume, &taken.name, base.snapshot()).await;
+    let (Err(_), Some(since)) = (&opened, base.snapshot()) else { return opened };
+    if snapshots(&taken.volume, client).await?.iter().any(|snapshot| snapshot.name == since) {
+        return opened;
+    }
+    *base = Base::Full { why: GONE };
+    SnapshotSource::open(&endpoint, &taken.volume, &taken.name, None).await
 }
 
 fn created_json(backup: &Backup, why_full: Option<&str>) -> serde_json::Value {
@@ -137,7 +153,7 @@ async fn base(
         snapshots.iter().find(|s| s.name == *name && s.id.to_string() == *id)?;
         Some(Base::Incremental { backup: backup.id, snapshot: name.clone() })
     });
-    Ok(found.unwrap_or(Base::Full { why: "the snapshot of the backup before is gone" }))
+    Ok(found.unwrap_or(Base::Full { why: GONE }))
 }
 
 async fn snapshots(volume: &str, client: &Client) -> Result<Vec<Snapshot>, Failure> {
@@ -184,13 +200,23 @@ async fn delete(snapshot: &Snapshot, client: &Client) -> Result<(), Failure> {
     outcome
 }
 
-/// Deletes the snapshots that were taken for this repository before; those of others who are at work are in use.
-async fn delete_older(repository: &Repository, newest: &Snapshot, client: &Client) -> Result<(), Failure> {
+/// Deletes the snapshots that were taken for this repository before; those of others who are at work are in use. So is
+/// `since` for a moment, which this run has compared with.
+async fn delete_older(
+    repository: &Repository,
+    newest: &Snapshot,
+    since: Option<String>,
+    client: &Client,
+) -> Result<(), Failure> {
     let prefix = prefix(repository);
     let all = snapshots(&newest.volume, client).await?.into_iter();
-    let older = all.filter(|s| s.name.starts_with(&prefix) && s.id < newest.id && s.connections == 0);
+    let older = all.filter(|s| s.name.starts_with(&prefix) && s.id < newest.id);
     for snapshot in older {
-        client.delete(&path::snapshot(&snapshot.volume, &snapshot.name)).await?;
+        if since.as_ref() == Some(&snapshot.name) {
+            delete(&snapshot, client).await?;
+        } else if snapshot.connections == 0 {
+            client.delete(&path::snapshot(&snapshot.volume, &snapshot.name)).await?;
+        }
     }
     Ok(())
 }

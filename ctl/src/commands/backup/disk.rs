@@ -64,22 +64,33 @@ impl Connections {
 /// A snapshot.
 pub(super) struct SnapshotSource {
     connections: Arc<Connections>,
+    /// To the snapshot that it is compared with: as long as somebody is connected, nobody deletes it.
+    _since: Option<Arc<Connections>>,
     size: u64,
 }
 
 impl SnapshotSource {
     /// Connects to a snapshot's export, to be compared with another snapshot of its volume where one is named.
     pub(super) async fn open(
-        endpoint: NbdEndpoint,
-        export: String,
+        endpoint: &NbdEndpoint,
+        volume: &str,
+        snapshot: &str,
         since: Option<String>,
     ) -> Result<SnapshotSource, Failure> {
+        let held = match &since {
+            Some(since) => {
+                let (endpoint, export) = (endpoint.clone(), format!("{volume}@{since}"));
+                Some(Connections::open(1, move || Connection::open(&endpoint, &export)).await?.0)
+            }
+            None => None,
+        };
+        let (endpoint, export) = (endpoint.clone(), format!("{volume}@{snapshot}"));
         let opened = Connections::open(CONNECTIONS, move || match &since {
             Some(since) => Connection::open_comparing(&endpoint, &export, since),
             None => Connection::open(&endpoint, &export),
         });
         let (connections, size) = opened.await?;
-        Ok(SnapshotSource { connections, size })
+        Ok(SnapshotSource { connections, _since: held, size })
     }
 }
 

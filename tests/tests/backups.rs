@@ -2,6 +2,7 @@
 //! and interrupted.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -255,6 +256,48 @@ fn an_interrupted_backup_leaves_no_snapshot() {
     assert_eq!(status.code(), Some(1));
     assert_eq!(setup.snapshots(), 0);
     assert_eq!(setup.backups().len(), 0);
+}
+
+#[test]
+fn a_backup_to_a_store_that_hangs_ends_when_it_is_asked_to() {
+    let setup = Setup::new(8);
+    // It takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut command = Command::new(binary("cairn"));
+    command.arg("--dev").arg(setup.daemon.dir()).args(["backup", "create", "db", "--repo", "s3://bucket/r"]);
+    let endpoint = format!("http://{}", silent.local_addr().expect("an address"));
+    command.envs([("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_REGION", "r")]);
+    command.envs([("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "secret")]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let asked = silent.accept().expect("it asks the store");
+    kill(Pid::from_raw(i32::try_from(child.id()).expect("a process id")), Signal::SIGTERM).expect("a signal");
+    let began = Instant::now();
+    let status = wait(&mut child, LIMIT).expect("it ends");
+    assert_eq!(status.code(), Some(1));
+    // It would wait for the store for half a minute, several times.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(setup.snapshots(), 0);
+    drop(asked);
+}
+
+#[test]
+fn backups_of_a_volume_at_the_same_time_are_all_made() {
+    let setup = Setup::with_repository(32);
+    let mut rng = Rng::new(seed("at once"));
+    for round in 1..=4 {
+        setup.fill(&mut rng, 4 * MIB * round, 6 * MIB);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| setup.backup(&[]));
+            }
+        });
+    }
+    let made = setup.backups();
+    assert_eq!(made.len(), 12);
+    setup.verify().ok();
+    let newest = id(&setup.backup(&[]));
+    assert!(fs::read(setup.restore(&newest)).expect("the file") == setup.contents("db"));
+    assert_eq!(setup.snapshots(), 1, "those of all runs but the last are gone");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use crate::error::Result;
 use crate::ids::BlobId;
-use crate::keys::{BlobKind, Keys, NONCE};
+use crate::keys::{BlobKind, Keys, NONCE, TAG};
 
 const CODEC_RAW: u8 = 0;
 const CODEC_LZ4: u8 = 1;
@@ -14,6 +14,8 @@ const PREAMBLE: usize = 5;
 
 /// The largest contents of a blob: a chunk of the largest size. Nodes are smaller.
 pub(crate) const MAX_CONTENTS: usize = 1 << 20;
+/// The most that is stored for a blob.
+pub(crate) const MAX_STORED: usize = NONCE + PREAMBLE + MAX_CONTENTS + TAG;
 
 /// What is stored for `contents`, whose id is `id`.
 pub(crate) fn encode(keys: &Keys, id: &BlobId, contents: &[u8]) -> Result<Vec<u8>> {

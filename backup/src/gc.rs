@@ -167,8 +167,8 @@ impl Collection<'_> {
         let view = cancel.or(View::load(self.core)).await?;
         let sessions = cancel.or(session::list(self.core)).await?;
         let roots = cancel.or(Roots::load(self.core)).await?;
-        if let Some((name, error)) =
-            roots.damaged.iter().find(|(name, _)| name.starts_with(Kind::Backup.folder()))
+        if let Some((name, _, error)) =
+            roots.damaged.iter().find(|(name, ..)| name.starts_with(Kind::Backup.folder()))
         {
             let context =
                 format!("{name} is damaged, so nobody knows what it needs: delete that backup first");
@@ -430,6 +430,14 @@ impl Collection<'_> {
         let abandoned = |renewed: i64| renewed.saturating_add(ABANDONED_AFTER) <= self.now;
         let held = look.roots.held.iter().filter(|(_, _, renewed)| abandoned(*renewed));
         leftovers.extend(held.map(|(hold, ..)| Kind::Hold.name(hold)));
+        // What nobody can read keeps nothing either. A damaged backup does not come this far.
+        leftovers.extend(
+            look.roots
+                .damaged
+                .iter()
+                .filter(|(_, modified, _)| old(*modified))
+                .map(|(name, ..)| name.clone()),
+        );
         leftovers.extend(look.sessions.iter().filter(|s| old(s.renewed)).map(|session| session.name.clone()));
         let backups: HashSet<String> =
             look.roots.backups.iter().map(|backup| Kind::Labels.name(backup.id)).collect();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use crate::blob;
 use crate::codec::Fields;
 use crate::core::Core;
 use crate::envelope::{self, Kind};
@@ -26,6 +27,13 @@ pub(crate) struct Place {
     pub(crate) pack: PackId,
     pub(crate) offset: u32,
     pub(crate) len: u32,
+}
+
+impl Place {
+    /// Whether a blob may lie there. A hint that somebody else wrote may say anything.
+    pub(crate) fn is_possible(&self) -> bool {
+        self.len as usize <= blob::MAX_STORED && self.offset.checked_add(self.len).is_some()
+    }
 }
 
 /// A pack that is there.

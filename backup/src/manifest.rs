@@ -163,7 +163,10 @@ impl Text {
         let root = self.root.map(|root| Child {
             node: Reference {
                 id: root.node,
-                hint: root.hint.map(|(pack, offset, len)| Place { pack, offset, len }),
+                hint: root
+                    .hint
+                    .map(|(pack, offset, len)| Place { pack, offset, len })
+                    .filter(Place::is_possible),
             },
             chunks: root.chunks,
         });

@@ -236,7 +236,7 @@ fn decode_reference(fields: &mut Fields<'_>, packs: &[PackId]) -> Option<Referen
     let (pack, offset, len) = (fields.u16()?, fields.u32()?, fields.u32()?);
     let hint = match pack {
         NO_HINT => None,
-        pack => Some(Place { pack: *packs.get(usize::from(pack))?, offset, len }),
+        pack => Some(Place { pack: *packs.get(usize::from(pack))?, offset, len }).filter(Place::is_possible),
     };
     Some(Reference { id, hint })
 }
@@ -250,6 +250,23 @@ mod tests {
     fn reference(id: u8, pack: Option<u8>) -> Reference {
         let hint = pack.map(|pack| Place { pack: PackId([pack; 16]), offset: 32 + u32::from(id), len: 9 });
         Reference { id: BlobId([id; 32]), hint }
+    }
+
+    #[test]
+    fn impossible_hints_are_none() {
+        let place = |offset, len| Place { pack: PackId([1; 16]), offset, len };
+        for (hint, kept) in [
+            (place(32, crate::blob::MAX_STORED as u32), true),
+            (place(32, crate::blob::MAX_STORED as u32 + 1), false),
+            (place(u32::MAX - 8, 9), false),
+        ] {
+            let mut leaf = Leaf::empty();
+            leaf.0[3] = Chunk::Whole(Reference { id: BlobId([7; 32]), hint: Some(hint) });
+            let bytes = Node::Leaf(leaf).encode();
+            let Some(Node::Leaf(read)) = Node::decode(&bytes, 0, 64) else { panic!("no leaf") };
+            let Chunk::Whole(reference) = read.0[3] else { panic!("no chunk") };
+            assert_eq!(reference.hint, kept.then_some(hint));
+        }
     }
 
     #[test]

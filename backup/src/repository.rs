@@ -226,7 +226,7 @@ impl Repository {
             .collect();
         backups.sort_by_key(|backup| (std::cmp::Reverse(backup.created), backup.id));
         let id = |name: &str| name.strip_prefix(Kind::Backup.folder())?.parse().ok();
-        let damaged = damaged.into_iter().filter_map(|(name, error)| Some((id(&name)?, error))).collect();
+        let damaged = damaged.into_iter().filter_map(|(name, _, error)| Some((id(&name)?, error))).collect();
         Ok(Listing { backups, damaged })
     }
 

@@ -25,8 +25,8 @@ pub(crate) struct Roots {
     pub(crate) backups: Vec<Backup>,
     /// What holds keep, each with its hold and when that was renewed.
     pub(crate) held: Vec<(HoldId, Backup, i64)>,
-    /// Objects with manifests that cannot be read, by name.
-    pub(crate) damaged: Vec<(String, Error)>,
+    /// Objects with manifests that cannot be read, by name, with when they were written.
+    pub(crate) damaged: Vec<(String, i64, Error)>,
 }
 
 impl Roots {
@@ -53,7 +53,7 @@ impl Roots {
 }
 
 /// What could be read of a kind, each with when it was written, in order of ids; and what could not, by name.
-type Read<T> = (Vec<(T, i64)>, Vec<(String, Error)>);
+type Read<T> = (Vec<(T, i64)>, Vec<(String, i64, Error)>);
 
 /// Every backup's manifest of a kind.
 pub(crate) async fn read(core: &Arc<Core>, kind: Kind) -> Result<Read<Backup>> {
@@ -82,7 +82,9 @@ where
         let Some(object) = object? else { continue };
         match open(id, &object) {
             Ok(opened) => found.push((opened, modified)),
-            Err(error) if error.kind() == ErrorKind::Corrupt => damaged.push((kind.name(id), error)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                damaged.push((kind.name(id), modified, error));
+            }
             Err(error) => return Err(error),
         }
     }

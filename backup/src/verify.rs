@@ -101,7 +101,7 @@ pub(crate) async fn run(core: &Arc<Core>, options: &VerifyOptions) -> Result<Ver
     verify.small_objects().await?;
     // Manifests before packs: what a manifest refers to was there when it was written.
     let roots = options.cancel.or(Roots::load(core)).await?;
-    for (name, error) in &roots.damaged {
+    for (name, _, error) in &roots.damaged {
         let is_backup = name.starts_with(Kind::Backup.folder());
         let hurt = if is_backup { error.backups().to_vec() } else { Vec::new() };
         verify.problem(name, error, hurt);

@@ -368,6 +368,28 @@ async fn what_is_deleted_while_it_is_verified_is_no_damage() {
     assert!(orders > 500, "{orders} orders");
 }
 
+/// What is left of a commit goes, readable or not, and the repository is clean again.
+#[tokio::test]
+async fn leftovers_that_are_damaged_go_too() {
+    let scene = scene().await;
+    let names = ["pending/0123456789abcdef", "holds/0123456789abcdef0123456789abcdef"];
+    for name in names {
+        scene.store.put(name, Bytes::from_static(b"nothing that makes sense")).await.unwrap();
+    }
+    let verify = async |repo: &Repository| repo.verify(&VerifyOptions::default()).await.unwrap();
+    let repo = Repository::open_on(scene.store.clone(), quick()).await.unwrap();
+    repo.gc(&GcOptions::at_once()).await.unwrap();
+    assert_eq!(verify(&repo).await.problems.len(), 2, "their writers may still be at work");
+    for name in names {
+        let folder = if name.starts_with("pending") { "pending/" } else { "holds/" };
+        let older = Older { inner: scene.store.clone(), folder, by: 13 * TWO_HOURS };
+        let repo = Repository::open_on(Arc::new(older), quick()).await.unwrap();
+        repo.gc(&GcOptions::at_once()).await.unwrap();
+    }
+    assert!(verify(&repo).await.is_clean());
+    scene.check(&[], "in the end").await;
+}
+
 /// A hold whose holder is gone for good ends by itself, one that is renewed does not.
 #[tokio::test]
 async fn abandoned_holds_end() {

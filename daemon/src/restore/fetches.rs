@@ -1,7 +1,8 @@
 //! Fetching chunks: each by one task at a time whoever wants it, with patience, and what is wrong for people.
 //!
-//! What was fetched is in memory until it is in the pool. Readers' fetches have [`READERS_ROOM`] chunks for all volumes
-//! together; the background has a number of its own and asks for nothing while readers wait.
+//! What was fetched is in memory until it is in the pool. Readers' fetches take [`room`](super::room) for it, and of the
+//! whole daemon's have a bounded number of chunks; the background of each volume has a number of its own and asks for
+//! nothing while readers wait.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -12,14 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::chunks::Chunks;
+use super::room::{Place, Room};
 use super::worker::Access;
 
-/// Chunks that are fetched for readers at once, or wait to be written after that.
-pub(super) const READERS_ROOM: usize = 32;
 /// How long a read waits for the repository before it fails. Clients have time limits of their own, often of a minute.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause after a failure that may pass, twice as long each time up to the longest.
@@ -62,7 +62,7 @@ pub(crate) enum Trouble {
 /// A chunk's contents, and the room they take.
 pub(super) struct Fetched {
     pub(super) bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 type Outcome = Result<Arc<Fetched>, Trouble>;
@@ -79,7 +79,7 @@ pub(super) struct Fetches {
     /// None when the restore is over: connections may keep all this for long, and a repository keeps chunks in memory.
     source: Mutex<Option<Arc<dyn Source>>>,
     access: Access,
-    room: Arc<Semaphore>,
+    room: Room,
     chunks: Chunks,
     /// Who waits for each chunk that is being fetched.
     waiting: Mutex<HashMap<u64, Vec<oneshot::Sender<Outcome>>>>,
@@ -127,12 +127,7 @@ impl Drop for UnderWay {
 }
 
 impl Fetches {
-    pub(super) fn new(
-        source: Arc<dyn Source>,
-        access: Access,
-        room: Arc<Semaphore>,
-        chunks: Chunks,
-    ) -> Arc<Fetches> {
+    pub(super) fn new(source: Arc<dyn Source>, access: Access, room: Room, chunks: Chunks) -> Arc<Fetches> {
         Arc::new(Fetches {
             source: Mutex::new(Some(source)),
             access,
@@ -202,9 +197,8 @@ impl Fetches {
         let under_way = UnderWay { fetches: Arc::clone(self), chunk, answered: false };
         self.access.spawn(async move {
             let fetches = Arc::clone(&under_way.fetches);
-            let room = match urgency {
-                // It is never closed.
-                Urgency::Reader => Arc::clone(&fetches.room).acquire_owned().await.ok(),
+            let place = match urgency {
+                Urgency::Reader => fetches.room.take(|| fetches.away.lock().is_some()).await,
                 Urgency::Background => None,
             };
             if !fetches.is_wanted(chunk) {
@@ -212,7 +206,7 @@ impl Fetches {
                 return;
             }
             let fetched = fetches.try_hard(chunk).await;
-            under_way.answer(&fetched.map(|bytes| Arc::new(Fetched { bytes, _room: room })));
+            under_way.answer(&fetched.map(|bytes| Arc::new(Fetched { bytes, _place: place })));
         });
         Ok(answered)
     }

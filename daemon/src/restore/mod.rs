@@ -6,6 +6,7 @@
 //!        [claims] ─┘  └── [filled]  which chunks are there: a bitmap      [background]  fills the rest, in order
 //!                  │                in a hidden volume                          │
 //!              [fetches]  one fetch a chunk at a time, patience, what is wrong ─┘
+//!                  │  └── [room]  how much of what is fetched may be in memory, for each volume and for all
 //!                  │
 //!              [source] ── the repository, opened when it is needed       [worker]  the thread all fetching is done on
 //!                  └── [holding]  the backup may be deleted meanwhile
@@ -49,6 +50,7 @@ mod fetches;
 mod filled;
 mod holding;
 mod registry;
+mod room;
 mod source;
 #[cfg(test)]
 mod tests;

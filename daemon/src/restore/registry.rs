@@ -8,11 +8,11 @@ use cairn_api::volume::VolumeRestore;
 use cairn_backup::{BackupId, Location};
 use cairn_cow::{Disk, Error, ErrorKind, Pool, Resolved, Result, VersionId, VolumeInfo};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
 use super::chunks::Chunks;
-use super::fetches::{Fetches, READERS_ROOM, Source};
+use super::fetches::{Fetches, Source};
 use super::filled::{Filled, companion_bytes};
+use super::room::{Room, SharedRoom};
 use super::source::{RepoSource, Wanted, failure};
 use super::volume::Restore;
 use super::worker::{Access, Worker};
@@ -29,16 +29,13 @@ pub(crate) struct Restores<D: Disk> {
     all: Mutex<HashMap<Key, Known<D>>>,
     /// Since there was something to restore.
     worker: Mutex<Option<Worker>>,
-    room: Arc<Semaphore>,
+    /// What the readers of all of them have in memory.
+    pub(super) room: SharedRoom,
 }
 
 impl<D: Disk> Default for Restores<D> {
     fn default() -> Restores<D> {
-        Restores {
-            all: Mutex::default(),
-            worker: Mutex::default(),
-            room: Arc::new(Semaphore::new(READERS_ROOM)),
-        }
+        Restores { all: Mutex::default(), worker: Mutex::default(), room: SharedRoom::default() }
     }
 }
 
@@ -102,7 +99,7 @@ impl<D: Disk> Restores<D> {
     ) -> io::Result<Arc<Restore<D>>> {
         let chunks = Chunks { size: volume.size, chunk: settings.chunk.into() };
         let filled = Filled::new(Arc::clone(pool), companion, chunks.count());
-        let fetches = Fetches::new(source, self.access()?, Arc::clone(&self.room), chunks);
+        let fetches = Fetches::new(source, self.access()?, Room::new(&self.room), chunks);
         let restore = Restore::new(volume.id, settings, chunks, (Arc::clone(pool), filled), fetches);
         let restore = Arc::new(restore);
         self.all.lock().insert((pool.id(), volume.id), Ok(Arc::clone(&restore)));
@@ -141,7 +138,7 @@ impl<D: Disk> Restores<D> {
         let filled = filled.map_err(|e| crate::keeper::sentence(&e))?;
         let access = self.access().map_err(|e| e.to_string())?;
         let source = Arc::new(RepoSource::new(wanted, backup, settings.hold));
-        let fetches = Fetches::new(source, access, Arc::clone(&self.room), chunks);
+        let fetches = Fetches::new(source, access, Room::new(&self.room), chunks);
         Ok(Restore::new(volume.id, settings, chunks, (Arc::clone(pool), filled), fetches))
     }
 

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::chunks::Chunks;
 use super::fetches::{Answer, Fetches, Source, Trouble};
 use super::filled::{Filled, companion_bytes};
+use super::room::{OWN, Room, SHARED};
 use super::*;
 use crate::keeper::on;
 use crate::status;
@@ -35,6 +36,8 @@ struct Backup {
 #[derive(Default)]
 struct State {
     away: bool,
+    /// Nothing is answered.
+    hangs: bool,
     damaged: HashSet<u64>,
     reads: u64,
     holds: u64,
@@ -82,6 +85,9 @@ impl Source for Backup {
                 state.pause.unwrap_or(random)
             };
             tokio::time::sleep(Duration::from_micros(pause)).await;
+            while self.state.lock().hangs {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             let range = offset..offset + len as u64;
             match self.trouble(&range) {
                 Some(trouble) => Err(trouble),
@@ -140,20 +146,24 @@ fn settings() -> RestoreSettings {
 
 impl World {
     async fn new(backup: &Arc<Backup>) -> World {
+        World::of(&Arc::default(), [7; 16], backup).await
+    }
+
+    /// One of several of a daemon.
+    async fn of(restores: &Arc<Restores<SimDisk>>, pool: [u8; 16], backup: &Arc<Backup>) -> World {
         let disk = SimDisk::file(1 << 30);
         let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
-        let pool = Pool::create(disk.clone(), [7; 16], create, OPTIONS).await.expect("a pool");
+        let pool = Pool::create(disk.clone(), pool, create, OPTIONS).await.expect("a pool");
         let bytes = Restores::<SimDisk>::companion_bytes(SIZE, CHUNK as u32);
         let companion = NewVolume { name: "bits", description: "", attributes: &[(COMPANION, "yes")] };
         let companion = pool.create_volume_with(companion, bytes).await.expect("a companion");
         let kept = crate::settings::encode(&settings());
         let volume = NewVolume { name: "v", description: "", attributes: &[(VOLUME_RESTORE, &kept)] };
         let volume = pool.create_volume_with(volume, SIZE).await.expect("a volume");
-        let restores = Arc::new(Restores::default());
         let source = Arc::clone(backup) as Arc<dyn Source>;
         let restore =
             restores.add(&pool, (&volume, companion.id), settings(), source).expect("a thread can be made");
-        World { disk, restores, restore }
+        World { disk, restores: Arc::clone(restores), restore }
     }
 
     /// What a daemon finds on `disk`.
@@ -164,8 +174,7 @@ impl World {
         let chunks = Chunks { size: SIZE, chunk: CHUNK };
         let filled = Filled::load(Arc::clone(&pool), companion.id, chunks.count()).await.expect("is read");
         let access = restores.access().expect("runs");
-        let room = Arc::new(tokio::sync::Semaphore::new(4));
-        let fetches = Fetches::new(Arc::clone(backup) as _, access, room, chunks);
+        let fetches = Fetches::new(Arc::clone(backup) as _, access, Room::new(&restores.room), chunks);
         let restore = Restore::new(volume.id, settings(), chunks, (pool, filled), fetches);
         World { disk, restores: Arc::clone(restores), restore: Arc::new(restore) }
     }
@@ -442,6 +451,32 @@ fn while_the_repository_is_away_readers_wait_and_writers_need_not() {
         assert!(read[CHUNK as usize..] == backup.contents[CHUNK as usize..2 * CHUNK as usize]);
         assert_eq!(w.restore.progress().problem, None);
         w.complete(handle).await;
+    });
+}
+
+#[test]
+fn a_repository_that_does_not_answer_stops_no_other_volume() {
+    on_reactor(|_| async {
+        let backups = [20, 21].map(|seed| Backup::new(&mut Rng::new(seed)));
+        let restores = Arc::default();
+        let a = Rc::new(World::of(&restores, [1; 16], &backups[0]).await);
+        let b = World::of(&restores, [2; 16], &backups[1]).await;
+        backups[0].set(|state| state.hangs = true);
+        let reader = {
+            let a = Rc::clone(&a);
+            spawn(async move { a.restore.fill(0, 0..SIZE).await })
+        };
+        // It is asked for as much as there is room for, of more than that.
+        let room = (OWN + SHARED) as u64;
+        while backups[0].state.lock().reads < room {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(whole(&b).await == backups[1].contents);
+        assert!(!reader.is_finished(), "others waited for as long as its readers have patience");
+        assert_eq!(backups[0].state.lock().reads, room);
+        backups[0].set(|state| state.hangs = false);
+        reader.await.expect("is read");
+        assert!(whole(&a).await == backups[0].contents);
     });
 }
 

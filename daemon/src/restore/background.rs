@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::fetches::{LONGEST_PAUSE, Trouble, Urgency};
+use super::fetches::{LONGEST_PAUSE, Pauses, Trouble, Urgency};
 use super::volume::Restore;
 use crate::seldom::Seldom;
 
@@ -116,6 +116,7 @@ async fn holes<D: Disk>(restore: &Arc<Restore<D>>, reactor: &Handle, chunks: Ran
 /// Fetches a chunk and puts it into the pool, unless it is damaged.
 async fn fill<D: Disk>(restore: &Arc<Restore<D>>, reactor: &Handle, chunk: u64) {
     let settled = || restore.is_over() || restore.filled.has(&(chunk..chunk + 1));
+    let mut pauses = Pauses::default();
     while !settled() {
         match restore.fetches.fetch(chunk, Urgency::Background).await {
             Ok(Some(fetched)) => {
@@ -124,7 +125,9 @@ async fn fill<D: Disk>(restore: &Arc<Restore<D>>, reactor: &Handle, chunk: u64) 
                 };
                 return in_pool(restore, reactor, put).await;
             }
-            Ok(None) => tokio::task::yield_now().await,
+            // It was written meanwhile.
+            Ok(None) if settled() => return,
+            Ok(None) => sleep(pauses.next()).await,
             Err(Trouble::Away(_)) => sleep(LONGEST_PAUSE).await,
             Err(Trouble::Damaged(why)) => {
                 if let Some(held_back) = DAMAGES.due(()) {

@@ -3,12 +3,18 @@
 //! What was fetched is in memory until it is in the pool. Readers' fetches take [`room`](super::room) for it, and of the
 //! whole daemon's have a bounded number of chunks; the background of each volume has a number of its own and asks for
 //! nothing while readers wait.
+//!
+//! Whatever fails in a way that may pass, a panic below too, is tried again only after a pause.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::ops::Range;
-use std::pin::Pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,10 +25,11 @@ use tokio::time::Instant;
 use super::chunks::Chunks;
 use super::room::{Place, Room};
 use super::worker::Access;
+use crate::seldom::Seldom;
 
 /// How long a read waits for the repository before it fails. Clients have time limits of their own, often of a minute.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// The pause after a failure that may pass, twice as long each time up to the longest.
+/// The [`Pauses`] after failures that may pass.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a chunk that is damaged is not asked for again: a reader that tries on and on gets its error at once, and what
@@ -30,6 +37,9 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const DAMAGE_REMEMBERED: Duration = Duration::from_secs(10);
 /// How long the background makes way for readers at most, each time.
 const GIVE_WAY: Duration = Duration::from_millis(50);
+
+/// A fault in what is below may show in every read. Each panic also writes its own lines, as everywhere.
+static PANICS: Seldom<()> = Seldom::new(Duration::from_secs(60));
 
 /// A future of a [`Source`].
 pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send + 'a>>;
@@ -59,6 +69,55 @@ pub(crate) enum Trouble {
     Damaged(String),
 }
 
+/// The pauses between tries of something, each twice as long as the one before, up to the longest.
+pub(super) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Pauses {
+        Pauses(FIRST_PAUSE)
+    }
+}
+
+impl Pauses {
+    pub(super) fn next(&mut self) -> Duration {
+        let next = (2 * self.0).min(LONGEST_PAUSE);
+        std::mem::replace(&mut self.0, next)
+    }
+}
+
+/// What a [`Source`] answers, where a panic is an answer, too: what is below it is large and not all ours, and neither a
+/// volume's background nor its readers may end for that. It may pass, as when the repository is away.
+pub(super) async fn asked<T>(answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    let mut answer = pin!(answer);
+    let poll = poll_fn(|cx| {
+        // Nothing sees what a panic left behind of it: it is not polled again.
+        catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)))
+            .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))))
+    });
+    poll.await
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Trouble {
+    let what = panic.downcast_ref::<&str>().copied();
+    let what =
+        what.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of unknown kind");
+    if let Some(held_back) = PANICS.due(()) {
+        tracing::error!("a panic while a repository was read: {what}{held_back}");
+    }
+    Trouble::Away(format!("an internal error: {what}"))
+}
+
+/// As [`asked`], until `deadline`.
+async fn asked_until<T>(
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    tokio::time::timeout_at(deadline, asked(answer)).await.unwrap_or_else(|_| {
+        let secs = PATIENCE.as_secs();
+        Err(Trouble::Away(format!("the repository has not answered for {secs} seconds")))
+    })
+}
+
 /// A chunk's contents, and the room they take.
 pub(super) struct Fetched {
     pub(super) bytes: Bytes,
@@ -66,6 +125,11 @@ pub(super) struct Fetched {
 }
 
 type Outcome = Result<Arc<Fetched>, Trouble>;
+
+/// Whether any of these still waits.
+fn anybody(waiting: Option<&Vec<oneshot::Sender<Outcome>>>) -> bool {
+    waiting.is_some_and(|waiting| waiting.iter().any(|reader| !reader.is_closed()))
+}
 
 /// Who wants a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +168,7 @@ impl Drop for Waiting<'_> {
 struct UnderWay {
     fetches: Arc<Fetches>,
     chunk: u64,
+    /// Or nobody waited for an answer.
     answered: bool,
 }
 
@@ -115,6 +180,17 @@ impl UnderWay {
             // It may have lost its patience.
             let _ = reader.send(outcome.clone());
         }
+    }
+
+    /// Ends it if nobody waits for it, so that whoever comes next begins another. False if somebody does.
+    fn give_up(&mut self) -> bool {
+        let mut waiting = self.fetches.waiting.lock();
+        if anybody(waiting.get(&self.chunk)) {
+            return false;
+        }
+        waiting.remove(&self.chunk);
+        self.answered = true;
+        true
     }
 }
 
@@ -156,10 +232,11 @@ impl Fetches {
     }
 
     fn is_wanted(&self, chunk: u64) -> bool {
-        self.waiting.lock().get(&chunk).is_some_and(|waiting| waiting.iter().any(|w| !w.is_closed()))
+        anybody(self.waiting.lock().get(&chunk))
     }
 
     /// A chunk's contents; nothing when the fetch was given up, since the chunk was written meanwhile or the daemon stops.
+    /// Whoever still wants it then had a fetch that died, and pauses before the next.
     pub(super) async fn fetch(
         self: &Arc<Self>,
         chunk: u64,
@@ -194,14 +271,14 @@ impl Fetches {
             return Ok(answered);
         }
         drop(waiting);
-        let under_way = UnderWay { fetches: Arc::clone(self), chunk, answered: false };
+        let mut under_way = UnderWay { fetches: Arc::clone(self), chunk, answered: false };
         self.access.spawn(async move {
             let fetches = Arc::clone(&under_way.fetches);
             let place = match urgency {
                 Urgency::Reader => fetches.room.take(|| fetches.away.lock().is_some()).await,
                 Urgency::Background => None,
             };
-            if !fetches.is_wanted(chunk) {
+            if under_way.give_up() {
                 // Room was so long in coming that nobody waits any more.
                 return;
             }
@@ -216,19 +293,15 @@ impl Fetches {
         let bytes = self.chunks.bytes(&(chunk..chunk + 1));
         let len = (bytes.end - bytes.start) as usize;
         let deadline = Instant::now() + PATIENCE;
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         loop {
             let source = self.source()?;
-            let read =
-                tokio::time::timeout_at(deadline, source.read(bytes.start, len)).await.unwrap_or_else(|_| {
-                    let secs = PATIENCE.as_secs();
-                    Err(Trouble::Away(format!("the repository has not answered for {secs} seconds")))
-                });
+            let read = asked_until(deadline, async { source.read(bytes.start, len).await }).await;
             self.note(chunk, &read);
+            let pause = pauses.next();
             match read {
                 Err(Trouble::Away(_)) if Instant::now() + pause < deadline && self.is_wanted(chunk) => {
                     tokio::time::sleep(pause).await;
-                    pause = (2 * pause).min(LONGEST_PAUSE);
                 }
                 read => return read,
             }
@@ -266,11 +339,7 @@ impl Fetches {
     /// Which parts of a range are not holes. The repository is asked once.
     pub(super) async fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, Trouble> {
         let source = self.source()?;
-        let data = tokio::time::timeout(PATIENCE, source.data(range)).await;
-        let data = data.unwrap_or_else(|_| {
-            let secs = PATIENCE.as_secs();
-            Err(Trouble::Away(format!("the repository has not answered for {secs} seconds")))
-        });
+        let data = asked_until(Instant::now() + PATIENCE, async { source.data(range).await }).await;
         // Damage is noted by the chunks that it hurts.
         *self.away.lock() = match &data {
             Err(Trouble::Away(why)) => Some(why.clone()),

@@ -10,7 +10,7 @@ use cairn_cow::Disk;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::fetches::{Source, Trouble};
+use super::fetches::{Source, Trouble, asked};
 use super::volume::Restore;
 
 /// How long a repository that did not take a hold is left alone.
@@ -30,7 +30,7 @@ pub(crate) async fn while_held<D: Disk>(restore: &Restore<D>, work: impl Future<
     if !restore.is_over() {
         return;
     }
-    if let Err(Trouble::Away(why) | Trouble::Damaged(why)) = source.release().await {
+    if let Err(Trouble::Away(why) | Trouble::Damaged(why)) = asked(source.release()).await {
         // The repository forgets it after a month.
         tracing::debug!("what keeps a backup's contents stays for a while: {why}");
     }
@@ -39,7 +39,7 @@ pub(crate) async fn while_held<D: Disk>(restore: &Restore<D>, work: impl Future<
 async fn hold<D: Disk>(restore: &Restore<D>, source: &dyn Source, done: &Notify) {
     let mut told = false;
     loop {
-        let held = source.hold().await;
+        let held = asked(source.hold()).await;
         if let Err(Trouble::Away(why) | Trouble::Damaged(why)) = &held
             && !told
         {

@@ -38,6 +38,8 @@ struct State {
     away: bool,
     /// Nothing is answered.
     hangs: bool,
+    /// Whatever is asked panics.
+    panics: bool,
     damaged: HashSet<u64>,
     reads: u64,
     holds: u64,
@@ -88,6 +90,7 @@ impl Source for Backup {
             while self.state.lock().hangs {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            assert!(!self.state.lock().panics, "a fault below");
             let range = offset..offset + len as u64;
             match self.trouble(&range) {
                 Some(trouble) => Err(trouble),
@@ -98,6 +101,7 @@ impl Source for Backup {
 
     fn data(&self, range: Range<u64>) -> Answer<'_, Vec<Range<u64>>> {
         Box::pin(async move {
+            assert!(!self.state.lock().panics, "a fault below");
             if let Some(Trouble::Away(why)) = self.trouble(&range) {
                 return Err(Trouble::Away(why));
             }
@@ -477,6 +481,71 @@ fn a_repository_that_does_not_answer_stops_no_other_volume() {
         backups[0].set(|state| state.hangs = false);
         reader.await.expect("is read");
         assert!(whole(&a).await == backups[0].contents);
+    });
+}
+
+/// Reads and fills all of a volume.
+fn use_all(w: &Rc<World>, handle: Handle) -> [cairn_uring::JoinHandle<()>; 2] {
+    let (reading, filling) = (Rc::clone(w), Rc::clone(w));
+    let reader = spawn(async move { reading.restore.fill(0, 0..1).await.expect("is read") });
+    [reader, spawn(async move { filling.complete(handle).await })]
+}
+
+/// A panic below the fetches once had the background and the readers ask again at once, thousands of times a second.
+#[test]
+fn a_panic_below_is_a_failure_that_may_pass() {
+    on_reactor(|handle| async move {
+        let backup = Backup::new(&mut Rng::new(22));
+        let w = Rc::new(World::new(&backup).await);
+        backup.set(|state| state.hangs = true);
+        let users = use_all(&w, handle);
+        // The background has looked where there is data.
+        while backup.state.lock().reads < 8 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        backup.set(|state| (state.panics, state.hangs) = (true, false));
+        let problem = loop {
+            sleep(Duration::from_millis(1)).await;
+            assert!(backup.state.lock().reads < 200, "it asks again at once");
+            if let Some(problem) = w.restore.progress().problem {
+                break problem;
+            }
+        };
+        assert!(problem.contains("a fault below"), "{problem}");
+        sleep(Duration::from_millis(500)).await;
+        // Of the few chunks that are asked for at once, each again and again.
+        assert!(backup.state.lock().reads < 200, "it asks again at once");
+        let restore = Arc::clone(&w.restore);
+        let looked = w.restores.run(async move { restore.fetches.data(0..SIZE).await });
+        let looked = looked.await.expect("the thread goes on");
+        assert!(matches!(looked, Err(Trouble::Away(_))), "{looked:?}");
+        backup.set(|state| state.panics = false);
+        for user in users {
+            user.await;
+        }
+        assert!(whole(&w).await == backup.contents);
+        assert_eq!(w.restore.progress().problem, None);
+    });
+}
+
+#[test]
+fn a_fetch_that_ends_without_an_answer_is_begun_again_after_a_pause() {
+    on_reactor(|handle| async move {
+        let backup = Backup::new(&mut Rng::new(23));
+        let w = Rc::new(World::new(&backup).await);
+        backup.set(|state| state.hangs = true);
+        let users = use_all(&w, handle);
+        for _ in 0..400 {
+            // Whoever waits finds that nobody fetches for it any more.
+            w.restore.fetches.needless(&(0..w.restore.chunks.count()));
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(backup.state.lock().reads < 200, "it asks again at once");
+        backup.set(|state| state.hangs = false);
+        for user in users {
+            user.await;
+        }
+        assert!(whole(&w).await == backup.contents);
     });
 }
 

@@ -8,14 +8,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use cairn_api::volume::VolumeRestore;
 use cairn_cow::{Disk, Error, ErrorKind, ExtentKind, Lsn, Pool, Result, VersionId};
-use cairn_uring::{JoinHandle, spawn, timeout};
+use cairn_uring::{JoinHandle, sleep, spawn, timeout};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::RestoreSettings;
 use super::chunks::Chunks;
 use super::claims::Claims;
-use super::fetches::{Fetches, PATIENCE, Trouble, Urgency};
+use super::fetches::{Fetches, PATIENCE, Pauses, Trouble, Urgency};
 use super::filled::Filled;
 
 /// How much of a trim or of zeroes is claimed and marked at a time; a multiple of every chunk size.
@@ -194,6 +194,7 @@ impl<D: Disk> Restore<D> {
     /// Fetches a chunk for somebody who waits for it.
     async fn fill_one(&self, lane: usize, chunk: u64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
+        let mut pauses = Pauses::default();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let fetched = timeout(left, self.fetches.fetch(chunk, Urgency::Reader)).await;
@@ -201,7 +202,7 @@ impl<D: Disk> Restore<D> {
                 Ok(Ok(Some(fetched))) => return self.put(lane, chunk, &fetched.bytes).await,
                 // It was written meanwhile.
                 Ok(Ok(None)) if self.is_settled(&(chunk..chunk + 1)) => return Ok(()),
-                Ok(Ok(None)) => {}
+                Ok(Ok(None)) => sleep(pauses.next().min(left)).await,
                 Ok(Err(trouble)) => return Err(trouble.into()),
                 Err(_) => {
                     let why = self.fetches.problem();

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::common::stores;
+use crate::common::stores::forward;
 use crate::common::{CHUNK, Volume, assert_same, back_up, noise, quick, restored};
 
 const TWO_HOURS: i64 = 2 * 3600 * 1000;
@@ -32,25 +33,7 @@ fn no_sessions(inner: Arc<dyn Objects>) -> Arc<dyn Objects> {
 }
 
 impl Objects for Older {
-    fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
-        self.inner.put(name, contents)
-    }
-
-    fn create<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, bool> {
-        self.inner.create(name, contents)
-    }
-
-    fn get<'a>(&'a self, name: &'a str, range: Option<Range<u64>>) -> Answer<'a, Bytes> {
-        self.inner.get(name, range)
-    }
-
-    fn head<'a>(&'a self, name: &'a str) -> Answer<'a, Object> {
-        self.inner.head(name)
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        self.inner.delete(name)
-    }
+    forward!(put, create, get, head, delete);
 
     fn list<'a>(&'a self, prefix: &'a str, each: &'a mut (dyn FnMut(Object) + Send)) -> Answer<'a, ()> {
         async move {

@@ -1,18 +1,17 @@
 //! Stores that can do less than others, have no room left, or hold what is not the repository's.
 
 use std::fs::{self, File};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cairn_backup::{
-    Answer, ErrorKind, Failure, GcOptions, Location, Object, Objects, OpenOptions, Repository, StoreError,
-    memory,
+    Answer, ErrorKind, Failure, GcOptions, Location, Objects, OpenOptions, Repository, StoreError, memory,
 };
 use futures_util::FutureExt as _;
 
+use crate::common::stores::forward;
 use crate::common::{CHUNK, Volume, assert_same, back_up, quick, restored};
 
 /// A store that cannot put if absent, and that may be full of packs.
@@ -22,6 +21,8 @@ struct Odd {
 }
 
 impl Objects for Odd {
+    forward!(get, head, delete, list);
+
     fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
         async move {
             if name.starts_with("packs/") && self.full.load(Ordering::Relaxed) {
@@ -34,22 +35,6 @@ impl Objects for Odd {
 
     fn create<'a>(&'a self, _: &'a str, _: Bytes) -> Answer<'a, bool> {
         async { Err(StoreError::new(Failure::Permanent, "501 Not Implemented")) }.boxed()
-    }
-
-    fn get<'a>(&'a self, name: &'a str, range: Option<Range<u64>>) -> Answer<'a, Bytes> {
-        self.inner.get(name, range)
-    }
-
-    fn head<'a>(&'a self, name: &'a str) -> Answer<'a, Object> {
-        self.inner.head(name)
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        self.inner.delete(name)
-    }
-
-    fn list<'a>(&'a self, prefix: &'a str, each: &'a mut (dyn FnMut(Object) + Send)) -> Answer<'a, ()> {
-        self.inner.list(prefix, each)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common::stores::forward;
 use crate::common::{CHUNK, quick, retry};
 use bytes::Bytes;
 use cairn_backup::{
@@ -188,9 +189,7 @@ struct Hesitant {
 }
 
 impl Objects for Hesitant {
-    fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
-        self.inner.put(name, contents)
-    }
+    forward!(put, get, head, delete, list);
 
     fn create<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, bool> {
         let take = |left: u32| left.checked_sub(1);
@@ -198,22 +197,6 @@ impl Objects for Hesitant {
             return async { Ok(false) }.boxed();
         }
         self.inner.create(name, contents)
-    }
-
-    fn get<'a>(&'a self, name: &'a str, range: Option<Range<u64>>) -> Answer<'a, Bytes> {
-        self.inner.get(name, range)
-    }
-
-    fn head<'a>(&'a self, name: &'a str) -> Answer<'a, Object> {
-        self.inner.head(name)
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        self.inner.delete(name)
-    }
-
-    fn list<'a>(&'a self, prefix: &'a str, each: &'a mut (dyn FnMut(Object) + Send)) -> Answer<'a, ()> {
-        self.inner.list(prefix, each)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Orders of steps that chance hardly ever makes: each actor stops before one operation until it is let go.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use cairn_backup::{
 use futures_util::FutureExt as _;
 use tokio::sync::{Notify, watch};
 
+use crate::common::stores::forward;
 use crate::common::{CHUNK, Volume, assert_same, back_up, quick, restored};
 
 /// Stops at an operation on some name until it is let go, and does not stop any more from then on.
@@ -32,24 +32,14 @@ impl Pause {
 }
 
 impl Objects for Pause {
+    forward!(get, head, delete);
+
     fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
         self.through(format!("put {name}"), self.inner.put(name, contents)).boxed()
     }
 
     fn create<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, bool> {
         self.through(format!("put {name}"), self.inner.create(name, contents)).boxed()
-    }
-
-    fn get<'a>(&'a self, name: &'a str, range: Option<Range<u64>>) -> Answer<'a, Bytes> {
-        self.inner.get(name, range)
-    }
-
-    fn head<'a>(&'a self, name: &'a str) -> Answer<'a, Object> {
-        self.inner.head(name)
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        self.inner.delete(name)
     }
 
     fn list<'a>(&'a self, prefix: &'a str, each: &'a mut (dyn FnMut(Object) + Send)) -> Answer<'a, ()> {

@@ -142,6 +142,50 @@ impl Objects for Faulty {
     }
 }
 
+/// In an `impl Objects`: these are as those of `self.inner`.
+macro_rules! forward {
+    ($($method:ident),*) => { $($crate::common::stores::forward!(@ $method);)* };
+    (@ put) => {
+        fn put<'a>(&'a self, name: &'a str, contents: bytes::Bytes) -> cairn_backup::Answer<'a, ()> {
+            self.inner.put(name, contents)
+        }
+    };
+    (@ create) => {
+        fn create<'a>(&'a self, name: &'a str, contents: bytes::Bytes) -> cairn_backup::Answer<'a, bool> {
+            self.inner.create(name, contents)
+        }
+    };
+    (@ get) => {
+        fn get<'a>(
+            &'a self,
+            name: &'a str,
+            range: Option<std::ops::Range<u64>>,
+        ) -> cairn_backup::Answer<'a, bytes::Bytes> {
+            self.inner.get(name, range)
+        }
+    };
+    (@ head) => {
+        fn head<'a>(&'a self, name: &'a str) -> cairn_backup::Answer<'a, cairn_backup::Object> {
+            self.inner.head(name)
+        }
+    };
+    (@ delete) => {
+        fn delete<'a>(&'a self, name: &'a str) -> cairn_backup::Answer<'a, ()> {
+            self.inner.delete(name)
+        }
+    };
+    (@ list) => {
+        fn list<'a>(
+            &'a self,
+            prefix: &'a str,
+            each: &'a mut (dyn FnMut(cairn_backup::Object) + Send),
+        ) -> cairn_backup::Answer<'a, ()> {
+            self.inner.list(prefix, each)
+        }
+    };
+}
+pub(crate) use forward;
+
 /// Every object of a store.
 pub(crate) async fn names(store: &dyn Objects) -> Vec<String> {
     let mut names = vec!["config".to_owned()];

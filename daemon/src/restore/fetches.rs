@@ -8,16 +8,15 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::future::poll_fn;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -88,13 +87,8 @@ impl Pauses {
 /// What a [`Source`] answers, where a panic is an answer, too: what is below it is large and not all ours, and neither a
 /// volume's background nor its readers may end for that. It may pass, as when the repository is away.
 pub(super) async fn asked<T>(answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    let mut answer = pin!(answer);
-    let poll = poll_fn(|cx| {
-        // Nothing sees what a panic left behind of it: it is not polled again.
-        catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)))
-            .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))))
-    });
-    poll.await
+    // Nothing sees what a panic left behind of it: it is not polled again.
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Trouble {

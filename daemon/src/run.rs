@@ -23,11 +23,9 @@ use crate::control::{self, ControlThread, PoolEngine};
 use crate::descriptors::connections_allowed;
 use crate::devices::{Devices, ServedDevices};
 use crate::disk::{Found, PoolDisk};
-use crate::images;
 use crate::keeper::{PoolFiles as _, PoolKeeper, on, sentence};
 use crate::listeners::{Listeners, SocketFile};
 use crate::pools::PoolSlot;
-use crate::restore;
 use crate::serve::NbdServer;
 use crate::staging::is_hidden;
 use crate::volumes::Volumes;
@@ -300,12 +298,7 @@ fn take_up(
 ) -> Result<(), String> {
     let Ok(pool) = &slot.pool else { return Ok(()) };
     let (pool, volumes) = (Arc::clone(pool), Arc::clone(volumes));
-    let swept = on(reactor, move || async move {
-        let swept = (images::sweep(&pool).await, restore::sweep(&pool).await);
-        volumes.restores.load(&pool).await;
-        swept
-    })?;
-    for error in [swept.0, swept.1].into_iter().filter_map(Result::err) {
+    for error in on(reactor, move || async move { volumes.take_up(&pool).await })? {
         tracing::warn!(
             pool = slot.name,
             "what the last daemon has left cannot be deleted: {}",

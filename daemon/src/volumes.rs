@@ -9,9 +9,10 @@ use cairn_cow::{Disk, Holder, Pool, Resolved, VersionId};
 use parking_lot::Mutex;
 
 use crate::control::Sessions;
+use crate::images;
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
-use crate::restore::Restores;
+use crate::restore::{self, Restores};
 use crate::settings::{Settings, is_shared};
 
 /// One a daemon, shared by `Arc`.
@@ -63,6 +64,14 @@ impl<D: Disk> Volumes<D> {
     fn limits(&self, pool: &Pool<D>, name: &str) -> QosRule {
         let kept = pool.attributes(Holder::Volume(name));
         kept.map_or_else(|_| QosRule::default(), |attributes| self.settings().limits(&attributes).1)
+    }
+
+    /// Deletes what clients of the daemon that had a pool before have not finished, and takes up its restores. What could
+    /// not be deleted is left for the next time.
+    pub(crate) async fn take_up(&self, pool: &Arc<Pool<D>>) -> Vec<cairn_cow::Error> {
+        let swept = [images::sweep(pool).await, restore::sweep(pool).await];
+        self.restores.load(pool).await;
+        swept.into_iter().filter_map(Result::err).collect()
     }
 
     /// The volume of this head is deleted.

@@ -9,9 +9,7 @@ use cairn_cow::{Disk, Holder};
 
 use super::context::{Context, blocking, busy, check_name, invalid, volumes_counted};
 use super::{convert, restores};
-use crate::images;
 use crate::pools::PoolSlot;
-use crate::restore;
 use crate::settings::pool_key;
 use crate::volumes::Volumes;
 
@@ -77,12 +75,11 @@ async fn include<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) -> Result<(), Api
 /// Deletes what clients of the daemon that had the pool before have not finished, and takes up its restores.
 async fn take_up<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) {
     let Ok(pool) = added.pool.clone() else { return };
-    let swept = c.run(async move |c| {
-        let swept = (images::sweep(&pool).await, restore::sweep(&pool).await);
-        c.volumes.restores.load(&pool).await;
-        swept.0.and(swept.1).map_err(|e| convert::error(&e))
-    });
-    if let Err(error) = swept.await {
+    let errors = match c.run(async move |c| Ok(c.volumes.take_up(&pool).await)).await {
+        Ok(errors) => errors.iter().map(convert::error).collect(),
+        Err(error) => vec![error],
+    };
+    for error in errors {
         tracing::warn!(pool = added.name, %error, "what the last daemon has left cannot be deleted");
     }
 }

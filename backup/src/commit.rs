@@ -15,6 +15,7 @@ use crate::ids::{BackupId, PackId};
 use crate::index::{self, View};
 use crate::manifest::{Backup, Geometry};
 use crate::map::Walk;
+use crate::repository;
 
 /// What came of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +61,7 @@ async fn commit_pending(
     // behind, because this host slept for a day, the look has to be repeated with the manifest in place. So it has if
     // the base is gone: a collection that listed pending manifests before this one was put, and backups after the
     // base was deleted and before this one was there, has seen neither.
-    let overlooked = core.store.head(pending).await?.is_none() || !is_there(core, base).await?;
+    let overlooked = core.store.head(pending).await?.is_none() || !has_base(core, base).await?;
     if overlooked && !is_intact(core, backup, used, base).await? {
         core.store.delete(&name).await?;
         return Ok(Outcome::Conflict);
@@ -69,9 +70,9 @@ async fn commit_pending(
 }
 
 /// Whether the base, if there is one, has not been deleted.
-async fn is_there(core: &Core, base: Option<BackupId>) -> Result<bool> {
+async fn has_base(core: &Core, base: Option<BackupId>) -> Result<bool> {
     match base {
-        Some(base) => Ok(core.store.head(&Kind::Backup.name(base)).await?.is_some()),
+        Some(base) => repository::is_there(core, base).await,
         None => Ok(true),
     }
 }
@@ -88,7 +89,7 @@ async fn is_intact(
         index::list_marks(core).await?.into_iter().map(|mark| mark.pack).collect();
     let there = index::list_pack_ids(core).await?;
     let usable = used.iter().all(|pack| there.contains(pack) && !condemned.contains(pack));
-    if usable && is_there(core, base).await? {
+    if usable && has_base(core, base).await? {
         return Ok(true);
     }
     let Some(root) = backup.root else { return Ok(true) };

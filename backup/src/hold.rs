@@ -17,7 +17,7 @@ use crate::ids::{BackupId, HoldId};
 use crate::keys::Keys;
 use crate::manifest::{Backup, Text, to_json};
 use crate::reader::Reader;
-use crate::repository::{Repository, not_found, read_backup};
+use crate::repository::{Repository, is_there, not_found, read_backup};
 
 /// How often a hold is to be renewed.
 pub const HOLD_RENEWAL: Duration = Duration::from_secs(24 * 3600);
@@ -65,7 +65,7 @@ impl Repository {
             _ => (read_backup(core, backup).await?, false),
         };
         core.store.put(&name, seal(&core.keys, hold, &manifest)?).await?;
-        if !renewed && core.store.head(&Kind::Backup.name(backup)).await?.is_none() {
+        if !renewed && !is_there(core, backup).await? {
             core.store.delete(&name).await?;
             return Err(not_found(backup));
         }

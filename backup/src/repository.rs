@@ -314,10 +314,16 @@ impl Repository {
     pub async fn delete(&self, ids: &[BackupId]) -> Result<()> {
         self.core.writable()?;
         for id in ids {
-            if self.core.store.head(&Kind::Backup.name(*id)).await?.is_none() {
+            if !is_there(&self.core, *id).await? {
                 return Err(not_found(*id));
             }
         }
+        self.remove(ids).await
+    }
+
+    /// Deletes those of the backups that are still there: somebody else may prune, too.
+    pub async fn remove(&self, ids: &[BackupId]) -> Result<()> {
+        self.core.writable()?;
         for id in ids {
             self.core.store.delete(&Kind::Backup.name(*id)).await?;
             self.core.store.delete(&Kind::Labels.name(*id)).await?;
@@ -339,11 +345,7 @@ impl Repository {
         let gone: Vec<_> =
             verdicts.iter().filter(|v| v.kept_by.is_empty()).map(|verdict| verdict.backup).collect();
         if !dry_run {
-            self.core.writable()?;
-            for id in &gone {
-                self.core.store.delete(&Kind::Backup.name(*id)).await?;
-                self.core.store.delete(&Kind::Labels.name(*id)).await?;
-            }
+            self.remove(&gone).await?;
         }
         Ok(PruneReport { verdicts, deleted: gone.len() })
     }
@@ -402,6 +404,11 @@ pub(crate) async fn find_backup(core: &Core, id: BackupId) -> Result<Option<Back
         Some(object) => Backup::open(&core.keys, Kind::Backup, id, &object).map(Some),
         None => Ok(None),
     }
+}
+
+/// Whether there is a backup, without reading it.
+pub(crate) async fn is_there(core: &Core, id: BackupId) -> Result<bool> {
+    Ok(core.store.head(&Kind::Backup.name(id)).await?.is_some())
 }
 
 pub(crate) async fn read_backup(core: &Core, id: BackupId) -> Result<Backup> {

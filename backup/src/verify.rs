@@ -23,6 +23,7 @@ use crate::manifest::{Geometry, Labels};
 use crate::map::Walk;
 use crate::node::{Child, Chunk, Node, Reference};
 use crate::pack;
+use crate::repository::is_there;
 use crate::roots::Roots;
 use crate::session;
 use crate::task::task_failed;
@@ -95,7 +96,6 @@ pub(crate) async fn run(core: &Arc<Core>, options: &VerifyOptions) -> Result<Ver
         options,
         report: VerifyReport::default(),
         lost: HashMap::new(),
-        of_backups: BTreeSet::new(),
         broken: HashSet::new(),
     };
     verify.small_objects().await?;
@@ -121,8 +121,13 @@ pub(crate) async fn run(core: &Arc<Core>, options: &VerifyOptions) -> Result<Ver
         condemn.extend(verify.packs(&view, &mut meter).await?);
     }
     meter.phase(Phase::Finishing);
+    let told_before = verify.report.problems.len();
     verify.references(&view, &roots).await?;
     verify.find_hurt(&roots).await?;
+    // What only maps lack is nothing wrong when no backup that is still there has such a map.
+    let mut lacking = verify.report.problems.split_off(told_before);
+    lacking.retain(|problem| !problem.backups.is_empty());
+    verify.report.problems.append(&mut lacking);
     if options.repair {
         verify.condemn(&condemn).await?;
     }
@@ -135,8 +140,6 @@ struct Verify<'a> {
     report: VerifyReport,
     /// Blobs of which no copy is good, and the problem that says why.
     lost: HashMap<BlobId, usize>,
-    /// Problems that are none unless a backup that is still there has them.
-    of_backups: BTreeSet<usize>,
     /// Packs whose header or footer is damaged, or their size: what an index says is in them has to be tried.
     broken: HashSet<PackId>,
 }
@@ -292,11 +295,7 @@ impl Verify<'_> {
             let known = self.report.problems.iter().position(|problem| problem.object == object);
             let problem = match known {
                 Some(problem) => problem,
-                None => {
-                    let problem = self.problem(&object, &Error::new(ErrorKind::Corrupt, why), Vec::new());
-                    self.of_backups.insert(problem);
-                    problem
-                }
+                None => self.problem(&object, &Error::new(ErrorKind::Corrupt, why), Vec::new()),
             };
             self.lost.insert(id, problem);
         }
@@ -317,7 +316,7 @@ impl Verify<'_> {
             if hurt.as_ref().is_ok_and(|hurt| hurt.is_empty()) {
                 continue;
             }
-            if self.core.store.head(&Kind::Backup.name(backup.id)).await?.is_none() {
+            if !is_there(self.core, backup.id).await? {
                 // Deleted while this ran, and collected: no wonder.
                 continue;
             }
@@ -325,11 +324,6 @@ impl Verify<'_> {
                 self.report.problems[*problem].backups.push(backup.id);
             }
         }
-        let mut number = 0;
-        self.report.problems.retain(|problem| {
-            number += 1;
-            !problem.backups.is_empty() || !self.of_backups.contains(&(number - 1))
-        });
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cairn_backup::{ErrorKind, GcOptions, KeepRules, Repository, VerifyOptions};
+use cairn_backup::{GcOptions, KeepRules, Repository, VerifyOptions};
 use serde_json::json;
 
 use super::repository::{Place, Work, make_key_file, without_key};
@@ -115,13 +115,7 @@ async fn prune(
     }
     if !dry_run && !gone.is_empty() {
         output.confirm(&repos::prune_question(gone.len()), yes)?;
-        for id in &gone {
-            match repository.delete(&[*id]).await {
-                // Somebody else prunes, too.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                deleted => deleted?,
-            }
-        }
+        repository.remove(&gone).await?;
     }
     let people = repos::pruned(gone.len(), dry_run);
     output.either(|| repos::verdicts_json(&verdicts, dry_run), people)

@@ -51,9 +51,10 @@ pub(super) async fn create(asked: CreateBackup, client: &Client, output: &Output
         let pool = client.get::<PoolStatus>(&path::pool(&volume.pool), Wait::Short).await?.value;
         let volume_id = format!("{}/{}", pool.id, volume.id);
         let repository = place.open().await?;
-        let base = match full {
-            true => Base::Full { why: "as asked" },
-            false => base(&repository, &volume, &volume_id, client).await?,
+        let base = if full {
+            Base::Full { why: "as asked" }
+        } else {
+            base(&repository, &volume, &volume_id, client).await?
         };
         Ok::<_, Failure>((volume, volume_id, repository, base))
     };

@@ -34,6 +34,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    pub(crate) const ALL: [Kind; 7] =
+        [Kind::Backup, Kind::Pending, Kind::Labels, Kind::Index, Kind::Condemned, Kind::Session, Kind::Hold];
+
     /// The folder that objects of this kind are in, with `/` at its end.
     pub(crate) fn folder(self) -> &'static str {
         match self {

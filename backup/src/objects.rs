@@ -20,7 +20,9 @@ use object_store::{
 };
 
 use crate::direct;
+use crate::envelope::Kind;
 use crate::http::PIECE;
+use crate::pack;
 
 /// An object as a listing shows it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -228,17 +230,14 @@ impl Objects for Backend {
 /// small objects have 256 MiB of contents.
 const MOST: u64 = 257 << 20;
 
-/// The folders of a repository, the parts of names before the first `/`.
-const OWN_FOLDERS: [&str; 8] =
-    ["backups", "condemned", "holds", "index", "labels", "packs", "pending", "sessions"];
-
 /// `object_store` writes a file as `name#1` and gives it its name when it is whole. A process that dies in between
 /// leaves it behind.
 ///
 /// Only in the repository's own folders: it may share its place with what is somebody else's.
 fn remove_staged_files(folder: &Path) -> std::io::Result<u64> {
     let mut removed = 0;
-    let mut folders = OWN_FOLDERS.map(|own| folder.join(own)).to_vec();
+    let own = Kind::ALL.map(Kind::folder).into_iter().chain([pack::FOLDER]);
+    let mut folders: Vec<_> = own.map(|own| folder.join(own)).collect();
     while let Some(folder) = folders.pop() {
         let entries = match std::fs::read_dir(folder) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,

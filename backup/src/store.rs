@@ -105,30 +105,33 @@ impl Store {
     /// what stays short is an object that lost its end.
     pub(crate) async fn find_range(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>> {
         let size = range.end - range.start;
-        let wanted = || -> Answer<'_, Bytes> {
+        let wanted = || -> Answer<'_, Option<Bytes>> {
             let range = range.clone();
             Box::pin(async move {
                 let contents = self.objects.get(name, Some(range.clone())).await?;
                 if contents.len() as u64 == size {
-                    return Ok(contents);
+                    return Ok(Some(contents));
                 }
                 // A connection that was cut can be tried again, an object that was cannot.
-                let failure = match self.objects.head(name).await {
-                    Ok(object) if object.size < range.end => Failure::Permanent,
-                    _ => Failure::Transient,
-                };
-                Err(StoreError::new(failure, format!("{} bytes of {size} came", contents.len())))
+                if self.ends_before(name, range.end).await {
+                    return Ok(None);
+                }
+                let what = format!("{} bytes of {size} came", contents.len());
+                Err(StoreError::new(Failure::Transient, what))
             })
         };
+        let cut = || Error::corrupt(name, "the object is cut short");
         match self.patiently_raw(size, wanted).await {
-            Ok(contents) => Ok(Some(contents)),
+            Ok(contents) => contents.map(Some).ok_or_else(cut),
             Err(e) if e.failure == Failure::NotFound => Ok(None),
             // Some stores refuse a range that an object does not have.
-            Err(e) => match self.objects.head(name).await {
-                Ok(object) if object.size < range.end => Err(Error::corrupt(name, "the object is cut short")),
-                _ => Err(told(name, "read", e)),
-            },
+            Err(_) if self.ends_before(name, range.end).await => Err(cut()),
+            Err(e) => Err(told(name, "read", e)),
         }
+    }
+
+    async fn ends_before(&self, name: &str, end: u64) -> bool {
+        self.objects.head(name).await.is_ok_and(|object| object.size < end)
     }
 
     pub(crate) async fn head(&self, name: &str) -> Result<Option<Object>> {

@@ -203,13 +203,18 @@ fn kill_9_at_any_point_of_a_restore_loses_nothing() {
     let mut rng = Rng::new(seed("kill -9"));
     let mut interrupted = 0;
     let before = setup.versions();
+    let began = Instant::now();
+    setup.restore("new");
+    setup.wait_until_restored("new");
+    let undisturbed = began.elapsed().as_micros() as u64;
+    setup.daemon.cairn(&["volume", "delete", "new", "--yes"]).ok();
     for round in 0..kills {
         setup.restore("new");
         let mut expected = setup.contents.clone();
         let size = expected.len() as u64;
         for _ in 0..1 + rng.below(3) {
             let mut client = setup.daemon.connect("new");
-            let until = Instant::now() + Duration::from_micros(rng.below(200_000));
+            let until = Instant::now() + Duration::from_micros(rng.below(undisturbed));
             while Instant::now() < until {
                 let at = rng.below(size / 512) * 512;
                 let len = (512 * (1 + rng.below(3 * CHUNK / 512))).min(size - at) as usize;

@@ -168,10 +168,15 @@ fn prefix(repository: &Repository) -> String {
 }
 
 async fn take_snapshot(repository: &Repository, volume: &str, client: &Client) -> Result<Snapshot, Failure> {
-    // No two runs on a volume begin within the same microsecond: each asks the daemon for several things before.
-    let name = format!("{}{}", prefix(repository), jiff::Timestamp::now().as_microsecond());
-    let request = CreateSnapshot { name, description: "base of the next backup".to_owned() };
-    Ok(client.post::<Snapshot>(&path::volume_sub(volume, "snapshots"), &request).await?.value)
+    loop {
+        let name = format!("{}{}", prefix(repository), jiff::Timestamp::now().as_microsecond());
+        let request = CreateSnapshot { name, description: "base of the next backup".to_owned() };
+        match client.post::<Snapshot>(&path::volume_sub(volume, "snapshots"), &request).await {
+            // Another run began within the same microsecond.
+            Err(Failure::Told { code, .. }) if code == "exists" => {}
+            made => return Ok(made?.value),
+        }
+    }
 }
 
 fn attributes(volume: &Volume, snapshot: &Snapshot) -> BTreeMap<String, String> {

@@ -3,7 +3,12 @@
 //! Through the cache a pack reaches the disk in one burst, at the latest when it is synced, and whoever else uses that
 //! disk waits behind it: a volume's p99 beside a backup was 57 ms. A piece takes the disk for a fraction of a
 //! millisecond.
+//!
+//! Each sync also commits the journal of the file system, for which everybody who writes to it waits: with two for each
+//! pack, the p99 of a volume's writes beside them was 1,155 µs, without any 481, and 362 alone. So what need not be there
+//! yet is only staged, and many are settled at once.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -13,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 /// Bytes that the disk gets at once.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 64 << 10;
 /// What file systems want addresses, offsets and lengths to be multiples of.
 const ALIGN: usize = 4096;
 /// Names that may be taken by what cut-off writes left.
@@ -22,18 +27,54 @@ const NAMES: u32 = 1000;
 /// From this size on an object is worth it.
 pub(crate) const LEAST: usize = 1 << 20;
 
+/// A file that is written but neither durable nor under its name. Removed when it is dropped before it is [settled](settle).
+#[derive(Debug)]
+pub(crate) struct Staged {
+    file: File,
+    /// Where it is; `None` once it has its name.
+    at: Option<PathBuf>,
+    path: PathBuf,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(at) = &self.at {
+            // What stays is removed as litter.
+            let _ = fs::remove_file(at);
+        }
+    }
+}
+
 /// Writes a file as `object_store` does: whole and durable when it has its name.
 pub(crate) fn put(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    make_folder(folder)?;
-    let (staged, file) = stage(path)?;
-    let written = write(&file, contents).and_then(|()| fs::rename(&staged, path));
-    if written.is_err() {
-        // What stays is removed as litter; what went wrong first counts.
-        let _ = fs::remove_file(&staged);
-        return written;
+    settle(vec![stage(path, contents)?])
+}
+
+/// Writes a file that is to have the name `path`.
+pub(crate) fn stage(path: &Path, contents: &[u8]) -> io::Result<Staged> {
+    make_folder(folder_of(path)?)?;
+    let (at, file) = make(path)?;
+    let staged = Staged { file, at: Some(at), path: path.to_owned() };
+    write(&staged.file, contents)?;
+    Ok(staged)
+}
+
+/// Makes files durable and gives them their names, durably, too.
+pub(crate) fn settle(mut files: Vec<Staged>) -> io::Result<()> {
+    files.iter().try_for_each(|staged| staged.file.sync_all())?;
+    let mut folders = BTreeSet::new();
+    for Staged { at, path, .. } in &mut files {
+        if let Some(at) = &*at {
+            fs::rename(at, &*path)?;
+        }
+        *at = None;
+        folders.insert(folder_of(path)?);
     }
-    File::open(folder)?.sync_all()
+    folders.into_iter().try_for_each(|folder| File::open(folder)?.sync_all())
+}
+
+fn folder_of(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {
@@ -49,7 +90,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Makes the file under the kind of name that marks unfinished ones.
-fn stage(path: &Path) -> io::Result<(PathBuf, File)> {
+fn make(path: &Path) -> io::Result<(PathBuf, File)> {
     for number in 1..NAMES {
         let mut name = path.as_os_str().to_owned();
         name.push(format!("#{number}"));
@@ -84,8 +125,7 @@ fn write(file: &File, contents: &[u8]) -> io::Result<()> {
         file.write_all_at(&buf[..whole], at)?;
         at += whole as u64;
     }
-    file.set_len(contents.len() as u64)?;
-    file.sync_all()
+    file.set_len(contents.len() as u64)
 }
 
 #[cfg(test)]
@@ -108,6 +148,17 @@ mod tests {
         }
         let left = fs::read_dir(folder.path().join("packs/ab")).unwrap().count();
         assert_eq!(left, 14, "seven files and what was there before");
+        let in_folder = || fs::read_dir(folder.path().join("packs/cd")).unwrap().count();
+        let staged: Vec<_> = ["packs/cd/a", "packs/ce/b", "packs/cd/c"]
+            .iter()
+            .map(|name| stage(&folder.path().join(name), name.as_bytes()).unwrap())
+            .collect();
+        assert!(!folder.path().join("packs/cd/a").exists(), "it has no name yet");
+        drop(stage(&folder.path().join("packs/cd/d"), b"given up").unwrap());
+        assert_eq!(in_folder(), 2, "what was given up is gone");
+        settle(staged).unwrap();
+        assert_eq!(fs::read(folder.path().join("packs/ce/b")).unwrap(), b"packs/ce/b");
+        assert_eq!(in_folder(), 2, "under their names, and nothing else");
         put(&folder.path().join("index/x"), b"i").unwrap();
         assert!(put(&folder.path().join("index/x/y"), b"i").is_err(), "a file is no folder");
     }

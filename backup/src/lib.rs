@@ -68,7 +68,7 @@ pub use keys::KeyFile;
 pub use limit::{Cancel, Limiter, OnProgress, Phase, Progress};
 pub use location::{Location, S3Options, memory};
 pub use manifest::{Backup, BackupKind, Labels, VolumeRef};
-pub use objects::{Answer, Failure, Object, Objects, StoreError};
+pub use objects::{Answer, Failure, Object, Objects, Staged, StoreError};
 pub use prune::{KeepRules, Verdict};
 pub use reader::{MAX_READ, Reader};
 pub use repository::{Listing, OpenOptions, PruneReport, Repository, Status, TreeLine};

@@ -83,10 +83,29 @@ impl StdError for StoreError {
 /// What a call of [`Objects`] gives.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
+/// An object on its way. If it is dropped it may never be there.
+#[derive(Default, Debug)]
+pub struct Staged(Option<direct::Staged>);
+
 /// The store under a repository. Names are relative, with `/` between parts.
 pub trait Objects: Send + Sync + 'static {
     /// Writes an object, whether or not there is one. It is there whole and durable, or not at all.
     fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()>;
+
+    /// Writes an object that need not be there before it is [settled](Objects::settle).
+    fn stage<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, Staged> {
+        async move {
+            self.put(name, contents).await?;
+            Ok(Staged::default())
+        }
+        .boxed()
+    }
+
+    /// Has objects that were staged be there, whole and durable. Many at once cost little more than one.
+    fn settle(&self, staged: Vec<Staged>) -> Answer<'_, ()> {
+        drop(staged);
+        async { Ok(()) }.boxed()
+    }
 
     /// Writes an object if there is none of that name; false if there is one.
     fn create<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, bool>;
@@ -145,12 +164,26 @@ impl Objects for Backend {
                 return Ok(());
             };
             let file = folder.join(name);
-            tokio::task::spawn_blocking(move || direct::put(&file, &contents))
-                .await
-                .map_err(|e| StoreError::new(Failure::Permanent, e))?
-                .map_err(|e| StoreError::new(io_failure(e.kind()), e))
+            on_files(move || direct::put(&file, &contents)).await
         }
         .boxed()
+    }
+
+    fn stage<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, Staged> {
+        async move {
+            let Some(folder) = self.folder.as_ref().filter(|_| contents.len() >= direct::LEAST) else {
+                self.put(name, contents).await?;
+                return Ok(Staged::default());
+            };
+            let file = folder.join(name);
+            on_files(move || direct::stage(&file, &contents)).await.map(|staged| Staged(Some(staged)))
+        }
+        .boxed()
+    }
+
+    fn settle(&self, staged: Vec<Staged>) -> Answer<'_, ()> {
+        let files: Vec<_> = staged.into_iter().filter_map(|staged| staged.0).collect();
+        on_files(move || direct::settle(files)).boxed()
     }
 
     fn create<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, bool> {
@@ -217,13 +250,20 @@ impl Objects for Backend {
     fn remove_litter(&self) -> Answer<'_, u64> {
         async move {
             let Some(folder) = self.folder.clone() else { return Ok(0) };
-            tokio::task::spawn_blocking(move || remove_staged_files(&folder))
-                .await
-                .map_err(|e| StoreError::new(Failure::Permanent, e))?
-                .map_err(|e| StoreError::new(io_failure(e.kind()), e))
+            on_files(move || remove_staged_files(&folder)).await
         }
         .boxed()
     }
+}
+
+/// Does what waits for a disk where that is in nobody's way.
+async fn on_files<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| StoreError::new(Failure::Permanent, e))?
+        .map_err(|e| StoreError::new(io_failure(e.kind()), e))
 }
 
 /// Bytes that one answer may have: what is read is kept in memory, and somebody else may have written it. The largest

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::random;
-use crate::objects::{Answer, Failure, Object, Objects, StoreError};
+use crate::objects::{Answer, Failure, Object, Objects, Staged, StoreError};
 
 /// How often, and after which waits, a transient failure of the store is tried again.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +69,17 @@ impl Store {
     pub(crate) async fn put(&self, name: &str, contents: Bytes) -> Result<()> {
         let size = contents.len() as u64;
         self.patiently(name, "written", size, || self.objects.put(name, contents.clone())).await
+    }
+
+    /// Writes an object that need not be there before it is settled.
+    pub(crate) async fn stage(&self, name: &str, contents: Bytes) -> Result<Staged> {
+        let size = contents.len() as u64;
+        self.patiently(name, "written", size, || self.objects.stage(name, contents.clone())).await
+    }
+
+    /// Has what was staged be there for good.
+    pub(crate) async fn settle(&self, staged: Vec<Staged>) -> Result<()> {
+        self.objects.settle(staged).await.map_err(|e| told("what was written", "made durable", e))
     }
 
     /// Writes an object unless there is one; whether the contents are there now. An answer that got lost is told from

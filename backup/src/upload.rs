@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tokio::task::JoinSet;
@@ -16,6 +17,7 @@ use crate::index::{self, Index, Place};
 use crate::keys::BlobKind;
 use crate::limit::{Cancel, Limiter};
 use crate::node::{Node, Reference};
+use crate::objects::Staged;
 use crate::pack::{self, PackBuilder, PackRecord};
 use crate::task::task_failed;
 
@@ -23,6 +25,9 @@ use crate::task::task_failed;
 const IN_FLIGHT: usize = 4;
 /// After so many packs an index object is written: what a writer that is cut off leaves without one.
 const PACKS_PER_INDEX: usize = 64;
+
+/// After so long what was written is settled at the latest: what a writer that is killed loses with a store of files.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 /// What need not be stored again: the index as it was at the beginning, and what came since.
 pub(crate) struct Known {
@@ -70,8 +75,11 @@ pub(crate) struct Uploader {
     limiter: Option<Limiter>,
     cancel: Cancel,
     filling: [Option<PackBuilder>; 2],
-    sending: JoinSet<Result<PackRecord>>,
-    /// Sent, but in no index object yet.
+    sending: JoinSet<Result<(PackRecord, Staged)>>,
+    /// Sent, but not settled, and when the first of them was.
+    staged: Vec<(PackRecord, Staged)>,
+    staged_since: Instant,
+    /// There for good, but in no index object yet.
     sent: Vec<PackRecord>,
     /// Every pack that what was added or found lies in.
     used: HashSet<PackId>,
@@ -93,6 +101,8 @@ impl Uploader {
             cancel,
             filling: [None, None],
             sending: JoinSet::new(),
+            staged: Vec::new(),
+            staged_since: Instant::now(),
             sent: Vec::new(),
             used: HashSet::new(),
             added_bytes: 0,
@@ -169,12 +179,14 @@ impl Uploader {
                 };
                 cancel.or(admitted).await?;
             }
-            core.store.put(&pack::name(record.id), object).await?;
+            let staged = core.store.stage(&pack::name(record.id), object).await?;
             sent_bytes.fetch_add(record.size, Ordering::Relaxed);
-            Ok(record)
+            Ok((record, staged))
         });
-        if self.sent.len() >= PACKS_PER_INDEX {
+        if self.sent.len() + self.staged.len() >= PACKS_PER_INDEX {
             self.write_index().await?;
+        } else if !self.staged.is_empty() && self.staged_since.elapsed() >= SETTLED_AFTER {
+            self.settle().await?;
         }
         Ok(())
     }
@@ -182,13 +194,28 @@ impl Uploader {
     async fn collect_one(&mut self) -> Result<()> {
         let cancel = self.cancel.clone();
         let done = cancel.or(async { Ok(self.sending.join_next().await) }).await?;
-        if let Some(record) = done.transpose().map_err(task_failed)?.transpose()? {
-            self.sent.push(record);
+        if let Some(sent) = done.transpose().map_err(task_failed)?.transpose()? {
+            self.stage(sent);
         }
         Ok(())
     }
 
+    fn stage(&mut self, sent: (PackRecord, Staged)) {
+        if self.staged.is_empty() {
+            self.staged_since = Instant::now();
+        }
+        self.staged.push(sent);
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        let (records, staged): (Vec<_>, Vec<_>) = self.staged.drain(..).unzip();
+        self.core.store.settle(staged).await?;
+        self.sent.extend(records);
+        Ok(())
+    }
+
     async fn write_index(&mut self) -> Result<()> {
+        self.settle().await?;
         if !self.sent.is_empty() {
             index::write_object(&self.core, &self.sent).await?;
             self.sent.clear();
@@ -210,7 +237,9 @@ impl Uploader {
     /// object they are found all the same.
     pub(crate) async fn abandon(&mut self) {
         while let Some(done) = self.sending.join_next().await {
-            self.sent.extend(done.ok().and_then(Result::ok));
+            if let Ok(Ok(sent)) = done {
+                self.stage(sent);
+            }
         }
         if let Err(error) = self.write_index().await {
             tracing::debug!(%error, "no index of what was uploaded before the failure");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use cairn_backup::{GcOptions, KeepRules, Repository, VerifyOptions};
 use serde_json::json;
 
-use super::repository::{Place, Work, make_key_file, without_key};
+use super::repository::{Place, Work, let_others_go_first, make_key_file, without_key};
 use crate::args::{self, Keep};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -32,6 +32,7 @@ pub(super) async fn run(command: args::Repo, output: &Output) -> Result<(), Fail
         }
         args::Repo::Gc { place, now, dry_run } => {
             let place = Place::try_from(place)?;
+            let_others_go_first();
             let mut work = Work::new(output, "collecting")?;
             let options = if now { GcOptions::at_once() } else { GcOptions::default() };
             let options = GcOptions { dry_run, cancel: work.cancel.clone(), ..options };
@@ -70,6 +71,7 @@ async fn init(place: Place, encrypt: bool, output: &Output) -> Result<(), Failur
 }
 
 async fn verify(place: Place, read_data: bool, repair: bool, output: &Output) -> Result<(), Failure> {
+    let_others_go_first();
     let mut work = Work::new(output, "verifying")?;
     let options = VerifyOptions {
         read_data,

@@ -118,6 +118,16 @@ pub(super) struct Work {
     terminate: Signal,
 }
 
+/// Has this thread, and those that it starts, leave processors to others: for what nobody waits for. A nice value that
+/// somebody chose stays.
+pub(super) fn let_others_go_first() {
+    const LAST: i32 = 19;
+    if rustix::process::nice(0) == Ok(0) {
+        // It may always be raised.
+        let _ = rustix::process::nice(LAST);
+    }
+}
+
 impl Work {
     pub(super) fn new(output: &Output, message: &'static str) -> Result<Work, Failure> {
         let listen = |kind| {

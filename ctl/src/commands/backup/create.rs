@@ -17,7 +17,7 @@ use cairn_backup::{Backup, BackupId, BackupKind, BackupRequest, Labels, Limiter,
 use super::disk::SnapshotSource;
 use crate::args::CreateBackup;
 use crate::client::{Client, Wait};
-use crate::commands::repository::{Place, Work};
+use crate::commands::repository::{Place, Work, let_others_go_first};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::backups;
@@ -45,6 +45,7 @@ enum Base {
 pub(super) async fn create(asked: CreateBackup, client: &Client, output: &Output) -> Result<(), Failure> {
     let CreateBackup { volume, repo, full, name, description, tags, limit_rate } = asked;
     let place = Place::try_from(repo)?;
+    let_others_go_first();
     let mut work = Work::new(output, "backing up")?;
     let prepare = async {
         let volume = client.get::<Volume>(&path::volume(&volume), Wait::Short).await?.value;

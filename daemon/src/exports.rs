@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use cairn_api::attachment::Consumer;
 use cairn_api::image::EXPORT_PREFIX;
-use cairn_cow::{Error, ErrorKind, ExtentKind, Pool, Resolved, VersionId};
+use cairn_cow::{Error, ErrorKind, ExtentKind, Lsn, Pool, Resolved, VersionId};
 use cairn_nbd::{
     ClientInfo, ContextKey, Demand, Errno, Export, ExportInfo, ExportName, Exports, Features, OpenError,
-    ReadExtent, ReadReply, StatusExtent, StatusQuery, ZeroFlags,
+    ReadExtent, ReadReply, Span, StatusExtent, StatusQuery, ZeroFlags,
 };
 use cairn_uring::{AlignedBuf, yield_now};
 
 use crate::control::{Attachment, InUse, IoCounters, Line, Target};
+use crate::courtesy::{self, Courtesy};
 use crate::disk::{PoolBuf, PoolDisk};
 use crate::habit::FlushHabit;
 use crate::images::image;
@@ -101,6 +102,7 @@ impl Exports for PoolExports {
         let (pool, version) = self.volumes.export(&name).map_err(|e| unavailable(&e))?;
         let resolved = pool.resolve(&version).map_err(|e| unavailable(&e))?;
         let restore = self.volumes.restores.of(&pool, &resolved).map_err(|e| unavailable(&e))?;
+        let kept = pool.attributes_of(resolved.head).map_err(|e| unavailable(&e))?;
         let mut connection = self.connection.clone();
         connection.write_through &= !pool.survives_its_process();
         Ok(VersionExport {
@@ -109,6 +111,8 @@ impl Exports for PoolExports {
             pool,
             name,
             version,
+            // What is no volume that users see is being filled.
+            bulk: !resolved.writable || is_hidden(&kept),
             resolved,
             restore,
             known_size: Cell::new(None),
@@ -156,6 +160,8 @@ pub struct VersionExport {
     /// What the pool calls it: `VOLUME` or `VOLUME@SNAPSHOT`.
     version: String,
     resolved: Resolved,
+    /// Whether it is there to be copied, or to be filled: then its transfers give way to volumes' clients.
+    bulk: bool,
     /// What every request goes through of a volume that was being restored when it was opened.
     restore: Option<Arc<Restore<PoolDisk>>>,
     /// See [`Pool::size_changes`].
@@ -178,6 +184,60 @@ struct Begun {
 impl VersionExport {
     fn id(&self) -> VersionId {
         self.resolved.id
+    }
+
+    fn courtesy(&self) -> &Courtesy {
+        &self.volumes.courtesy
+    }
+
+    /// Whether a transfer of so many bytes is to be made in pieces. One that is no bulk transfer is a client at work.
+    fn gives_way(&self, len: u32) -> bool {
+        if !self.bulk {
+            self.courtesy().client_begins(self.lane);
+        }
+        self.bulk && self.courtesy().divides(len)
+    }
+
+    /// Reads a piece at a time.
+    async fn read_in_pieces(&self, offset: u64, len: u32) -> Result<cairn_cow::ReadReply<PoolBuf>, Error> {
+        let span = Span::of(offset, len);
+        let (mut buf, mut at) = (PoolBuf(span.buffer()), span.phase);
+        let mut extents = Vec::new();
+        for piece in courtesy::pieces(offset, len) {
+            let (phase, len) = (Span::of(piece.start, 1).phase, (piece.end - piece.start) as usize);
+            let read = self.courtesy().in_turn(self.pool.read(self.id(), piece.start, len)).await?;
+            if let Some(data) = &read.buf {
+                buf[at..at + len].copy_from_slice(&data[phase..phase + len]);
+            }
+            if read.extents.is_empty() {
+                extents.push((len as u32, read.buf.is_none()));
+            }
+            extents.extend(read.extents);
+            at += len;
+        }
+        Ok(cairn_cow::ReadReply { buf: Some(buf), extents })
+    }
+
+    /// Writes a piece at a time.
+    async fn write_in_pieces(&self, offset: u64, len: u32, buf: &PoolBuf) -> Result<Lsn, Error> {
+        let (mut at, mut last) = (Span::of(offset, len).phase, None);
+        for piece in courtesy::pieces(offset, len) {
+            let len = (piece.end - piece.start) as usize;
+            let span = Span::of(piece.start, len as u32);
+            let mut part = PoolBuf(span.buffer());
+            part[span.phase..span.phase + len].copy_from_slice(&buf[at..at + len]);
+            let written = self.courtesy().in_turn(self.write_to_pool(piece.start, len, part)).await?;
+            last = last.max(Some(written));
+            at += len;
+        }
+        last.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "nothing to write"))
+    }
+
+    async fn write_to_pool(&self, offset: u64, len: usize, buf: PoolBuf) -> Result<Lsn, Error> {
+        match &self.restore {
+            None => self.pool.write(self.lane, self.id(), offset, len, buf).await,
+            Some(restore) => restore.write(self.lane, offset, len, buf).await,
+        }
     }
 
     /// Counts what was answered without an error.
@@ -212,7 +272,7 @@ impl VersionExport {
     }
 
     /// Waits for durability when that was asked for.
-    async fn settle(&self, lsn: cairn_cow::Lsn, fua: bool) -> Result<(), Errno> {
+    async fn settle(&self, lsn: Lsn, fua: bool) -> Result<(), Errno> {
         if fua || self.connection.write_through { self.answer(self.pool.flush_to(lsn).await) } else { Ok(()) }
     }
 }
@@ -294,17 +354,22 @@ impl Export for VersionExport {
         if let Some(restore) = &self.restore {
             self.answer(restore.fill(self.lane, offset..offset + u64::from(len)).await)?;
         }
-        let read = self.answer(self.pool.read(self.id(), offset, len as usize).await);
-        let reply = self.count(read, |counters| counters.read(u64::from(len)))?;
+        let read = if self.gives_way(len) {
+            self.read_in_pieces(offset, len).await
+        } else {
+            self.pool.read(self.id(), offset, len as usize).await
+        };
+        let reply = self.count(self.answer(read), |counters| counters.read(u64::from(len)))?;
         let extents = reply.extents.into_iter().map(|(len, hole)| ReadExtent { len, hole }).collect();
         Ok(ReadReply { buf: reply.buf.map(|b| b.0), extents })
     }
 
     async fn write(&self, offset: u64, len: u32, buf: AlignedBuf, fua: bool) -> Result<(), Errno> {
         let buf = PoolBuf(buf);
-        let written = match &self.restore {
-            None => self.pool.write(self.lane, self.id(), offset, len as usize, buf).await,
-            Some(restore) => restore.write(self.lane, offset, len as usize, buf).await,
+        let written = if self.gives_way(len) {
+            self.write_in_pieces(offset, len, &buf).await
+        } else {
+            self.write_to_pool(offset, len as usize, buf).await
         };
         let lsn = self.count(self.answer(written), |counters| counters.wrote(u64::from(len)))?;
         if !fua && !self.connection.write_through && self.habit.wrote() {
@@ -316,6 +381,9 @@ impl Export for VersionExport {
     }
 
     async fn flush(&self) -> Result<(), Errno> {
+        if !self.bulk {
+            self.courtesy().client_begins(self.lane);
+        }
         self.habit.flushed();
         let flushed = self.answer(self.pool.flush().await);
         self.count(flushed, IoCounters::flushed)

@@ -13,6 +13,7 @@
 //! | `images` | images, as they are kept among the engine's volumes |
 //! | `staging` | volumes that a client fills before anybody sees them |
 //! | [`exports`] | volumes, snapshots and images as NBD exports |
+//! | `courtesy` | bulk transfers give way to volumes' clients |
 //! | `restore` | volumes that serve while they are being restored from a backup |
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
@@ -25,6 +26,7 @@
 
 pub mod config;
 pub mod control;
+mod courtesy;
 mod descriptors;
 pub mod devices;
 pub mod disk;

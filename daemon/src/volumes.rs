@@ -9,6 +9,7 @@ use cairn_cow::{Disk, Holder, Pool, Resolved, VersionId};
 use parking_lot::Mutex;
 
 use crate::control::Sessions;
+use crate::courtesy::Courtesy;
 use crate::images;
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
@@ -23,6 +24,8 @@ pub struct Volumes<D: Disk> {
     pub sessions: Arc<Sessions>,
     /// Those that are being restored.
     pub(crate) restores: Restores<D>,
+    /// Between those who use volumes and those who copy them.
+    pub(crate) courtesy: Arc<Courtesy>,
     /// Of the volumes that were connected to since the daemon started.
     throttles: Mutex<HashMap<Key, Arc<Throttle>>>,
     /// What was said to be wrong with what is kept.
@@ -36,10 +39,12 @@ impl<D: Disk> Volumes<D> {
     /// The volumes of one pool, found at `path`; others may be added.
     pub fn new(main: Arc<Pool<D>>, path: String) -> Arc<Volumes<D>> {
         let pools = Pools::new(main, path);
+        let courtesy = Arc::<Courtesy>::default();
         Arc::new(Volumes {
             pools,
             sessions: Sessions::new(),
-            restores: Restores::default(),
+            restores: Restores::new(Arc::clone(&courtesy)),
+            courtesy,
             throttles: Mutex::default(),
             complaints: Mutex::default(),
         })

@@ -121,7 +121,7 @@ async fn fill<D: Disk>(restore: &Arc<Restore<D>>, reactor: &Handle, chunk: u64) 
         match restore.fetches.fetch(chunk, Urgency::Background).await {
             Ok(Some(fetched)) => {
                 let put = move |restore: Arc<Restore<D>>| async move {
-                    restore.put(LANE, chunk, &fetched.bytes).await
+                    restore.courtesy.in_turn(restore.put(LANE, chunk, &fetched.bytes)).await
                 };
                 return in_pool(restore, reactor, put).await;
             }

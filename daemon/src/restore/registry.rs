@@ -17,6 +17,7 @@ use super::source::{RepoSource, Wanted, failure};
 use super::volume::Restore;
 use super::worker::{Access, Worker};
 use super::{RestoreSettings, VOLUME_RESTORE};
+use crate::courtesy::Courtesy;
 
 /// A volume: its pool's id and that of its head.
 type Key = ([u8; 16], VersionId);
@@ -31,15 +32,15 @@ pub(crate) struct Restores<D: Disk> {
     worker: Mutex<Option<Worker>>,
     /// What the readers of all of them have in memory.
     pub(super) room: SharedRoom,
-}
-
-impl<D: Disk> Default for Restores<D> {
-    fn default() -> Restores<D> {
-        Restores { all: Mutex::default(), worker: Mutex::default(), room: SharedRoom::default() }
-    }
+    /// What their background gives way to.
+    pub(super) courtesy: Arc<Courtesy>,
 }
 
 impl<D: Disk> Restores<D> {
+    pub(crate) fn new(courtesy: Arc<Courtesy>) -> Restores<D> {
+        Restores { all: Mutex::default(), worker: Mutex::default(), room: SharedRoom::default(), courtesy }
+    }
+
     pub(super) fn access(&self) -> io::Result<Access> {
         let mut worker = self.worker.lock();
         match &mut *worker {
@@ -100,7 +101,14 @@ impl<D: Disk> Restores<D> {
         let chunks = Chunks { size: volume.size, chunk: settings.chunk.into() };
         let filled = Filled::new(Arc::clone(pool), companion, chunks.count());
         let fetches = Fetches::new(source, self.access()?, Room::new(&self.room), chunks);
-        let restore = Restore::new(volume.id, settings, chunks, (Arc::clone(pool), filled), fetches);
+        let restore = Restore::new(
+            volume.id,
+            settings,
+            chunks,
+            (Arc::clone(pool), filled),
+            fetches,
+            Arc::clone(&self.courtesy),
+        );
         let restore = Arc::new(restore);
         self.all.lock().insert((pool.id(), volume.id), Ok(Arc::clone(&restore)));
         Ok(restore)
@@ -139,7 +147,14 @@ impl<D: Disk> Restores<D> {
         let access = self.access().map_err(|e| e.to_string())?;
         let source = Arc::new(RepoSource::new(wanted, backup, settings.hold));
         let fetches = Fetches::new(source, access, Room::new(&self.room), chunks);
-        Ok(Restore::new(volume.id, settings, chunks, (Arc::clone(pool), filled), fetches))
+        Ok(Restore::new(
+            volume.id,
+            settings,
+            chunks,
+            (Arc::clone(pool), filled),
+            fetches,
+            Arc::clone(&self.courtesy),
+        ))
     }
 
     /// The restore of the head that an export was found to be.

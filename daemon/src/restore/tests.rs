@@ -148,9 +148,13 @@ fn settings() -> RestoreSettings {
     }
 }
 
+fn new_restores() -> Arc<Restores<SimDisk>> {
+    Arc::new(Restores::new(Arc::default()))
+}
+
 impl World {
     async fn new(backup: &Arc<Backup>) -> World {
-        World::of(&Arc::default(), [7; 16], backup).await
+        World::of(&new_restores(), [7; 16], backup).await
     }
 
     /// One of several of a daemon.
@@ -179,7 +183,14 @@ impl World {
         let filled = Filled::load(Arc::clone(&pool), companion.id, chunks.count()).await.expect("is read");
         let access = restores.access().expect("runs");
         let fetches = Fetches::new(Arc::clone(backup) as _, access, Room::new(&restores.room), chunks);
-        let restore = Restore::new(volume.id, settings(), chunks, (pool, filled), fetches);
+        let restore = Restore::new(
+            volume.id,
+            settings(),
+            chunks,
+            (pool, filled),
+            fetches,
+            Arc::clone(&restores.courtesy),
+        );
         World { disk, restores: Arc::clone(restores), restore: Arc::new(restore) }
     }
 
@@ -462,7 +473,7 @@ fn while_the_repository_is_away_readers_wait_and_writers_need_not() {
 fn a_repository_that_does_not_answer_stops_no_other_volume() {
     on_reactor(|_| async {
         let backups = [20, 21].map(|seed| Backup::new(&mut Rng::new(seed)));
-        let restores = Arc::default();
+        let restores = new_restores();
         let a = Rc::new(World::of(&restores, [1; 16], &backups[0]).await);
         let b = World::of(&restores, [2; 16], &backups[1]).await;
         backups[0].set(|state| state.hangs = true);

@@ -17,6 +17,7 @@ use super::chunks::Chunks;
 use super::claims::Claims;
 use super::fetches::{Fetches, PATIENCE, Pauses, Trouble, Urgency};
 use super::filled::Filled;
+use crate::courtesy::Courtesy;
 
 /// How much of a trim or of zeroes is claimed and marked at a time; a multiple of every chunk size.
 const PIECE: u64 = 1 << 30;
@@ -29,6 +30,7 @@ pub(crate) struct Restore<D: Disk> {
     pub(super) chunks: Chunks,
     pub(super) filled: Filled<D>,
     pub(super) fetches: Arc<Fetches>,
+    pub(super) courtesy: Arc<Courtesy>,
     claims: Claims,
     over: AtomicBool,
     /// Whether the background sees to it.
@@ -61,6 +63,7 @@ impl<D: Disk> Restore<D> {
         chunks: Chunks,
         (pool, filled): (Arc<Pool<D>>, Filled<D>),
         fetches: Arc<Fetches>,
+        courtesy: Arc<Courtesy>,
     ) -> Restore<D> {
         Restore {
             pool,
@@ -69,6 +72,7 @@ impl<D: Disk> Restore<D> {
             chunks,
             filled,
             fetches,
+            courtesy,
             claims: Claims::default(),
             over: AtomicBool::new(false),
             begun: AtomicBool::new(false),

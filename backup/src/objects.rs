@@ -148,6 +148,12 @@ impl Backend {
             .map_err(|e| StoreError::new(Failure::Permanent, e))
     }
 
+    /// The file of an object that is to be written past the page cache.
+    fn large_file(&self, name: &str, contents: &Bytes) -> Option<PathBuf> {
+        let folder = self.folder.as_ref().filter(|_| contents.len() >= direct::LEAST)?;
+        Some(folder.join(name))
+    }
+
     fn object(&self, meta: ObjectMeta) -> Object {
         let path: &str = meta.location.as_ref();
         let name = path.strip_prefix(&self.prefix).unwrap_or(path).to_owned();
@@ -159,11 +165,10 @@ impl Objects for Backend {
     fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
         async move {
             let path = self.path(name)?;
-            let Some(folder) = self.folder.as_ref().filter(|_| contents.len() >= direct::LEAST) else {
+            let Some(file) = self.large_file(name, &contents) else {
                 self.store.put(&path, in_pieces(contents)).await.map_err(classify)?;
                 return Ok(());
             };
-            let file = folder.join(name);
             on_files(move || direct::put(&file, &contents)).await
         }
         .boxed()
@@ -171,11 +176,10 @@ impl Objects for Backend {
 
     fn stage<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, Staged> {
         async move {
-            let Some(folder) = self.folder.as_ref().filter(|_| contents.len() >= direct::LEAST) else {
+            let Some(file) = self.large_file(name, &contents) else {
                 self.put(name, contents).await?;
                 return Ok(Staged::default());
             };
-            let file = folder.join(name);
             on_files(move || direct::stage(&file, &contents)).await.map(|staged| Staged(Some(staged)))
         }
         .boxed()

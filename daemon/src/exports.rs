@@ -190,11 +190,16 @@ impl VersionExport {
         &self.volumes.courtesy
     }
 
-    /// Whether a transfer of so many bytes is to be made in pieces. One that is no bulk transfer is a client at work.
-    fn gives_way(&self, len: u32) -> bool {
+    /// A request begins. It is that of a client at work, unless this is there for bulk transfers.
+    fn begins(&self) {
         if !self.bulk {
             self.courtesy().client_begins(self.lane);
         }
+    }
+
+    /// A transfer of so many bytes begins: whether it is to be made in pieces.
+    fn gives_way(&self, len: u32) -> bool {
+        self.begins();
         self.bulk && self.courtesy().divides(len)
     }
 
@@ -381,9 +386,7 @@ impl Export for VersionExport {
     }
 
     async fn flush(&self) -> Result<(), Errno> {
-        if !self.bulk {
-            self.courtesy().client_begins(self.lane);
-        }
+        self.begins();
         self.habit.flushed();
         let flushed = self.answer(self.pool.flush().await);
         self.count(flushed, IoCounters::flushed)

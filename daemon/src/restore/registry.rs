@@ -100,15 +100,7 @@ impl<D: Disk> Restores<D> {
     ) -> io::Result<Arc<Restore<D>>> {
         let chunks = Chunks { size: volume.size, chunk: settings.chunk.into() };
         let filled = Filled::new(Arc::clone(pool), companion, chunks.count());
-        let fetches = Fetches::new(source, self.access()?, Room::new(&self.room), chunks);
-        let restore = Restore::new(
-            volume.id,
-            settings,
-            chunks,
-            (Arc::clone(pool), filled),
-            fetches,
-            Arc::clone(&self.courtesy),
-        );
+        let restore = self.make(volume.id, settings, chunks, (Arc::clone(pool), filled), source)?;
         let restore = Arc::new(restore);
         self.all.lock().insert((pool.id(), volume.id), Ok(Arc::clone(&restore)));
         Ok(restore)
@@ -144,17 +136,25 @@ impl<D: Disk> Restores<D> {
         let companion = pool.volume(&settings.companion).map_err(|e| e.to_string())?;
         let filled = Filled::load(Arc::clone(pool), companion.id, chunks.count()).await;
         let filled = filled.map_err(|e| crate::keeper::sentence(&e))?;
-        let access = self.access().map_err(|e| e.to_string())?;
         let source = Arc::new(RepoSource::new(wanted, backup, settings.hold));
-        let fetches = Fetches::new(source, access, Room::new(&self.room), chunks);
-        Ok(Restore::new(
-            volume.id,
-            settings,
-            chunks,
-            (Arc::clone(pool), filled),
-            fetches,
-            Arc::clone(&self.courtesy),
-        ))
+        let made = self.make(volume.id, settings, chunks, (Arc::clone(pool), filled), source);
+        made.map_err(|e| e.to_string())
+    }
+
+    /// A restore that goes by what all of them share.
+    ///
+    /// # Errors
+    /// When there is no thread to fetch on.
+    pub(super) fn make(
+        &self,
+        head: VersionId,
+        settings: RestoreSettings,
+        chunks: Chunks,
+        filled: (Arc<Pool<D>>, Filled<D>),
+        source: Arc<dyn Source>,
+    ) -> io::Result<Restore<D>> {
+        let fetches = Fetches::new(source, self.access()?, Room::new(&self.room), chunks);
+        Ok(Restore::new(head, settings, chunks, filled, fetches, Arc::clone(&self.courtesy)))
     }
 
     /// The restore of the head that an export was found to be.

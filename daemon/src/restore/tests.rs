@@ -16,9 +16,9 @@ use cairn_uring::{Config, Handle, Reactor, sleep, spawn, yield_now};
 use parking_lot::Mutex;
 
 use super::chunks::Chunks;
-use super::fetches::{Answer, Fetches, Source, Trouble};
+use super::fetches::{Answer, Source, Trouble};
 use super::filled::{Filled, companion_bytes};
-use super::room::{OWN, Room, SHARED};
+use super::room::{OWN, SHARED};
 use super::*;
 use crate::keeper::on;
 use crate::status;
@@ -181,16 +181,9 @@ impl World {
             (pool.volume("v").expect("is there"), pool.volume("bits").expect("is there"));
         let chunks = Chunks { size: SIZE, chunk: CHUNK };
         let filled = Filled::load(Arc::clone(&pool), companion.id, chunks.count()).await.expect("is read");
-        let access = restores.access().expect("runs");
-        let fetches = Fetches::new(Arc::clone(backup) as _, access, Room::new(&restores.room), chunks);
-        let restore = Restore::new(
-            volume.id,
-            settings(),
-            chunks,
-            (pool, filled),
-            fetches,
-            Arc::clone(&restores.courtesy),
-        );
+        let source = Arc::clone(backup) as Arc<dyn Source>;
+        let restore = restores.make(volume.id, settings(), chunks, (pool, filled), source);
+        let restore = restore.expect("a thread can be made");
         World { disk, restores: Arc::clone(restores), restore: Arc::new(restore) }
     }
 

@@ -218,8 +218,15 @@ impl Pass {
         let plan = Task::spawn(plan.run());
         let mut builder = MapBuilder::new(geometry, self.base.clone());
         let cancel = self.cancel.clone();
-        while let Some(piece) = cancel.or(async { Ok(pieces.recv().await) }).await? {
-            let piece: Piece = cancel.or(Task::done(piece)).await?;
+        loop {
+            let next = async {
+                match pieces.recv().await {
+                    Some(piece) => Task::done(piece).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let next: Option<Piece> = self.uploader.during(cancel.or(next)).await?;
+            let Some(piece) = next else { break };
             let sent = self.uploader.sent_bytes();
             let found = piece.found;
             meter.during(&sent, self.place(&mut builder, found)).await?;

@@ -2,12 +2,14 @@
 //! says what they hold.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use crate::blob;
 use crate::core::Core;
@@ -26,7 +28,8 @@ const IN_FLIGHT: usize = 4;
 /// After so many packs an index object is written: what a writer that is cut off leaves without one.
 const PACKS_PER_INDEX: usize = 64;
 
-/// After so long what was written is settled at the latest: what a writer that is killed loses with a store of files.
+/// After so long what was written is settled: what a writer that is killed loses with a store of files. What stays
+/// unsettled for a day is litter to whoever collects garbage.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 /// What need not be stored again: the index as it was at the beginning, and what came since.
@@ -185,7 +188,27 @@ impl Uploader {
         });
         if self.sent.len() + self.staged.len() >= PACKS_PER_INDEX {
             self.write_index().await?;
-        } else if !self.staged.is_empty() && self.staged_since.elapsed() >= SETTLED_AFTER {
+        }
+        Ok(())
+    }
+
+    /// Waits for `work`, and meanwhile settles in time what was sent.
+    pub(crate) async fn during<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = pin!(work);
+        loop {
+            let done = timeout(SETTLED_AFTER, &mut work).await;
+            self.settle_what_is_due().await?;
+            if let Ok(done) = done {
+                return done;
+            }
+        }
+    }
+
+    async fn settle_what_is_due(&mut self) -> Result<()> {
+        while let Some(sent) = self.sending.try_join_next() {
+            self.stage(sent.map_err(task_failed)??);
+        }
+        if !self.staged.is_empty() && self.staged_since.elapsed() >= SETTLED_AFTER {
             self.settle().await?;
         }
         Ok(())

@@ -1,18 +1,23 @@
 //! Stores that can do less than others, have no room left, or hold what is not the repository's.
 
 use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cairn_backup::{
-    Answer, ErrorKind, Failure, GcOptions, Location, Objects, OpenOptions, Repository, StoreError, memory,
+    Answer, ErrorKind, Extents, Failure, GcOptions, Location, Objects, OpenOptions, Repository, Source,
+    StoreError, memory,
 };
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 
 use crate::common::stores::forward;
-use crate::common::{CHUNK, Volume, assert_same, back_up, quick, restored};
+use crate::common::{CHUNK, Volume, assert_same, back_up, quick, request, restored};
 
 /// A store that cannot put if absent, and that may be full of packs.
 struct Odd {
@@ -81,6 +86,61 @@ async fn what_lies_beside_a_repository_is_left_alone() {
     let (theirs, below, litter) = (put("notes#1"), put("other/notes#1"), put("packs/ab/abc#1"));
     repo.gc(&GcOptions::at_once()).await.unwrap();
     assert!(theirs.exists() && below.exists() && !litter.exists());
+}
+
+/// A volume that holds the reads of its end back until a pack is there for good.
+struct Waiting {
+    volume: Volume,
+    from: u64,
+    packs: PathBuf,
+}
+
+impl Source for Waiting {
+    fn size(&self) -> u64 {
+        self.volume.size()
+    }
+
+    fn extents(&self, which: Extents, range: Range<u64>) -> BoxFuture<'_, io::Result<Vec<Range<u64>>>> {
+        self.volume.extents(which, range)
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        async move {
+            for _ in 0..60 {
+                if offset + (len as u64) <= self.from || self.has_pack()? {
+                    return self.volume.read_at(offset, len).await;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(io::Error::other("no pack after a minute"))
+        }
+        .boxed()
+    }
+}
+
+impl Waiting {
+    fn has_pack(&self) -> io::Result<bool> {
+        for folder in fs::read_dir(&self.packs)? {
+            for pack in fs::read_dir(folder?.path())? {
+                if !pack?.file_name().to_string_lossy().contains('#') {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn packs_do_not_stay_unfinished_while_nothing_else_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::parse(&format!("file://{}", folder.path().display())).unwrap();
+    let repo = Repository::init(&location, OpenOptions::default()).await.unwrap();
+    let volume = Volume::random(48 << 20, 3);
+    let packs = folder.path().join("packs");
+    let source = Waiting { from: 40 << 20, packs, volume: volume.clone() };
+    let backup = repo.backup(Arc::new(source), request(None)).await.unwrap();
+    assert_same(&restored(&repo, backup.id).await.unwrap(), &volume.data);
 }
 
 #[tokio::test]

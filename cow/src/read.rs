@@ -11,7 +11,7 @@ use crate::pool::Pool;
 use crate::space::ReadGuard;
 use crate::state::{Blocked, State};
 use crate::sync::{join_all, yield_now};
-use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Extent, ExtentKind, VersionId};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, Extent, ExtentKind, VersionId};
 use crate::write::check_range;
 
 /// I/Os of one read in flight: an aged disk's sequential read is many small ones, issued together.
@@ -86,6 +86,14 @@ impl LookUp {
     }
 }
 
+/// What becomes of blocks that were read from the disk, once they are verified.
+#[derive(Clone, Copy)]
+enum Afterwards {
+    /// They go into the read cache.
+    Keep,
+    Forget,
+}
+
 /// Blocks of a read that one I/O brings: places in its range.
 struct Gap {
     start: usize,
@@ -121,8 +129,23 @@ enum Fault {
 impl<D: Disk> Pool<D> {
     /// Reads `len` bytes at `offset` of any version.
     pub async fn read(&self, id: VersionId, offset: u64, len: usize) -> Result<ReadReply<D::Buf>> {
+        self.read_and(Afterwards::Keep, id, offset, len).await
+    }
+
+    /// As [`Pool::read`], for what is read once and never again: nothing of it is kept in the read cache.
+    pub async fn read_once(&self, id: VersionId, offset: u64, len: usize) -> Result<ReadReply<D::Buf>> {
+        self.read_and(Afterwards::Forget, id, offset, len).await
+    }
+
+    async fn read_and(
+        &self,
+        afterwards: Afterwards,
+        id: VersionId,
+        offset: u64,
+        len: usize,
+    ) -> Result<ReadReply<D::Buf>> {
         let first = offset / BLOCK_SIZE;
-        let (entries, buf) = self.read_blocks(id, offset, len as u64).await?;
+        let (entries, buf) = self.read_blocks(afterwards, id, offset, len as u64).await?;
         if entries.iter().all(|e| e.is_data()) {
             return Ok(ReadReply { buf, extents: Vec::new() });
         }
@@ -141,13 +164,19 @@ impl<D: Disk> Pool<D> {
     /// Reads one whole block; no buffer when it reads as zeroes.
     pub(crate) async fn read_block(&self, id: VersionId, lba: u64) -> Result<(Entry, Option<D::Buf>)> {
         // Its first byte stands for the block, whose end may lie behind the volume's.
-        let (entries, buf) = self.read_blocks(id, lba * BLOCK_SIZE, 1).await?;
+        let (entries, buf) = self.read_blocks(Afterwards::Keep, id, lba * BLOCK_SIZE, 1).await?;
         Ok((entries[0], buf))
     }
 
     /// Reads the blocks that a range touches, whole. A block that does not match is looked up again, because it may
     /// have moved; if the map still says the same, nobody gets its bytes.
-    async fn read_blocks(&self, id: VersionId, offset: u64, len: u64) -> Result<(Entries, Option<D::Buf>)> {
+    async fn read_blocks(
+        &self,
+        afterwards: Afterwards,
+        id: VersionId,
+        offset: u64,
+        len: u64,
+    ) -> Result<(Entries, Option<D::Buf>)> {
         let mut bad: Option<Entry> = None;
         loop {
             let mut found = LookUp::default();
@@ -159,7 +188,7 @@ impl<D: Disk> Pool<D> {
             if !entries.iter().any(|e| e.is_data()) {
                 return Ok((entries, None));
             }
-            let fault = match self.fetch(&entries).await {
+            let fault = match self.fetch(afterwards, &entries).await {
                 Ok(buf) => return Ok((entries, Some(buf))),
                 Err(fault) => fault,
             };
@@ -191,18 +220,20 @@ impl<D: Disk> Pool<D> {
 
     /// Brings what these entries point to into one buffer: from memory where it is there, else from the disk,
     /// verified. The caller holds a read guard.
-    async fn fetch(&self, entries: &[Entry]) -> Result<D::Buf, Fault> {
+    async fn fetch(&self, afterwards: Afterwards, entries: &[Entry]) -> Result<D::Buf, Fault> {
         let mut rest = self.disk.alloc(entries.len() * BLOCK_BYTES);
         if let [entry] = entries {
             if self.cache.as_ref().is_some_and(|cache| cache.get(entry.block(), &mut rest)) {
                 return Ok(rest);
             }
-            return self.fetch_gap(0, entries, rest).await;
+            return self.fetch_gap(afterwards, 0, entries, rest).await;
         }
         let gaps = fill_known(self.cache.as_deref(), entries, &mut rest);
         match gaps[..] {
             [] => return Ok(rest),
-            [Gap { start: 0, end }] if end == entries.len() => return self.fetch_gap(0, entries, rest).await,
+            [Gap { start: 0, end }] if end == entries.len() => {
+                return self.fetch_gap(afterwards, 0, entries, rest).await;
+            }
             _ => {}
         }
         let mut fetches = Vec::with_capacity(gaps.len());
@@ -213,7 +244,7 @@ impl<D: Disk> Pool<D> {
             let mut gap = rest.split_off((start - at) * BLOCK_BYTES);
             let tail = gap.split_off((end - start) * BLOCK_BYTES);
             known.push(std::mem::replace(&mut rest, tail));
-            fetches.push(self.fetch_gap(start, &entries[start..end], gap));
+            fetches.push(self.fetch_gap(afterwards, start, &entries[start..end], gap));
             at = end;
         }
         let fetched = join_all(fetches, WIDTH).await;
@@ -229,7 +260,13 @@ impl<D: Disk> Pool<D> {
     }
 
     /// Reads consecutive blocks of the pool into `buf` and verifies them; the first is block `first` of the range.
-    async fn fetch_gap(&self, first: usize, entries: &[Entry], buf: D::Buf) -> Result<D::Buf, Fault> {
+    async fn fetch_gap(
+        &self,
+        afterwards: Afterwards,
+        first: usize,
+        entries: &[Entry],
+        buf: D::Buf,
+    ) -> Result<D::Buf, Fault> {
         let start = entries[0].block();
         let (result, buf) = self.disk.read(start.offset(), buf).await;
         result.map_err(|e| Fault::Disk(Error::io(format!("reading block {start}"), e)))?;
@@ -238,15 +275,10 @@ impl<D: Disk> Pool<D> {
                 return Err(Fault::Checksum(first + at));
             }
         }
-        self.keep(start, &buf);
-        Ok(buf)
-    }
-
-    /// Keeps verified blocks in the read cache.
-    fn keep(&self, start: BlockAddr, blocks: &[u8]) {
-        if let Some(cache) = &self.cache {
-            cache.add(start, blocks, |len| -> Memory { Box::new(self.disk.memory(len)) });
+        if let (Some(cache), Afterwards::Keep) = (&self.cache, afterwards) {
+            cache.add(start, &buf, |len| -> Memory { Box::new(self.disk.memory(len)) });
         }
+        Ok(buf)
     }
 
     /// What lies where in `offset..offset + len` of a version: at most `max` extents from the start, neighbours of

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_cow::sim::{Fault, Op, SimDisk, block_on};
-use cairn_cow::{BLOCK_SIZE, CreateOptions, ExtentKind, Options, VersionId};
+use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk as _, ExtentKind, Options, VersionId};
 
 use common::engine::{self, Pool};
 
@@ -184,4 +184,37 @@ fn growth_that_stops_half_way_is_no_error() {
         Ok::<_, cairn_cow::Error>(())
     })
     .expect("the background goes on");
+}
+
+/// A copy of a disk is read once: it must not take the read cache from those who read again.
+#[test]
+fn what_is_read_once_stays_out_of_the_read_cache() {
+    const LEN: usize = 256 << 10;
+    let disk = SimDisk::file(256 * MIB);
+    let made = disk.clone();
+    let reads = block_on(async move {
+        let create = CreateOptions { limit: 256 * MIB, segment_blocks: None, journal_bytes: None };
+        let pool = Pool::create(made.clone(), *b"a pool in a test", create, Options::default()).await?;
+        let head = pool.create_volume("v", MIB, "").await?.id;
+        let mut data = made.alloc(LEN);
+        data.fill(7);
+        pool.write(0, head, 0, LEN, data).await?;
+        pool.close().await?;
+        drop(pool);
+        let pool = Pool::open(made.clone(), Options::default()).await?;
+        let mut reads = Vec::new();
+        // The first read also brings the map.
+        pool.read_once(head, 0, LEN).await?;
+        for once in [true, true, false, false, true] {
+            let before = made.counts().bytes_read;
+            let reply =
+                if once { pool.read_once(head, 0, LEN).await } else { pool.read(head, 0, LEN).await }?;
+            assert!(reply.buf.is_some_and(|data| data.iter().all(|byte| *byte == 7)));
+            reads.push(made.counts().bytes_read - before);
+        }
+        Ok::<_, cairn_cow::Error>(reads)
+    })
+    .expect("a pool");
+    let len = LEN as u64;
+    assert_eq!(reads, [len, len, len, 0, 0]);
 }

@@ -203,14 +203,14 @@ impl VersionExport {
         self.bulk && self.courtesy().divides(len)
     }
 
-    /// Reads a piece at a time.
+    /// Reads a piece at a time, past the read cache: that is for those who make way here.
     async fn read_in_pieces(&self, offset: u64, len: u32) -> Result<cairn_cow::ReadReply<PoolBuf>, Error> {
         let span = Span::of(offset, len);
         let (mut buf, mut at) = (PoolBuf(span.buffer()), span.phase);
         let mut extents = Vec::new();
         for piece in courtesy::pieces(offset, len) {
             let (phase, len) = (Span::of(piece.start, 1).phase, (piece.end - piece.start) as usize);
-            let read = self.courtesy().in_turn(self.pool.read(self.id(), piece.start, len)).await?;
+            let read = self.courtesy().in_turn(self.pool.read_once(self.id(), piece.start, len)).await?;
             if let Some(data) = &read.buf {
                 buf[at..at + len].copy_from_slice(&data[phase..phase + len]);
             }
@@ -361,6 +361,8 @@ impl Export for VersionExport {
         }
         let read = if self.gives_way(len) {
             self.read_in_pieces(offset, len).await
+        } else if self.bulk && len >= courtesy::COPY {
+            self.pool.read_once(self.id(), offset, len as usize).await
         } else {
             self.pool.read(self.id(), offset, len as usize).await
         };

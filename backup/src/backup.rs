@@ -15,10 +15,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::commit::{self, Outcome};
 use crate::core::{Core, Fetcher};
+use crate::cpus::Cpus;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::BackupId;
 use crate::index::View;
@@ -193,7 +194,7 @@ impl Pass {
             source: source.clone(),
             known: known.clone(),
             geometry,
-            cpus: Arc::new(Semaphore::new(threads)),
+            cpus: Cpus::new(threads),
         };
         let uploader = Uploader::new(core.clone(), known, request.limiter.clone(), request.cancel.clone());
         let fetcher = Arc::new(Fetcher::new(core.clone(), Some(index), None));

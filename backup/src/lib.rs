@@ -15,6 +15,7 @@
 //!        └──┬───┴────┘         keys  config
 //!         store ── objects ── location ── http patience; what is asked of a store; where it is; lost connections
 //!                     └─ direct               large files
+//!         cpus                                threads that hash and compress
 //! ```
 //!
 //! A volume is cut into chunks, each stored once under the hash of its contents; a backup is the root of a tree that
@@ -29,6 +30,7 @@ mod codec;
 mod commit;
 mod config;
 mod core;
+mod cpus;
 mod direct;
 mod envelope;
 mod error;

@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::blob;
 use crate::blocks::{BLOCK, Blocks};
 use crate::core::Core;
+use crate::cpus::{Cpus, Pace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::BlobId;
 use crate::index::Place;
@@ -19,7 +20,7 @@ use crate::manifest::Geometry;
 use crate::map::{self, Map};
 use crate::node::{Chunk, FANOUT, Node, Reference};
 use crate::source::{Extents, Source};
-use crate::task::{Task, task_failed};
+use crate::task::Task;
 use crate::upload::Known;
 
 /// What a source is asked for at once.
@@ -225,7 +226,7 @@ pub(crate) struct Worker {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) known: Arc<Known>,
     pub(crate) geometry: Geometry,
-    pub(crate) cpus: Arc<Semaphore>,
+    pub(crate) cpus: Arc<Cpus>,
 }
 
 impl Worker {
@@ -242,7 +243,7 @@ impl Worker {
             data = padded.freeze();
         }
         let found = self
-            .compute(move |worker| {
+            .compute(move |worker, pace| {
                 chunks
                     .zip(data.chunks_exact(size))
                     .map(|(chunk, contents)| {
@@ -251,6 +252,7 @@ impl Worker {
                         } else {
                             Content::Whole(worker.encode(contents)?)
                         };
+                        pace.pause();
                         Ok(Found { chunk, content })
                     })
                     .collect()
@@ -274,7 +276,7 @@ impl Worker {
             read += len as u64;
         }
         let found = self
-            .compute(move |worker| {
+            .compute(move |worker, _| {
                 let blob = worker.encode(&contents)?;
                 Ok(vec![Found { chunk, content: Content::Patch { base, blob, blocks } }])
             })
@@ -291,19 +293,12 @@ impl Worker {
         if data.len() == len { Ok(data) } else { Err(failed(io::ErrorKind::UnexpectedEof.into())) }
     }
 
-    /// Hashing and compressing, away from the tasks that wait for the store and the disk.
     async fn compute<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Worker) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Worker, &mut Pace) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let cpu = self.cpus.clone().acquire_owned().await;
         let worker = self.clone();
-        tokio::task::spawn_blocking(move || {
-            let _cpu = cpu;
-            work(&worker)
-        })
-        .await
-        .map_err(task_failed)?
+        self.cpus.compute(move |pace| work(&worker, pace)).await?
     }
 
     fn encode(&self, contents: &[u8]) -> Result<Blob> {

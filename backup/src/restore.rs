@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::blob;
 use crate::core::Fetcher;
+use crate::cpus::Cpus;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Place;
 use crate::keys::BlobKind;
@@ -17,7 +18,7 @@ use crate::map;
 use crate::node::{Chunk, FANOUT, Leaf, Reference};
 use crate::reader::{self, Reader};
 use crate::source::Sink;
-use crate::task::{Task, task_failed};
+use crate::task::Task;
 
 /// How to restore.
 pub struct RestoreOptions {
@@ -59,7 +60,7 @@ pub(crate) async fn run(reader: &Arc<Reader>, sink: &dyn Sink, options: &Restore
     meter.phase(Phase::Copying);
     let threads = options.threads.max(1);
     let (queue, mut stretches) = mpsc::channel::<Fetched>(threads + AHEAD);
-    let cpus = Arc::new(Semaphore::new(threads));
+    let cpus = Cpus::new(threads);
     let plan = Task::spawn(plan(reader.clone(), cpus, queue));
     let mut at = 0;
     while let Some(stretch) = options.cancel.or(async { Ok(stretches.recv().await) }).await? {
@@ -91,7 +92,7 @@ fn not_written(offset: u64, error: std::io::Error) -> Error {
 }
 
 /// Walks the map and starts a task for each stretch.
-async fn plan(reader: Arc<Reader>, cpus: Arc<Semaphore>, queue: mpsc::Sender<Fetched>) -> Result<()> {
+async fn plan(reader: Arc<Reader>, cpus: Arc<Cpus>, queue: mpsc::Sender<Fetched>) -> Result<()> {
     let mut from = 0;
     while let Some((index, node)) = reader.map.next_leaf(from).await? {
         for stretch in stretches(map::leaf(&node)?, index * FANOUT as u64, reader.geometry) {
@@ -125,7 +126,7 @@ fn stretches(leaf: &Leaf, first: u64, geometry: Geometry) -> Vec<Stretch> {
 
 async fn fetch(
     fetcher: Arc<Fetcher>,
-    cpus: Arc<Semaphore>,
+    cpus: Arc<Cpus>,
     geometry: Geometry,
     stretch: Stretch,
 ) -> Result<(u64, Bytes)> {
@@ -179,7 +180,7 @@ fn run_length(entries: &[Chunk]) -> usize {
 /// The contents of a run by one request; nothing for what does not come out right.
 async fn fetch_run(
     fetcher: &Arc<Fetcher>,
-    cpus: &Arc<Semaphore>,
+    cpus: &Arc<Cpus>,
     entries: &[Chunk],
     size: usize,
 ) -> Result<Vec<Option<Vec<u8>>>> {
@@ -200,20 +201,18 @@ async fn fetch_run(
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let cpu = cpus.clone().acquire_owned().await;
     let core = fetcher.core().clone();
-    tokio::task::spawn_blocking(move || {
-        let _cpu = cpu;
+    cpus.compute(move |pace| {
         references
             .iter()
             .map(|(reference, place)| {
                 let from = (place.offset - all.offset) as usize;
                 let stored = &stored[from..from + place.len as usize];
-                blob::decode(&core.keys, BlobKind::Chunk, &reference.id, stored)
-                    .filter(|contents| contents.len() == size)
+                let contents = blob::decode(&core.keys, BlobKind::Chunk, &reference.id, stored);
+                pace.pause();
+                contents.filter(|contents| contents.len() == size)
             })
             .collect()
     })
     .await
-    .map_err(task_failed)
 }

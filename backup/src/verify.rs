@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use tokio::sync::Semaphore;
 
 use crate::blob;
 use crate::core::{Core, Fetcher};
+use crate::cpus::Cpus;
 use crate::envelope::{self, Kind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gc;
@@ -26,7 +26,6 @@ use crate::pack;
 use crate::repository::is_there;
 use crate::roots::Roots;
 use crate::session;
-use crate::task::task_failed;
 
 /// How to verify.
 #[derive(Default)]
@@ -180,7 +179,7 @@ impl Verify<'_> {
 
     /// Reads every pack; those that are damaged.
     async fn packs(&mut self, view: &View, meter: &mut Meter) -> Result<Vec<PackId>> {
-        let cpus = Arc::new(Semaphore::new(self.options.threads.max(1)));
+        let cpus = Cpus::new(self.options.threads);
         let mut reads = stream::iter(view.index.packs().to_vec().into_iter().map(|info| {
             let (core, cpus, limiter) = (self.core.clone(), cpus.clone(), self.options.limiter.clone());
             async move { (info, check_pack(core, cpus, limiter, info).await) }
@@ -389,7 +388,7 @@ enum Checked {
 
 async fn check_pack(
     core: Arc<Core>,
-    cpus: Arc<Semaphore>,
+    cpus: Arc<Cpus>,
     limiter: Option<Limiter>,
     info: PackInfo,
 ) -> Result<Checked> {
@@ -397,20 +396,17 @@ async fn check_pack(
         limiter.admit(info.size as usize).await;
     }
     let Some(object) = core.store.find(&pack::name(info.id)).await? else { return Ok(Checked::Gone) };
-    let cpu = cpus.acquire_owned().await;
-    tokio::task::spawn_blocking(move || {
-        let _cpu = cpu;
-        match gc::parse(&core, &info, &object) {
-            Ok(record) => {
-                let bad = record.entries.iter().filter(|entry| {
-                    let stored = &object[entry.offset as usize..(entry.offset + entry.len) as usize];
-                    blob::decode(&core.keys, record.kind, &entry.id, stored).is_none()
-                });
-                Checked::Blobs(bad.map(|entry| (entry.id, entry.offset)).collect())
-            }
-            Err(error) => Checked::Broken(error),
+    cpus.compute(move |pace| match gc::parse(&core, &info, &object) {
+        Ok(record) => {
+            let bad = record.entries.iter().filter(|entry| {
+                let stored = &object[entry.offset as usize..(entry.offset + entry.len) as usize];
+                let is_bad = blob::decode(&core.keys, record.kind, &entry.id, stored).is_none();
+                pace.pause();
+                is_bad
+            });
+            Checked::Blobs(bad.map(|entry| (entry.id, entry.offset)).collect())
         }
+        Err(error) => Checked::Broken(error),
     })
     .await
-    .map_err(task_failed)
 }

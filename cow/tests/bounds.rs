@@ -218,3 +218,48 @@ fn what_is_read_once_stays_out_of_the_read_cache() {
     let len = LEN as u64;
     assert_eq!(reads, [len, len, len, 0, 0]);
 }
+
+/// Zeroes for a pool that grows: all of what is new when nobody is in a hurry, little of it beside a writer who is.
+#[test]
+fn new_space_is_zeroed_first_unless_writers_want_the_disk() {
+    const SEGMENT: u64 = 1024 * BLOCK_SIZE;
+    const WRITE: usize = 64 << 10;
+    /// Bytes that are written besides `data` bytes of data, which somebody writes without a pause.
+    fn written(wants_zeroes: bool, data: u64) -> u64 {
+        let disk = SimDisk::file(256 * MIB).wanting_zeroes(wants_zeroes);
+        let sim = engine::world(3, &disk);
+        let made = disk.clone();
+        let pool = sim.run(async move {
+            let create = CreateOptions {
+                limit: 256 * MIB,
+                segment_blocks: Some((SEGMENT / BLOCK_SIZE) as u32),
+                journal_bytes: Some(4 * MIB),
+            };
+            Pool::create(made, *b"a pool in a test", create, Options::default()).await.expect("a pool")
+        });
+        let background = Arc::clone(&pool);
+        let growing = sim.spawn(async move {
+            for _ in 0..40 {
+                background.maintain(Duration::from_millis(1)).await.expect("maintenance");
+            }
+        });
+        let from = disk.clone();
+        sim.run(async move {
+            let head = pool.create_volume("v", 128 * MIB, "").await.expect("a volume").id;
+            for at in (0..data).step_by(WRITE) {
+                let mut buf = from.alloc(WRITE);
+                buf.fill(1);
+                pool.write(0, head, at, WRITE, buf).await.expect("a write");
+            }
+            engine::settle(&pool).await;
+        });
+        drop(growing);
+        disk.counts().bytes_written - data
+    }
+    let (idle, busy) = (written(false, 0), written(false, 64 * MIB));
+    // Its first segment and the one that it grows by at once.
+    let zeroes = written(true, 0) - idle;
+    assert!(zeroes >= 2 * SEGMENT, "{zeroes} bytes of zeroes");
+    let beside = written(true, 64 * MIB) - busy;
+    assert!(beside < zeroes + 16 * MIB, "{beside} bytes of zeroes beside a writer of 64 MiB");
+}

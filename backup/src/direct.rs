@@ -34,6 +34,7 @@ pub(crate) struct Staged {
     /// Where it is; `None` once it has its name.
     at: Option<PathBuf>,
     path: PathBuf,
+    root: PathBuf,
 }
 
 impl Drop for Staged {
@@ -46,15 +47,16 @@ impl Drop for Staged {
 }
 
 /// Writes a file as `object_store` does: whole and durable when it has its name.
-pub(crate) fn put(path: &Path, contents: &[u8]) -> io::Result<()> {
-    settle(vec![stage(path, contents)?])
+pub(crate) fn put(root: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
+    settle(vec![stage(root, name, contents)?])
 }
 
-/// Writes a file that is to have the name `path`.
-pub(crate) fn stage(path: &Path, contents: &[u8]) -> io::Result<Staged> {
-    make_folder(folder_of(path)?)?;
-    let (at, file) = make(path)?;
-    let staged = Staged { file, at: Some(at), path: path.to_owned() };
+/// Writes a file that is to have the name `name` below `root`.
+pub(crate) fn stage(root: &Path, name: &str, contents: &[u8]) -> io::Result<Staged> {
+    let path = root.join(name);
+    make_folders(root, &path)?;
+    let (at, file) = make(&path)?;
+    let staged = Staged { file, at: Some(at), path, root: root.to_owned() };
     write(&staged.file, contents)?;
     Ok(staged)
 }
@@ -63,28 +65,26 @@ pub(crate) fn stage(path: &Path, contents: &[u8]) -> io::Result<Staged> {
 pub(crate) fn settle(mut files: Vec<Staged>) -> io::Result<()> {
     files.iter().try_for_each(|staged| staged.file.sync_all())?;
     let mut folders = BTreeSet::new();
-    for Staged { at, path, .. } in &mut files {
+    for Staged { at, path, root, .. } in &mut files {
         if let Some(at) = &*at {
             fs::rename(at, &*path)?;
         }
         *at = None;
-        folders.insert(folder_of(path)?);
+        // Its folder may be new, too, and whoever made it may have died since.
+        folders.extend(path.ancestors().skip(1).take_while(|folder| folder.starts_with(&*root)));
     }
     folders.into_iter().try_for_each(|folder| File::open(folder)?.sync_all())
 }
 
-fn folder_of(path: &Path) -> io::Result<&Path> {
-    path.parent().ok_or_else(|| io::ErrorKind::InvalidInput.into())
-}
-
-fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(folder)?;
-    // Its own name has to be durable, too. A folder has two parts of a name at most: packs/XX.
-    for above in folder.ancestors().skip(1).take(2) {
-        File::open(above)?.sync_all()?;
+/// Makes the folders between `root` and a file, but not `root`: if that is gone, nothing is to be written in its place.
+fn make_folders(root: &Path, path: &Path) -> io::Result<()> {
+    let missing = |folder: &&Path| folder.starts_with(root) && *folder != root && !folder.is_dir();
+    let folders: Vec<&Path> = path.ancestors().skip(1).take_while(missing).collect();
+    for folder in folders.into_iter().rev() {
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
     }
     Ok(())
 }
@@ -137,13 +137,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for len in [0, 1, 4095, 4096, PIECE, PIECE + 1, 3 * PIECE + 5000] {
             let contents: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
-            let path = folder.path().join("packs/ab").join(format!("{len}"));
+            let name = format!("packs/ab/{len}");
+            let path = folder.path().join(&name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             // A write that was cut off.
             fs::write(folder.path().join(format!("packs/ab/{len}#1")), "litter").unwrap();
-            put(&path, &contents).unwrap();
+            put(folder.path(), &name, &contents).unwrap();
             assert!(fs::read(&path).unwrap() == contents, "{len}");
-            put(&path, b"again").unwrap();
+            put(folder.path(), &name, b"again").unwrap();
             assert_eq!(fs::read(&path).unwrap(), b"again");
         }
         let left = fs::read_dir(folder.path().join("packs/ab")).unwrap().count();
@@ -151,15 +152,17 @@ mod tests {
         let in_folder = || fs::read_dir(folder.path().join("packs/cd")).unwrap().count();
         let staged: Vec<_> = ["packs/cd/a", "packs/ce/b", "packs/cd/c"]
             .iter()
-            .map(|name| stage(&folder.path().join(name), name.as_bytes()).unwrap())
+            .map(|name| stage(folder.path(), name, name.as_bytes()).unwrap())
             .collect();
         assert!(!folder.path().join("packs/cd/a").exists(), "it has no name yet");
-        drop(stage(&folder.path().join("packs/cd/d"), b"given up").unwrap());
+        drop(stage(folder.path(), "packs/cd/d", b"given up").unwrap());
         assert_eq!(in_folder(), 2, "what was given up is gone");
         settle(staged).unwrap();
         assert_eq!(fs::read(folder.path().join("packs/ce/b")).unwrap(), b"packs/ce/b");
         assert_eq!(in_folder(), 2, "under their names, and nothing else");
-        put(&folder.path().join("index/x"), b"i").unwrap();
-        assert!(put(&folder.path().join("index/x/y"), b"i").is_err(), "a file is no folder");
+        put(folder.path(), "index/x", b"i").unwrap();
+        assert!(put(folder.path(), "index/x/y", b"i").is_err(), "a file is no folder");
+        let gone = folder.path().join("gone");
+        assert!(put(&gone, "index/x", b"i").is_err() && !gone.exists(), "what is gone is not made again");
     }
 }

@@ -452,7 +452,7 @@ impl Collection<'_> {
         for name in leftovers {
             self.core.store.delete(&name).await?;
         }
-        self.core.store.remove_litter().await?;
+        self.report.freed_bytes += self.core.store.remove_litter(self.options.keep_unreferenced).await?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,6 +20,7 @@ use object_store::{
     GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
 };
 
+use crate::config;
 use crate::direct;
 use crate::envelope::Kind;
 use crate::http::PIECE;
@@ -122,8 +124,9 @@ pub trait Objects: Send + Sync + 'static {
     /// Shows every object below `prefix`, a name that ends with `/`, in any order.
     fn list<'a>(&'a self, prefix: &'a str, each: &'a mut (dyn FnMut(Object) + Send)) -> Answer<'a, ()>;
 
-    /// Removes what writes that were cut off left behind, where it is older than a day; how many bytes that was.
-    fn remove_litter(&self) -> Answer<'_, u64> {
+    /// Removes what writes that were cut off left behind, where it is so old; how many bytes that was.
+    fn remove_litter(&self, age: Duration) -> Answer<'_, u64> {
+        let _ = age;
         async { Ok(0) }.boxed()
     }
 }
@@ -148,10 +151,24 @@ impl Backend {
             .map_err(|e| StoreError::new(Failure::Permanent, e))
     }
 
-    /// The file of an object that is to be written past the page cache.
-    fn large_file(&self, name: &str, contents: &Bytes) -> Option<PathBuf> {
-        let folder = self.folder.as_ref().filter(|_| contents.len() >= direct::LEAST)?;
-        Some(folder.join(name))
+    /// The folder, for an object that is to be written past the page cache.
+    fn direct(&self, contents: &Bytes) -> Option<PathBuf> {
+        self.folder.clone().filter(|_| contents.len() >= direct::LEAST)
+    }
+
+    /// Refuses to write to a repository whose folder is gone: where it lay on a file system that is not mounted any
+    /// more, writing would make another one, and what was written before would not be in it.
+    async fn is_there(&self, name: &str) -> Result<(), StoreError> {
+        let Some(config) = self.folder.as_ref().map(|folder| folder.join(config::NAME)) else {
+            return Ok(());
+        };
+        if name == config::NAME || on_files(move || config.try_exists()).await? {
+            return Ok(());
+        }
+        Err(StoreError::new(
+            Failure::Permanent,
+            "the repository is not there any more: its folder has no config",
+        ))
     }
 
     fn object(&self, meta: ObjectMeta) -> Object {
@@ -165,22 +182,28 @@ impl Objects for Backend {
     fn put<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, ()> {
         async move {
             let path = self.path(name)?;
-            let Some(file) = self.large_file(name, &contents) else {
+            self.is_there(name).await?;
+            let Some(folder) = self.direct(&contents) else {
                 self.store.put(&path, in_pieces(contents)).await.map_err(classify)?;
                 return Ok(());
             };
-            on_files(move || direct::put(&file, &contents)).await
+            let name = name.to_owned();
+            on_files(move || direct::put(&folder, &name, &contents)).await
         }
         .boxed()
     }
 
     fn stage<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, Staged> {
         async move {
-            let Some(file) = self.large_file(name, &contents) else {
+            let Some(folder) = self.direct(&contents) else {
                 self.put(name, contents).await?;
                 return Ok(Staged::default());
             };
-            on_files(move || direct::stage(&file, &contents)).await.map(|staged| Staged(Some(staged)))
+            self.is_there(name).await?;
+            let name = name.to_owned();
+            on_files(move || direct::stage(&folder, &name, &contents))
+                .await
+                .map(|staged| Staged(Some(staged)))
         }
         .boxed()
     }
@@ -192,6 +215,7 @@ impl Objects for Backend {
 
     fn create<'a>(&'a self, name: &'a str, contents: Bytes) -> Answer<'a, bool> {
         async move {
+            self.is_there(name).await?;
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             match self.store.put_opts(&self.path(name)?, in_pieces(contents), options).await {
                 Ok(_) => Ok(true),
@@ -251,10 +275,10 @@ impl Objects for Backend {
         .boxed()
     }
 
-    fn remove_litter(&self) -> Answer<'_, u64> {
+    fn remove_litter(&self, age: Duration) -> Answer<'_, u64> {
         async move {
             let Some(folder) = self.folder.clone() else { return Ok(0) };
-            on_files(move || remove_staged_files(&folder)).await
+            on_files(move || remove_staged_files(&folder, age)).await
         }
         .boxed()
     }
@@ -278,7 +302,7 @@ const MOST: u64 = 257 << 20;
 /// leaves it behind.
 ///
 /// Only in the repository's own folders: it may share its place with what is somebody else's.
-fn remove_staged_files(folder: &Path) -> std::io::Result<u64> {
+fn remove_staged_files(folder: &Path, least: Duration) -> std::io::Result<u64> {
     let mut removed = 0;
     let own = Kind::ALL.map(Kind::folder).into_iter().chain([pack::FOLDER]);
     let mut folders: Vec<_> = own.map(|own| folder.join(own)).collect();
@@ -300,7 +324,7 @@ fn remove_staged_files(folder: &Path) -> std::io::Result<u64> {
             });
             // Another process may be writing it, and may finish while this looks.
             let Ok(meta) = entry.metadata() else { continue };
-            let old = meta.modified()?.elapsed().is_ok_and(|age| age.as_secs() > 24 * 3600);
+            let old = meta.modified()?.elapsed().is_ok_and(|age| age >= least);
             if kind.is_file() && staged && old && std::fs::remove_file(entry.path()).is_ok() {
                 removed += meta.len();
             }

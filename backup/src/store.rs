@@ -183,8 +183,9 @@ impl Store {
         Ok(found)
     }
 
-    pub(crate) async fn remove_litter(&self) -> Result<u64> {
-        self.objects.remove_litter().await.map_err(|e| told("the folder", "cleaned", e))
+    /// Removes what writes that were cut off so long ago left behind; how many bytes that was.
+    pub(crate) async fn remove_litter(&self, age: Duration) -> Result<u64> {
+        self.objects.remove_litter(age).await.map_err(|e| told("the folder", "cleaned", e))
     }
 
     async fn patiently<'a, T>(

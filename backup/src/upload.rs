@@ -209,14 +209,21 @@ impl Uploader {
             self.stage(sent.map_err(task_failed)??);
         }
         if !self.staged.is_empty() && self.staged_since.elapsed() >= SETTLED_AFTER {
-            self.settle().await?;
+            let cancel = self.cancel.clone();
+            cancel.or(self.settle()).await?;
         }
         Ok(())
     }
 
     async fn collect_one(&mut self) -> Result<()> {
         let cancel = self.cancel.clone();
-        let done = cancel.or(async { Ok(self.sending.join_next().await) }).await?;
+        let done = loop {
+            let next = timeout(SETTLED_AFTER, self.sending.join_next());
+            match cancel.or(async { Ok(next.await) }).await? {
+                Ok(done) => break done,
+                Err(_) => self.settle_what_is_due().await?,
+            }
+        };
         if let Some(sent) = done.transpose().map_err(task_failed)?.transpose()? {
             self.stage(sent);
         }

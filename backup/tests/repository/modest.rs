@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use cairn_backup::{
     Answer, ErrorKind, Extents, Failure, GcOptions, Location, Objects, OpenOptions, Repository, Source,
-    StoreError, memory,
+    StoreError, VerifyOptions, memory,
 };
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -84,8 +84,54 @@ async fn what_lies_beside_a_repository_is_left_alone() {
         path
     };
     let (theirs, below, litter) = (put("notes#1"), put("other/notes#1"), put("packs/ab/abc#1"));
-    repo.gc(&GcOptions::at_once()).await.unwrap();
-    assert!(theirs.exists() && below.exists() && !litter.exists());
+    let new = folder.path().join("packs/ab/abd#1");
+    fs::write(&new, [0; 7]).unwrap();
+    repo.gc(&GcOptions::default()).await.unwrap();
+    assert!(!litter.exists() && new.exists(), "the new one may be somebody's who goes on");
+    let report = repo.gc(&GcOptions::at_once()).await.unwrap();
+    assert!(theirs.exists() && below.exists() && !new.exists());
+    assert_eq!(report.freed_bytes, 7);
+}
+
+/// A volume in whose midst the repository's folder is moved away, as it looks when a file system is unmounted.
+struct Moving {
+    volume: Volume,
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Source for Moving {
+    fn size(&self) -> u64 {
+        self.volume.size()
+    }
+
+    fn extents(&self, which: Extents, range: Range<u64>) -> BoxFuture<'_, io::Result<Vec<Range<u64>>>> {
+        self.volume.extents(which, range)
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        if offset + len as u64 > self.volume.size() / 2 && self.from.exists() {
+            fs::rename(&self.from, &self.to).unwrap();
+        }
+        self.volume.read_at(offset, len)
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_goes_away_is_not_made_again() {
+    for size in [256 << 10, 40 << 20] {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("repo"), folder.path().join("away"));
+        let location = Location::parse(&format!("file://{}", from.display())).unwrap();
+        let repo = Repository::init(&location, quick()).await.unwrap();
+        let source = Moving { volume: Volume::random(size, 5), from: from.clone(), to: to.clone() };
+        let error = repo.backup(Arc::new(source), request(None)).await.unwrap_err();
+        assert!(!from.exists(), "{error}");
+        fs::rename(&to, &from).unwrap();
+        let again = Repository::open(&location, quick()).await.unwrap();
+        assert!(again.verify(&VerifyOptions::default()).await.unwrap().is_clean());
+        assert_eq!(again.status().await.unwrap().backups, 0);
+    }
 }
 
 /// A volume that holds the reads of its end back until a pack is there for good.
@@ -120,6 +166,9 @@ impl Source for Waiting {
 
 impl Waiting {
     fn has_pack(&self) -> io::Result<bool> {
+        if !self.packs.exists() {
+            return Ok(false);
+        }
         for folder in fs::read_dir(&self.packs)? {
             for pack in fs::read_dir(folder?.path())? {
                 if !pack?.file_name().to_string_lossy().contains('#') {

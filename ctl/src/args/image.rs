@@ -31,7 +31,7 @@ Examples:
 A volume is exported as it is at that moment. The file appears when it is complete; one that is there already is
 replaced then.")]
     Export {
-        /// What to export; \"image:NAME\" and \"volume:NAME\" where there are both of one name
+        /// What to export; "image:NAME" and "volume:NAME" where there are both of one name
         #[arg(value_name = "VOL[@SNAP]|IMAGE")]
         what: Exported,
         /// Where to; - for standard output

@@ -159,7 +159,7 @@ pub(crate) fn verdicts(verdicts: &[Verdict], backups: &HashMap<BackupId, &Backup
     let rows = verdicts.iter().filter_map(|verdict| {
         let backup = backups.get(&verdict.backup)?;
         let fate = if verdict.kept_by.is_empty() {
-            Tone::Warning.cell(Cell::new("- (deleted)"))
+            Tone::Warning.cell(Cell::new("- (goes)"))
         } else {
             Cell::new(verdict.kept_by.join(", "))
         };

@@ -66,12 +66,6 @@ pub trait Disk: Send + Sync + 'static {
     /// on a device, as whatever it held. Fails with `StorageFull` when there is no room.
     fn grow(&self, len: u64) -> impl Future<Output = io::Result<()>>;
 
-    /// Whether writes to space that was never written, and barriers after them, take longer than others: file systems
-    /// keep note of what of a file was only reserved. The engine then writes zeroes there first, when there is time.
-    fn wants_zeroes(&self) -> bool {
-        false
-    }
-
     /// Memory of `len` bytes that the next process to use this disk will find as this one leaves it, should this one
     /// die: with what the last one left in it, or zeroes. A power loss takes it away. `None` where there is none.
     fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {

@@ -27,33 +27,6 @@ const GROW_AHEAD_BYTES: u64 = 128 << 20;
 const ROOM_TRIES: u32 = 200;
 /// The most segments that are added ahead of need.
 const MOST_GROWTH: usize = 16;
-/// Blocks of zeroes that are written at once to space before its use: others wait behind such a write.
-const ZEROES: u64 = 16;
-/// Such writes in one call.
-const ZERO_STEPS: usize = 64;
-/// Writers who take more than one block for so many that were zeroed, after the first few, need the disk themselves.
-const ZEROES_FOR_ONE: u64 = 8;
-const FIRST_FEW: u64 = 256;
-/// The part of a segment that must be free for zeroing to go on: with less, writers may soon wait for space.
-const NEARLY_FULL: u64 = 8;
-
-/// How far the zeroing of the segment that is added next has come.
-#[derive(Default)]
-pub(crate) struct Zeroing {
-    segment: usize,
-    done: u64,
-    /// What could be allocated when it began.
-    free_at_first: u64,
-}
-
-/// What zeroing the next segment came to.
-enum Zeroed {
-    /// There is more to do.
-    Some,
-    All,
-    /// Writers need the space, or the disk, before that; or there is no such segment.
-    InAHurry,
-}
 
 /// What a call found to do.
 struct Duties {
@@ -115,12 +88,14 @@ impl<D: Disk> Pool<D> {
         if duties.confirm {
             self.confirm().await?;
         }
-        let growing = duties.grow && self.grow_ahead().await?;
+        if duties.grow {
+            self.grow_ahead().await?;
+        }
         if duties.checkpoint {
             self.checkpoint().await?;
         }
         let reaping = self.reap_some(REAP_STEPS).await?;
-        Ok(growing || reaping || self.state.lock().can_reclaim())
+        Ok(reaping || self.state.lock().can_reclaim())
     }
 
     /// Makes some of what was freed reusable; returns whether there is more of it.
@@ -146,70 +121,20 @@ impl<D: Disk> Pool<D> {
         self.work.listen().await;
     }
 
-    /// Adds segments ahead of need; returns whether it is to be called again. Where that makes writes to it faster, a segment
-    /// is filled with zeroes first, as long as writers leave time for it; else they get as many as suit the pool's size.
-    async fn grow_ahead(&self) -> Result<bool> {
+    /// Adds segments ahead of need, as many as suit the pool's size.
+    async fn grow_ahead(&self) -> Result<()> {
         let now = self.state.lock().space.segment_count();
-        let mut target = now + (now / 8).clamp(1, MOST_GROWTH);
-        if self.disk.wants_zeroes() {
-            match self.zero_next_segment(now).await? {
-                Zeroed::Some => return Ok(true),
-                Zeroed::All => target = now + 1,
-                Zeroed::InAHurry => {}
-            }
-        }
+        let target = now + (now / 8).clamp(1, MOST_GROWTH);
         loop {
             match self.grow(|state| state.space.segment_count() < target).await {
                 // Writers that wait for room go first.
                 Ok(true) => yield_now().await,
-                Ok(false) => return Ok(false),
+                Ok(false) => return Ok(()),
                 // What was added counts; if more is needed and the error stays, the next growth tells of it.
-                Err(_) if self.state.lock().space.segment_count() > now => return Ok(false),
+                Err(_) if self.state.lock().space.segment_count() > now => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// Goes on with filling the segment that is added next with zeroes.
-    async fn zero_next_segment(&self, segment: usize) -> Result<Zeroed> {
-        let (start, blocks) = (self.geometry.segment_start(segment), u64::from(self.geometry.segment_blocks));
-        // Nobody adds the segment, and writes to it, while zeroes are on their way there.
-        let _token = self.growing.acquire().await;
-        {
-            let state = self.state.lock();
-            if state.space.segment_count() != segment || segment + 1 > self.geometry.segments_in(state.limit)
-            {
-                return Ok(Zeroed::InAHurry);
-            }
-        }
-        if self.disk.grow(self.geometry.bytes_with(segment + 1)).await.is_err() {
-            // Adding it fails, too, and tells of it.
-            return Ok(Zeroed::InAHurry);
-        }
-        for _ in 0..ZERO_STEPS {
-            let done = {
-                let mut state = self.state.lock();
-                state.writable()?;
-                let free = state.data_blocks_free();
-                let zeroing = &mut state.zeroing;
-                if zeroing.segment != segment {
-                    *zeroing = Zeroing { segment, done: 0, free_at_first: free };
-                }
-                if zeroing.done == blocks {
-                    return Ok(Zeroed::All);
-                }
-                let taken = zeroing.free_at_first.saturating_sub(free);
-                if free < blocks / NEARLY_FULL || taken > (zeroing.done + FIRST_FEW) / ZEROES_FOR_ONE {
-                    return Ok(Zeroed::InAHurry);
-                }
-                zeroing.done
-            };
-            let len = ZEROES.min(blocks - done);
-            // An error is for whoever writes data there.
-            let zeroed = self.zero_blocks(start + done, len).await;
-            self.state.lock().zeroing.done = if zeroed.is_ok() { done + len } else { blocks };
-        }
-        Ok(Zeroed::Some)
     }
 
     /// Adds a segment if it is wanted when its turn comes, unless the pool has reached its limit or there is no room

@@ -1,8 +1,6 @@
 //! The pool: what opens, closes and owns everything else.
 
 use std::collections::VecDeque;
-use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,10 +11,9 @@ use crate::codec::Writer;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    DEFAULT_SEGMENT_BLOCKS, Geometry, HeaderFault, JOURNAL_START, MAX_POOL_BLOCKS, MAX_SEGMENT_BLOCKS,
-    PoolId, SUPERBLOCKS, peek,
+    DEFAULT_SEGMENT_BLOCKS, Geometry, HeaderFault, MAX_POOL_BLOCKS, MAX_SEGMENT_BLOCKS, PoolId, SUPERBLOCKS,
+    peek,
 };
-use crate::maintain::Zeroing;
 use crate::map::Missing;
 use crate::node::{Cell, LEAF_MEMORY, Node, Ptr};
 use crate::shadow::{Shadow, shadow_bytes};
@@ -24,7 +21,7 @@ use crate::space::Space;
 use crate::state::{Blocked, Ring, State};
 use crate::sweep::Parents;
 use crate::sync::{Event, Token, yield_now};
-use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn, PoolStatus};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, Lsn, PoolStatus};
 use crate::version::Versions;
 use crate::write::{LaneQueue, Merging};
 
@@ -156,7 +153,6 @@ impl<D: Disk> Pool<D> {
                 checksum_errors: 0,
                 idle: Duration::ZERO,
                 log_age: Duration::ZERO,
-                zeroing: Zeroing::default(),
             }),
             lanes: (0..lanes).map(|_| Mutex::new(LaneQueue::default())).collect(),
             merging: Merging::default(),
@@ -214,9 +210,6 @@ impl<D: Disk> Pool<D> {
         };
         let pool = Pool::assemble(disk, loaded, &options);
         pool.clear_journal().await?;
-        if pool.disk.wants_zeroes() {
-            pool.zero_segments(segments).await?;
-        }
         pool.checkpoint().await?;
         let memory = pool.disk.survivor(shadow_bytes(geometry));
         pool.state.lock().shadow = memory.map(|memory| Shadow::new(memory, id, geometry));
@@ -249,32 +242,17 @@ impl<D: Disk> Pool<D> {
     /// Writes the whole ring once: nothing of an earlier use of the disk can be taken for a batch, and a file
     /// system has no extents left to convert when batches are written later.
     async fn clear_journal(&self) -> Result<()> {
-        let end = JOURNAL_START + self.geometry.journal_blocks;
-        self.clear(JOURNAL_START..end).await.map_err(|e| Error::io("clearing the journal", e))
-    }
-
-    /// Writes zeroes to a new pool's first segments; those that it grows by get them as there is time.
-    async fn zero_segments(&self, count: usize) -> Result<()> {
-        let blocks = self.geometry.segment_start(0).0..self.geometry.segment_start(count).0;
-        self.clear(blocks).await.map_err(|e| Error::io("writing zeroes to the pool's first segments", e))
-    }
-
-    async fn clear(&self, range: Range<u64>) -> io::Result<()> {
         const CHUNK_BLOCKS: u64 = 256;
-        let mut at = range.start;
-        while at < range.end {
-            let blocks = CHUNK_BLOCKS.min(range.end - at);
-            self.zero_blocks(BlockAddr(at), blocks).await?;
+        let mut at = 0;
+        while at < self.geometry.journal_blocks {
+            let blocks = CHUNK_BLOCKS.min(self.geometry.journal_blocks - at);
+            let mut buf = self.disk.alloc((blocks * BLOCK_SIZE) as usize);
+            buf.fill(0);
+            let offset = (crate::format::JOURNAL_START + at) * BLOCK_SIZE;
+            self.disk.write(offset, vec![buf]).await.0.map_err(|e| Error::io("clearing the journal", e))?;
             at += blocks;
         }
         Ok(())
-    }
-
-    /// One write of zeroes to blocks of the pool itself.
-    pub(crate) async fn zero_blocks(&self, start: BlockAddr, blocks: u64) -> io::Result<()> {
-        let mut buf = self.disk.alloc((blocks * BLOCK_SIZE) as usize);
-        buf.fill(0);
-        self.disk.write(start.offset(), vec![buf]).await.0
     }
 
     /// Lets the pool grow to `limit` bytes, or no further than that; returns when it is durable. Space that the pool has

@@ -13,7 +13,6 @@ use crate::codec::Writer;
 use crate::commit::batch_blocks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Geometry;
-use crate::maintain::Zeroing;
 use crate::map::{Change, Missing, Superseded};
 use crate::node::{Cell, CellState, LEAF_MEMORY, Slot, inner_memory};
 use crate::record::Record;
@@ -118,7 +117,6 @@ pub(crate) struct State {
     pub(crate) idle: Duration,
     /// ... and how long the oldest record that no batch holds has waited.
     pub(crate) log_age: Duration,
-    pub(crate) zeroing: Zeroing,
     pub(crate) checkpoints: u64,
     pub(crate) barriers: u64,
     pub(crate) checksum_errors: u64,

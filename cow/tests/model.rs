@@ -154,7 +154,7 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let disk = SimDisk::file(2 * LIMIT).wanting_zeroes(seed.is_multiple_of(2));
+        let disk = SimDisk::file(2 * LIMIT);
         let sim = engine::world(seed, &disk);
         let pool = sim.run(engine::create(disk.clone(), LIMIT)).expect("creating the pool");
         let mut rng = Rng::new(seed);

@@ -340,10 +340,6 @@ impl Disk for PoolDisk {
         }
     }
 
-    fn wants_zeroes(&self) -> bool {
-        !self.device && !self.file.is_in_memory()
-    }
-
     fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {
         let path = survivor::path_for(self.id);
         survivor::open(&path, len)

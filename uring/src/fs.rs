@@ -335,11 +335,6 @@ impl File {
         self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len).await
     }
 
-    /// Whether the file lies in memory, on tmpfs for example.
-    pub fn is_in_memory(&self) -> bool {
-        self.inner.in_memory
-    }
-
     /// Length in bytes of a regular file or block device.
     ///
     /// # Errors

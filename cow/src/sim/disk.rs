@@ -96,7 +96,6 @@ struct State {
     counts: Counts,
     rng: Rng,
     survivor: SharedSurvivor,
-    wants_zeroes: bool,
 }
 
 /// What outlives the process; empty until somebody asks for it.
@@ -174,12 +173,6 @@ impl SimDisk {
         SimDisk::holding(Store::with_len(len), len)
     }
 
-    /// The same disk, which says from now on whether it wants zeroes to be written first where space is new.
-    pub fn wanting_zeroes(self, wants: bool) -> SimDisk {
-        self.state.lock().wants_zeroes = wants;
-        self
-    }
-
     fn holding(store: Store, limit: u64) -> SimDisk {
         let state = State {
             store,
@@ -190,7 +183,6 @@ impl SimDisk {
             counts: Counts::default(),
             rng: Rng::new(0),
             survivor: SharedSurvivor::default(),
-            wants_zeroes: false,
         };
         SimDisk { state: Arc::new(Mutex::new(state)) }
     }
@@ -198,8 +190,7 @@ impl SimDisk {
     /// The disk after a power loss at this moment; this handle's disk stays as it is. Faults do not carry over.
     pub fn crash(&self, rng: &mut Rng) -> SimDisk {
         let state = self.state.lock();
-        let store = state.store.crash(&state.in_flight(), state.growth_in_flight(), rng);
-        SimDisk::holding(store, state.limit).wanting_zeroes(state.wants_zeroes)
+        SimDisk::holding(state.store.crash(&state.in_flight(), state.growth_in_flight(), rng), state.limit)
     }
 
     /// The disk after the death of the process that used it, with the memory that outlives that. Faults do not carry
@@ -207,7 +198,7 @@ impl SimDisk {
     pub fn kill(&self, rng: &mut Rng) -> SimDisk {
         let state = self.state.lock();
         let store = state.store.kill(&state.in_flight(), state.growth_in_flight(), rng);
-        let killed = SimDisk::holding(store, state.limit).wanting_zeroes(state.wants_zeroes);
+        let killed = SimDisk::holding(store, state.limit);
         killed.state.lock().survivor.lock().clone_from(&state.survivor.lock());
         killed
     }
@@ -339,10 +330,6 @@ impl Disk for SimDisk {
 
     async fn grow(&self, len: u64) -> io::Result<()> {
         self.operation(move |_| Work::Grow { len }).await.result
-    }
-
-    fn wants_zeroes(&self) -> bool {
-        self.state.lock().wants_zeroes
     }
 
     fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {

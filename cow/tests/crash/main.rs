@@ -51,7 +51,7 @@ fn a_pool_that_is_nearly_full_survives_any_crash() {
 fn a_pool_whose_creation_was_cut_off_is_none_or_whole() {
     for_each_seed(ROUNDS, |seed| {
         let mut rng = Rng::new(seed);
-        let disk = SimDisk::file(64 << 20).wanting_zeroes(rng.chance(1, 2));
+        let disk = SimDisk::file(64 << 20);
         let sim = sim_world(seed, &disk);
         let events = rng.below(60);
         let created = sim.run_for(events, create(disk.clone(), 8 << 20));
@@ -83,7 +83,7 @@ fn one_seed_is_one_story() {
 /// Creates a pool and lets it live, die and come back `deaths` times, each time after fewer than `events` events.
 /// Returns a digest of all that happened.
 fn life(seed: u64, rng: &mut Rng, limit: u64, deaths: u64, events: u64) -> u64 {
-    let mut disk = SimDisk::file(2 * limit).wanting_zeroes(rng.chance(1, 2));
+    let mut disk = SimDisk::file(2 * limit);
     let mut sim = sim_world(seed, &disk);
     let mut pool =
         sim.run(create(disk.clone(), limit)).unwrap_or_else(|e| panic!("creating the pool: {e:?}"));

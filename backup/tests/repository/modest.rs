@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -93,55 +93,13 @@ async fn what_lies_beside_a_repository_is_left_alone() {
     assert_eq!(report.freed_bytes, 7);
 }
 
-/// A volume in whose midst the repository's folder is moved away, as it looks when a file system is unmounted.
-struct Moving {
+/// A volume that does something before each read, which is told where the read ends.
+struct Before<F> {
     volume: Volume,
-    from: PathBuf,
-    to: PathBuf,
+    each: F,
 }
 
-impl Source for Moving {
-    fn size(&self) -> u64 {
-        self.volume.size()
-    }
-
-    fn extents(&self, which: Extents, range: Range<u64>) -> BoxFuture<'_, io::Result<Vec<Range<u64>>>> {
-        self.volume.extents(which, range)
-    }
-
-    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
-        if offset + len as u64 > self.volume.size() / 2 && self.from.exists() {
-            fs::rename(&self.from, &self.to).unwrap();
-        }
-        self.volume.read_at(offset, len)
-    }
-}
-
-#[tokio::test]
-async fn a_folder_that_goes_away_is_not_made_again() {
-    for size in [256 << 10, 40 << 20] {
-        let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("repo"), folder.path().join("away"));
-        let location = Location::parse(&format!("file://{}", from.display())).unwrap();
-        let repo = Repository::init(&location, quick()).await.unwrap();
-        let source = Moving { volume: Volume::random(size, 5), from: from.clone(), to: to.clone() };
-        let error = repo.backup(Arc::new(source), request(None)).await.unwrap_err();
-        assert!(!from.exists(), "{error}");
-        fs::rename(&to, &from).unwrap();
-        let again = Repository::open(&location, quick()).await.unwrap();
-        assert!(again.verify(&VerifyOptions::default()).await.unwrap().is_clean());
-        assert_eq!(again.status().await.unwrap().backups, 0);
-    }
-}
-
-/// A volume that holds the reads of its end back until a pack is there for good.
-struct Waiting {
-    volume: Volume,
-    from: u64,
-    packs: PathBuf,
-}
-
-impl Source for Waiting {
+impl<F: Fn(u64) -> BoxFuture<'static, io::Result<()>> + Send + Sync + 'static> Source for Before<F> {
     fn size(&self) -> u64 {
         self.volume.size()
     }
@@ -152,32 +110,65 @@ impl Source for Waiting {
 
     fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
         async move {
-            for _ in 0..60 {
-                if offset + (len as u64) <= self.from || self.has_pack()? {
-                    return self.volume.read_at(offset, len).await;
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            Err(io::Error::other("no pack after a minute"))
+            (self.each)(offset + len as u64).await?;
+            self.volume.read_at(offset, len).await
         }
         .boxed()
     }
 }
 
-impl Waiting {
-    fn has_pack(&self) -> io::Result<bool> {
-        if !self.packs.exists() {
-            return Ok(false);
-        }
-        for folder in fs::read_dir(&self.packs)? {
-            for pack in fs::read_dir(folder?.path())? {
-                if !pack?.file_name().to_string_lossy().contains('#') {
-                    return Ok(true);
+/// As it looks when a file system is unmounted.
+#[tokio::test]
+async fn a_folder_that_goes_away_is_not_made_again() {
+    for size in [256 << 10, 40 << 20] {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("repo"), folder.path().join("away"));
+        let location = Location::parse(&format!("file://{}", from.display())).unwrap();
+        let repo = Repository::init(&location, quick()).await.unwrap();
+        let volume = Volume::random(size, 5);
+        let half = volume.size() / 2;
+        let move_away = {
+            let (from, to) = (from.clone(), to.clone());
+            move |end| {
+                if end > half && from.exists() {
+                    fs::rename(&from, &to).unwrap();
                 }
+                async { Ok(()) }.boxed()
+            }
+        };
+        let source = Before { volume, each: move_away };
+        let error = repo.backup(Arc::new(source), request(None)).await.unwrap_err();
+        assert!(!from.exists(), "{error}");
+        fs::rename(&to, &from).unwrap();
+        let again = Repository::open(&location, quick()).await.unwrap();
+        assert!(again.verify(&VerifyOptions::default()).await.unwrap().is_clean());
+        assert_eq!(again.status().await.unwrap().backups, 0);
+    }
+}
+
+/// Waits until a pack is there for good.
+async fn wait_for_pack(packs: PathBuf) -> io::Result<()> {
+    for _ in 0..60 {
+        if has_pack(&packs)? {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Err(io::Error::other("no pack after a minute"))
+}
+
+fn has_pack(packs: &Path) -> io::Result<bool> {
+    if !packs.exists() {
+        return Ok(false);
+    }
+    for folder in fs::read_dir(packs)? {
+        for pack in fs::read_dir(folder?.path())? {
+            if !pack?.file_name().to_string_lossy().contains('#') {
+                return Ok(true);
             }
         }
-        Ok(false)
     }
+    Ok(false)
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +178,11 @@ async fn packs_do_not_stay_unfinished_while_nothing_else_is_sent() {
     let repo = Repository::init(&location, OpenOptions::default()).await.unwrap();
     let volume = Volume::random(48 << 20, 3);
     let packs = folder.path().join("packs");
-    let source = Waiting { from: 40 << 20, packs, volume: volume.clone() };
+    // The end of the volume is read once a pack of its beginning is there.
+    let hold_back = move |end| {
+        if end <= 40 << 20 { async { Ok(()) }.boxed() } else { wait_for_pack(packs.clone()).boxed() }
+    };
+    let source = Before { volume: volume.clone(), each: hold_back };
     let backup = repo.backup(Arc::new(source), request(None)).await.unwrap();
     assert_same(&restored(&repo, backup.id).await.unwrap(), &volume.data);
 }

@@ -81,7 +81,9 @@ impl ErrorKind {
                 "Run verify to see every backup that is hurt; with repair, the next full backup stores again what the volume still has. Delete the backups that stay hurt."
             }
             ErrorKind::NoSpace => "Free space at the store, or delete or prune backups and run gc.",
-            ErrorKind::Denied => "Check the credentials and what they may do at the store.",
+            ErrorKind::Denied => {
+                "Check what the store lets this user do: the credentials, or the permissions of its files."
+            }
             ErrorKind::Unavailable => {
                 "Try again when the store can be reached: what was uploaded is not sent again."
             }

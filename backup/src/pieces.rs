@@ -25,7 +25,7 @@ use crate::upload::Known;
 
 /// What a source is asked for at once.
 const WINDOW: u64 = 4 << 30;
-/// Bytes read at once where a whole stretch is wanted.
+/// Bytes read at once.
 const STRETCH: u32 = 1 << 20;
 /// Leaves of the base that are read ahead.
 const LEAVES_AHEAD: usize = 8;
@@ -66,6 +66,67 @@ pub(crate) struct Plan {
     pub(crate) queue: mpsc::Sender<Task<Piece>>,
 }
 
+/// What of one chunk is read, and what comes of it.
+enum Part {
+    Whole(u64),
+    Patch { chunk: u64, base: Reference, blocks: Blocks },
+}
+
+impl Part {
+    fn chunk(&self) -> u64 {
+        match self {
+            Part::Whole(chunk) | Part::Patch { chunk, .. } => *chunk,
+        }
+    }
+
+    fn bytes(&self, chunk_size: u32) -> u32 {
+        match self {
+            Part::Whole(_) => chunk_size,
+            Part::Patch { blocks, .. } => blocks.count() * BLOCK,
+        }
+    }
+}
+
+/// Parts that become one piece of work: what each costs besides, for threads to meet and for a turn at the disk, is paid once.
+#[derive(Default)]
+struct Batch {
+    parts: Vec<Part>,
+    bytes: u32,
+}
+
+impl Batch {
+    /// Adds a part; gives back what was there if there was no room.
+    fn add(&mut self, part: Part, chunk_size: u32) -> Option<Batch> {
+        let bytes = part.bytes(chunk_size);
+        let full = (self.bytes + bytes > STRETCH).then(|| std::mem::take(self));
+        self.bytes += bytes;
+        self.parts.push(part);
+        full
+    }
+}
+
+/// Where parts lie in the volume, without what is past its end, and as few as can be.
+fn ranges(parts: &[Part], Geometry { size, chunk: chunk_size }: Geometry) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let mut add = |start: u64, end: u64| match ranges.last_mut() {
+        _ if start >= size => {}
+        Some(last) if last.end == start => last.end = end.min(size),
+        _ => ranges.push(start..end.min(size)),
+    };
+    for part in parts {
+        let start = part.chunk() * u64::from(chunk_size);
+        match part {
+            Part::Whole(_) => add(start, start + u64::from(chunk_size)),
+            Part::Patch { blocks, .. } => {
+                for run in blocks.runs() {
+                    add(start + u64::from(run.start), start + u64::from(run.end));
+                }
+            }
+        }
+    }
+    ranges
+}
+
 /// The chunks of one leaf that may have changed.
 struct Touched {
     leaf: u64,
@@ -104,6 +165,7 @@ impl Plan {
 
     /// Whether anybody still wants to know.
     async fn leaves(&self, touched: Vec<Touched>) -> Result<bool> {
+        let mut batch = Batch::default();
         let mut ahead: VecDeque<(Touched, Option<LeafRead>)> = VecDeque::new();
         let mut touched = touched.into_iter();
         loop {
@@ -116,22 +178,22 @@ impl Plan {
                 });
                 ahead.push_back((next, base));
             }
-            let Some((next, base)) = ahead.pop_front() else { return Ok(true) };
+            let Some((next, base)) = ahead.pop_front() else { return Ok(self.read(batch).await) };
             let base = match base {
                 Some(task) => task.done().await?,
                 None => None,
             };
-            if !self.chunks(next, base.as_deref()).await? {
+            if !self.chunks(next, base.as_deref(), &mut batch).await? {
                 return Ok(false);
             }
         }
     }
 
-    async fn chunks(&self, touched: Touched, base: Option<&Node>) -> Result<bool> {
+    /// Adds what is to be read of some chunks to `batch`, which goes on its way each time it is full.
+    async fn chunks(&self, touched: Touched, base: Option<&Node>, batch: &mut Batch) -> Result<bool> {
         let Geometry { chunk: chunk_size, size } = self.worker.geometry;
         // A patch is read again and again as it grows, and costs a second fetch at restore: a quarter is its bound.
         let most = chunk_size / BLOCK / 4;
-        let mut whole: Option<Range<u64>> = None;
         for (chunk, changed) in touched.chunks {
             let old = match base {
                 Some(node) => map::leaf(node)?.0[(chunk % FANOUT as u64) as usize],
@@ -144,39 +206,21 @@ impl Plan {
             };
             // The base has other data behind the new end, which would show when the volume grows again.
             let cut = self.reread.is_some() && (chunk + 1) * u64::from(chunk_size) > size;
-            match patch.filter(|(_, blocks)| !cut && blocks.count() <= most) {
-                Some((base, blocks)) => {
-                    if !self.whole(whole.take()).await {
-                        return Ok(false);
-                    }
-                    let worker = self.worker.clone();
-                    if !self.enqueue(Task::spawn(worker.patch(chunk, base, blocks))).await {
-                        return Ok(false);
-                    }
-                }
-                None => match &mut whole {
-                    Some(run)
-                        if run.end == chunk
-                            && (run.end - run.start + 1) * u64::from(chunk_size) <= u64::from(STRETCH) =>
-                    {
-                        run.end += 1;
-                    }
-                    _ => {
-                        if !self.whole(whole.replace(chunk..chunk + 1)).await {
-                            return Ok(false);
-                        }
-                    }
-                },
+            let part = match patch.filter(|(_, blocks)| !cut && blocks.count() <= most) {
+                Some((base, blocks)) => Part::Patch { chunk, base, blocks },
+                None => Part::Whole(chunk),
+            };
+            if let Some(full) = batch.add(part, chunk_size)
+                && !self.read(full).await
+            {
+                return Ok(false);
             }
         }
-        Ok(self.whole(whole).await)
+        Ok(true)
     }
 
-    async fn whole(&self, chunks: Option<Range<u64>>) -> bool {
-        match chunks {
-            Some(chunks) => self.enqueue(Task::spawn(self.worker.clone().whole(chunks))).await,
-            None => true,
-        }
+    async fn read(&self, batch: Batch) -> bool {
+        batch.parts.is_empty() || self.enqueue(Task::spawn(self.worker.clone().read(batch.parts))).await
     }
 
     async fn enqueue(&self, task: Task<Piece>) -> bool {
@@ -230,67 +274,36 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    async fn whole(self, chunks: Range<u64>) -> Result<Piece> {
-        let size = self.geometry.chunk as usize;
-        let start = chunks.start * size as u64;
-        let end = (chunks.end * size as u64).min(self.geometry.size);
-        let mut data = self.read(start, (end - start) as usize).await?;
-        let wanted = (chunks.end - chunks.start) as usize * size;
+    /// Reads and encodes parts, which ascend.
+    async fn read(self, parts: Vec<Part>) -> Result<Piece> {
+        let Geometry { size, chunk } = self.geometry;
+        let wanted = parts.iter().map(|part| part.bytes(chunk) as usize).sum();
+        let ranges = ranges(&parts, self.geometry);
+        let read: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        let mut data = if ranges.is_empty() { Bytes::new() } else { self.contents(ranges, read).await? };
         if data.len() < wanted {
             // A volume's last chunk is as long as any; past the end are zeroes.
             let mut padded = BytesMut::zeroed(wanted);
             padded[..data.len()].copy_from_slice(&data);
             data = padded.freeze();
         }
-        let found = self
-            .compute(move |worker, pace| {
-                chunks
-                    .zip(data.chunks_exact(size))
-                    .map(|(chunk, contents)| {
-                        let content = if *contents == ZEROES[..size] {
-                            Content::Hole
-                        } else {
-                            Content::Whole(worker.encode(contents)?)
-                        };
-                        pace.pause();
-                        Ok(Found { chunk, content })
-                    })
-                    .collect()
-            })
-            .await?;
-        Ok(Piece { found, read: end - start, end })
+        let end = parts.last().map_or(0, |part| (part.chunk() + 1) * u64::from(chunk)).min(size);
+        let found = self.compute(move |worker, pace| worker.encode_parts(parts, &data, pace)).await?;
+        Ok(Piece { found, read, end })
     }
 
-    async fn patch(self, chunk: u64, base: Reference, blocks: Blocks) -> Result<Piece> {
-        let start = chunk * u64::from(self.geometry.chunk);
-        let mut contents = BytesMut::zeroed((blocks.count() * BLOCK) as usize);
-        let (mut filled, mut read) = (0, 0);
-        for run in blocks.runs() {
-            let from = start + u64::from(run.start);
-            // Past the volume's end are zeroes.
-            let len = self.geometry.size.saturating_sub(from).min(u64::from(run.end - run.start)) as usize;
-            if len > 0 {
-                contents[filled..filled + len].copy_from_slice(&self.read(from, len).await?);
-            }
-            filled += (run.end - run.start) as usize;
-            read += len as u64;
-        }
-        let found = self
-            .compute(move |worker, _| {
-                let blob = worker.encode(&contents)?;
-                Ok(vec![Found { chunk, content: Content::Patch { base, blob, blocks } }])
-            })
-            .await?;
-        Ok(Piece { found, read, end: (start + u64::from(self.geometry.chunk)).min(self.geometry.size) })
-    }
-
-    async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+    async fn contents(&self, ranges: Vec<Range<u64>>, len: u64) -> Result<Bytes> {
+        let (from, to) =
+            (ranges.first().map_or(0, |first| first.start), ranges.last().map_or(0, |last| last.end));
         let failed = |e: io::Error| {
-            Error::new(ErrorKind::Source, format!("{len} bytes of the volume at {offset} cannot be read"))
-                .because(e)
+            let what = match to - from == len {
+                true => format!("{len} bytes of the volume at {from} cannot be read"),
+                false => format!("{len} bytes of the volume between {from} and {to} cannot be read"),
+            };
+            Error::new(ErrorKind::Source, what).because(e)
         };
-        let data = self.source.read_at(offset, len).await.map_err(failed)?;
-        if data.len() == len { Ok(data) } else { Err(failed(io::ErrorKind::UnexpectedEof.into())) }
+        let data = self.source.read(ranges).await.map_err(failed)?;
+        if data.len() as u64 == len { Ok(data) } else { Err(failed(io::ErrorKind::UnexpectedEof.into())) }
     }
 
     async fn compute<T: Send + 'static>(
@@ -299,6 +312,25 @@ impl Worker {
     ) -> Result<T> {
         let worker = self.clone();
         self.cpus.compute(move |pace| work(&worker, pace)).await?
+    }
+
+    fn encode_parts(&self, parts: Vec<Part>, mut data: &[u8], pace: &mut Pace) -> Result<Vec<Found>> {
+        let mut found = Vec::with_capacity(parts.len());
+        for part in parts {
+            let (contents, rest) = data.split_at(part.bytes(self.geometry.chunk) as usize);
+            data = rest;
+            found.push(match part {
+                Part::Whole(chunk) if *contents == ZEROES[..contents.len()] => {
+                    Found { chunk, content: Content::Hole }
+                }
+                Part::Whole(chunk) => Found { chunk, content: Content::Whole(self.encode(contents)?) },
+                Part::Patch { chunk, base, blocks } => {
+                    Found { chunk, content: Content::Patch { base, blob: self.encode(contents)?, blocks } }
+                }
+            });
+            pace.pause();
+        }
+        Ok(found)
     }
 
     fn encode(&self, contents: &[u8]) -> Result<Blob> {
@@ -331,5 +363,39 @@ mod tests {
             .flat_map(|leaf| leaf.chunks.iter().map(|(chunk, blocks)| (leaf.leaf, *chunk, blocks.count())))
             .collect();
         assert_eq!(shape, [(0, 0, 2), (0, 4, 1), (0, 5, 1), (1, 300, 16)]);
+    }
+
+    #[test]
+    fn parts_are_read_in_few_ranges_and_not_past_the_end() {
+        let base = Reference { id: BlobId([7; 32]), hint: None };
+        let patch = |chunk, bytes| {
+            let mut blocks = Blocks::NONE;
+            blocks.insert_bytes(bytes);
+            Part::Patch { chunk, base, blocks }
+        };
+        let geometry = Geometry { size: 10 * 65536 - 5000, chunk: 65536 };
+        let parts = [
+            patch(0, 0..4096),
+            patch(1, 61440..65536),
+            Part::Whole(2),
+            Part::Whole(3),
+            patch(4, 0..1),
+            patch(9, 49152..65536),
+        ];
+        assert_eq!(
+            ranges(&parts, geometry),
+            [0..4096, 2 * 65536 - 4096..4 * 65536 + 4096, 9 * 65536 + 49152..10 * 65536 - 5000]
+        );
+        assert_eq!(ranges(&[patch(9, 61440..65536)], geometry), []);
+    }
+
+    #[test]
+    fn a_batch_goes_when_the_next_part_is_too_much() {
+        let mut batch = Batch::default();
+        for chunk in 0..16 {
+            assert!(batch.add(Part::Whole(chunk * 3), 65536).is_none());
+        }
+        let full = batch.add(Part::Whole(100), 65536).expect("a MiB");
+        assert_eq!((full.parts.len(), full.bytes, batch.parts.len()), (16, STRETCH, 1));
     }
 }

@@ -25,8 +25,9 @@ pub trait Source: Send + Sync + 'static {
     /// A range is 4 GiB at most, so an answer has at most a million extents of 4 KiB.
     fn extents(&self, which: Extents, range: Range<u64>) -> BoxFuture<'_, io::Result<Vec<Range<u64>>>>;
 
-    /// Exactly `len` bytes from `offset`, all within the volume. Several reads are under way at once.
-    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>>;
+    /// Exactly the bytes of some ranges, one after another: a MiB at most, all within the volume, in ascending order.
+    /// Several reads are under way at once.
+    fn read(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, io::Result<Bytes>>;
 }
 
 /// What a backup is restored to. Calls come one at a time, in ascending order, and together cover the whole volume.

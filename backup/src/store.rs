@@ -77,7 +77,7 @@ impl Store {
         self.patiently(name, "written", size, || self.objects.stage(name, contents.clone())).await
     }
 
-    /// Has what was staged be there for good.
+    /// Has what was staged be there for good. Once only: after a sync that failed, one that works proves nothing.
     pub(crate) async fn settle(&self, staged: Vec<Staged>) -> Result<()> {
         self.objects.settle(staged).await.map_err(|e| told("what was written", "made durable", e))
     }

@@ -24,8 +24,7 @@ use tokio::sync::Semaphore;
 pub(crate) const PIECE: u32 = 64 << 10;
 /// Reads up to this size never wait.
 const SMALL: u32 = 32 << 10;
-/// Who reads so much of a snapshot or an image at once copies it and reads it once: the read cache is not for that. Filling
-/// it made the first backup of a disk take four times as long as the next on a host whose memory was not in use yet.
+/// Who reads so much of a snapshot or an image at once copies it.
 pub(crate) const COPY: u32 = 256 << 10;
 /// How many times as long as a piece took the rest after it is, and how long at least and at most.
 const REST: u32 = 2;

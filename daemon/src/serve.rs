@@ -198,7 +198,7 @@ impl NbdServer {
             why => format!("{why:?}"),
         };
         let opened = exports.open(export, &client).await.map_err(said)?;
-        opened.begin().await.map_err(said)?;
+        opened.begin(&[]).await.map_err(said)?;
         Ok(LinkEnd::from(&serve_attached(stream, opened, &self.limits, &shutdown).await))
     }
 

@@ -225,11 +225,12 @@ pub trait Export: 'static {
     fn info(&self) -> ExportInfo;
 
     /// The client is about to use it, which a client that only asks what there is never comes to: the last chance to
-    /// refuse. Called once.
+    /// refuse. Called once, with the metadata contexts that the client selected.
     ///
     /// # Errors
     /// Why it may not, or not now.
-    fn begin(&self) -> impl Future<Output = Result<(), OpenError>> {
+    fn begin(&self, contexts: &[Context<'_>]) -> impl Future<Output = Result<(), OpenError>> {
+        let _ = contexts;
         ready(Ok(()))
     }
 

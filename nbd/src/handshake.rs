@@ -251,7 +251,7 @@ impl<X: Exports, T: Transport> Negotiation<'_, X, T> {
         let unavailable =
             |error| refused(format!("EXPORT_NAME of '{}': {}", echo(name), describe(&error, name).1));
         let export = self.exports.open(name, self.client).await.map_err(unavailable)?;
-        export.begin().await.map_err(unavailable)?;
+        export.begin(&self.selected_for(name)).await.map_err(unavailable)?;
         let info = export.info();
         self.keep_selection_for(name);
         let flags = transmission_flags(&info, self.style, self.selection.is_some());
@@ -284,7 +284,7 @@ impl<X: Exports, T: Transport> Negotiation<'_, X, T> {
             },
         };
         if code == option::GO {
-            if let Err(error) = export.begin().await {
+            if let Err(error) = export.begin(&self.selected_for(request.name)).await {
                 return Ok(self.not_opened(code, request.name, &error));
             }
             self.keep_selection_for(request.name);
@@ -397,6 +397,11 @@ impl<X: Exports, T: Transport> Negotiation<'_, X, T> {
             return Ok(());
         }
         self.replies.send(self.io).await.map_err(|e| SessionError::io(doing, e))
+    }
+
+    fn selected_for(&self, name: &str) -> Vec<Context<'_>> {
+        let selection = self.selection.iter().filter(|selection| selection.export_name == name);
+        selection.flat_map(|selection| &selection.contexts).map(SelectedContext::context).collect()
     }
 
     /// Contexts count only for the export they were selected for.

@@ -287,6 +287,11 @@ fn selected_contexts_hold_until_the_next_selection_even_a_failed_one() {
     client.style = Style::Extended;
     client.request(0, BLOCK_STATUS, 5, 0, 4096);
     assert_eq!(client.outcome(), (5, EINVAL));
+    assert_eq!(
+        *server.knobs.begun.lock().unwrap(),
+        [0],
+        "nothing was selected for the name it was opened by"
+    );
 }
 
 #[test]
@@ -312,7 +317,7 @@ fn contexts_are_selected_by_name_each_once_and_only_so_many() {
     client.style = Style::Structured;
     client.request(0, BLOCK_STATUS, 5, 0, 4096);
     let status = client.status().expect("a status");
-    assert_eq!(status.len(), 32);
+    assert_eq!((status.len(), server.knobs.begun.lock().unwrap().as_slice()), (32, &[32][..]));
     for (id, extents) in status {
         assert_eq!(extents, [(4096, u64::from(id))]);
     }

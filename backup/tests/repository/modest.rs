@@ -108,10 +108,10 @@ impl<F: Fn(u64) -> BoxFuture<'static, io::Result<()>> + Send + Sync + 'static> S
         self.volume.extents(which, range)
     }
 
-    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+    fn read(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, io::Result<Bytes>> {
         async move {
-            (self.each)(offset + len as u64).await?;
-            self.volume.read_at(offset, len).await
+            (self.each)(ranges.last().map_or(0, |range| range.end)).await?;
+            self.volume.read(ranges).await
         }
         .boxed()
     }

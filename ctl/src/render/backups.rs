@@ -243,6 +243,7 @@ pub(super) fn backups(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
     use std::sync::Arc;
 
     use bytes::Bytes;
@@ -261,16 +262,13 @@ mod tests {
             10 << 30
         }
 
-        fn extents(
-            &self,
-            _: Extents,
-            _: std::ops::Range<u64>,
-        ) -> BoxFuture<'_, std::io::Result<Vec<std::ops::Range<u64>>>> {
+        fn extents(&self, _: Extents, _: Range<u64>) -> BoxFuture<'_, std::io::Result<Vec<Range<u64>>>> {
             async { Ok(Vec::new()) }.boxed()
         }
 
-        fn read_at(&self, _: u64, len: usize) -> BoxFuture<'_, std::io::Result<Bytes>> {
-            async move { Ok(Bytes::from(vec![0; len])) }.boxed()
+        fn read(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, std::io::Result<Bytes>> {
+            let len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+            async move { Ok(Bytes::from(vec![0; len as usize])) }.boxed()
         }
     }
 

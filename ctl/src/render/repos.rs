@@ -218,7 +218,10 @@ pub(crate) fn collected(report: &GcReport, dry_run: bool) -> String {
         Size(report.needed_bytes)
     );
     for (number, what) in [
-        (report.condemned, "condemned: a collection in an hour or later deletes them"),
+        (
+            report.condemned,
+            "condemned: a collection an hour from now or later deletes them, one with --now at once",
+        ),
         (report.rewritten, "rewritten"),
         (report.waiting, "waiting to be deleted by a later collection"),
         (report.kept_damaged, "kept: they hold the only copy of something that is damaged"),

@@ -157,6 +157,6 @@ where
         if changed.is_ok() {
             return;
         }
-        sleep(POOL_PAUSE).await;
+        let _ = timeout(POOL_PAUSE, restore.ended()).await;
     }
 }

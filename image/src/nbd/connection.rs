@@ -457,7 +457,15 @@ impl Connection {
 fn check(error: u32) -> Result<()> {
     match error {
         0 => Ok(()),
-        number => Err(Error::server(format!("the NBD server failed a request: {}", wire::errno(number)))),
+        number => {
+            let error = Error::server(format!("the NBD server failed a request: {}", wire::errno(number)));
+            Err(match i32::try_from(number) {
+                Ok(nix::libc::ENOSPC) => {
+                    error.with_hint("free space in the disk's pool, or add some, and try again")
+                }
+                _ => error,
+            })
+        }
     }
 }
 

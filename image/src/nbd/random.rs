@@ -23,14 +23,15 @@ fn requests(range: Range<u64>, most: u64) -> impl Iterator<Item = (u64, u32)> {
 }
 
 impl Connection {
-    /// Reads `len` bytes from `offset` on.
+    /// Reads some ranges, one after another.
     ///
     /// # Errors
     /// Of the server.
-    pub fn read_at(&mut self, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let mut all = Vec::with_capacity(len);
+    pub fn read_ranges(&mut self, ranges: &[Range<u64>]) -> Result<Vec<u8>> {
+        let mut all = Vec::with_capacity(ranges.iter().map(|range| (range.end - range.start) as usize).sum());
         let mut asked = VecDeque::with_capacity(DEPTH);
-        let mut pieces = requests(offset..offset + len as u64, self.maximum().min(PIECE) as u64);
+        let most = self.maximum().min(PIECE) as u64;
+        let mut pieces = ranges.iter().flat_map(|range| requests(range.clone(), most));
         loop {
             while asked.len() < DEPTH
                 && let Some((at, len)) = pieces.next()

@@ -56,6 +56,8 @@ pub struct Knobs {
     pub zeroes: Mutex<Vec<(u64, u64, ZeroFlags)>>,
     /// TRIM and CACHE ranges.
     pub hints: Mutex<Vec<(u64, u64)>>,
+    /// How many contexts each client had selected that began to use an export.
+    pub begun: Mutex<Vec<usize>>,
 }
 
 impl Knobs {
@@ -167,6 +169,11 @@ impl Drop for Counted<'_> {
 }
 
 impl Export for Ram {
+    async fn begin(&self, contexts: &[Context<'_>]) -> Result<(), OpenError> {
+        self.knobs.begun.lock().unwrap().push(contexts.len());
+        Ok(())
+    }
+
     fn info(&self) -> ExportInfo {
         let none = Features {
             flush: false,

@@ -108,8 +108,8 @@ impl Source for SnapshotSource {
             .boxed()
     }
 
-    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
-        self.connections.with(move |connection| connection.read_at(offset, len).map(Bytes::from)).boxed()
+    fn read(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, io::Result<Bytes>> {
+        self.connections.with(move |connection| connection.read_ranges(&ranges).map(Bytes::from)).boxed()
     }
 }
 

@@ -31,6 +31,17 @@ pub trait Survivor: Send {
     /// When they do not fit.
     fn store(&mut self, at: usize, bytes: &[u8]);
 
+    /// Makes the first `len` bytes zeroes.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    fn zero(&mut self, len: usize) {
+        const ZEROES: &[u8] = &[0; 64 << 10];
+        for at in (0..len).step_by(ZEROES.len()) {
+            self.store(at, &ZEROES[..ZEROES.len().min(len - at)]);
+        }
+    }
+
     /// Lets go of it for good: the next process finds none.
     fn discard(self: Box<Self>);
 }

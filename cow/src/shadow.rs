@@ -307,7 +307,7 @@ impl Shadow {
     /// with that batch.
     pub(crate) fn begin(&mut self, (generation, start): (u64, BatchSeq), (seq, first_lsn): (BatchSeq, Lsn)) {
         self.live = true;
-        self.store(0, &vec![0; shadow_bytes(self.geometry)]);
+        self.memory.zero(shadow_bytes(self.geometry));
         self.header.failed = false;
         self.header.durable = BatchSeq(seq.0 - 1);
         // Whoever reads this knows the CRC of the batch before only if it is known now.

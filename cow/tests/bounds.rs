@@ -1,7 +1,5 @@
 //! What one task may take of what all share: memory for the map, the pool's lock, a turn of its reactor.
 
-mod common;
-
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,7 +8,7 @@ use std::time::Duration;
 use cairn_cow::sim::{Fault, Op, SimDisk, block_on};
 use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk as _, ExtentKind, Options, VersionId};
 
-use common::engine::{self, Pool};
+use cairn_sim::engine::{self, Pool};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of a disk that one leaf maps.

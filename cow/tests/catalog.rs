@@ -1,15 +1,13 @@
 //! Names, descriptions, attributes and the limit: what was answered is there after any crash, and a change that was cut
 //! off is there whole or not at all.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_cow::sim::{Rng, Sim, SimDisk, for_each_seed};
 use cairn_cow::{Edit, ErrorKind, Holder, NewVolume};
 
-use common::engine::{self, Pool, options};
+use cairn_sim::engine::{self, Pool, options};
 
 /// A volume or snapshot as it is shown: description and attributes.
 type Shown = (String, BTreeMap<String, String>);

@@ -1,16 +1,14 @@
 //! What changed between two versions, asked for range by range: whatever the history, it is what the full comparison
 //! finds and what reading both versions tells, and it costs no more than what differs in the range.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cairn_cow::sim::{Rng, SimDisk, for_each_seed};
 use cairn_cow::{BLOCK_SIZE, ChangeExtent, ErrorKind, ExtentKind, VersionId};
 
-use common::engine::{self, BLOCK_SECTORS, Pool};
-use common::pattern::SECTOR;
+use cairn_sim::engine::{self, BLOCK_SECTORS, Pool};
+use cairn_sim::pattern::SECTOR;
 
 const LIMIT: u64 = 64 << 20;
 /// The first volume's size: some leaves, and a last block that is not whole.

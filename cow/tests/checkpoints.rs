@@ -1,14 +1,12 @@
 //! Checkpoints that are cut off, and those that find little room: each test was a defect once.
 
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_cow::sim::{Rng, SimDisk, for_each_seed};
 use cairn_cow::{CreateOptions, ErrorKind, ExtentKind};
 
-use common::engine::{self, Pool};
+use cairn_sim::engine::{self, Pool};
 
 const MIB: u64 = 1 << 20;
 /// Sectors of 512 bytes in a block.

@@ -1,7 +1,5 @@
 //! A disk that fails, lies, fills up or rots: every error is told, nothing flushed is lost, no wrong byte is served.
 
-mod common;
-
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -10,9 +8,9 @@ use std::sync::Arc;
 use cairn_cow::sim::{Fault, Op, Rng, Sim, SimDisk, for_each_seed};
 use cairn_cow::{BLOCK_SIZE, Disk, ErrorKind, ExtentKind, Options, Result, VersionId};
 
-use common::engine::{self, BLOCK_SECTORS, Pool, options};
-use common::oracle::{Contents, History, Time, assert_allowed};
-use common::pattern::{SECTOR, fill};
+use cairn_sim::engine::{self, BLOCK_SECTORS, Pool, options};
+use cairn_sim::oracle::{Contents, History, Time, assert_allowed};
+use cairn_sim::pattern::{SECTOR, fill};
 
 /// A pool with one volume `v`, and what runs it.
 struct Stage {

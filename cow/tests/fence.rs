@@ -1,8 +1,6 @@
 //! Barriers that fail while the machine runs on: the disk gives back what they covered, and loses it with the power. Whoever
 //! opens the pool next may not build on it: nothing that it shows may be gone later, nor anything come back.
 
-mod common;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +8,7 @@ use std::sync::Arc;
 use cairn_cow::sim::{Fault, Op, Rng, Sim, SimDisk, for_each_seed};
 use cairn_cow::{BLOCK_SIZE, ErrorKind, Result, VersionId};
 
-use common::engine::{self, BLOCK_SECTORS, Pool, options};
+use cairn_sim::engine::{self, BLOCK_SECTORS, Pool, options};
 
 /// Blocks of the volume, a few leaves.
 const BLOCKS: u64 = 600;

@@ -1,8 +1,6 @@
 //! The engine against the plainest model there is: a volume is a map from sector to the write that is in it, a
 //! snapshot is a copy of that map. No crashes but clean ones; whatever differs is shrunk to a short list of steps.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,9 +9,9 @@ use cairn_cow::{ErrorKind, ExtentKind, Result, SnapshotInfo, VersionId};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
-use common::engine::{self, Pool};
-use common::oracle::Contents;
-use common::pattern::SECTOR;
+use cairn_sim::engine::{self, Pool};
+use cairn_sim::oracle::Contents;
+use cairn_sim::pattern::SECTOR;
 
 const LIMIT: u64 = 64 << 20;
 /// Cases of a default run; `CAIRN_SIM_ROUNDS` changes it.

@@ -1,12 +1,10 @@
 //! Operations that meet in one block, in every order the scheduler can think of.
 
-mod common;
-
 use std::sync::Arc;
 
 use cairn_cow::sim::{SimDisk, for_each_seed};
 
-use common::engine;
+use cairn_sim::engine;
 
 /// A volume's last block may be partial. A write that covers it up to the volume's end needs nothing of what lies
 /// behind that end, until the volume grows and somebody writes there.

@@ -1,13 +1,11 @@
 //! Recovery's finer points, each a story that chance alone would seldom tell.
 
-mod common;
-
 use std::sync::Arc;
 
 use cairn_cow::sim::{Rng, Sim, SimDisk, for_each_seed};
 use cairn_cow::{BLOCK_SIZE, CreateOptions, VersionId};
 
-use common::engine::{self, Pool, options};
+use cairn_sim::engine::{self, Pool, options};
 
 struct Up {
     sim: Sim,

@@ -1,8 +1,6 @@
 //! Deaths of the process alone, at the moments that chance seldom finds: nothing that was answered may be lost, flushed or
 //! not, however often the next process dies while it takes over.
 
-mod common;
-
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +9,7 @@ use std::time::Duration;
 use cairn_cow::sim::{Rng, Sim, SimDisk, for_each_seed};
 use cairn_cow::{BLOCK_SIZE, CreateOptions, ExtentKind, VersionId};
 
-use common::engine::{self, BLOCK_SECTORS, Pool, options};
+use cairn_sim::engine::{self, BLOCK_SECTORS, Pool, options};
 
 /// Blocks that are written, ...
 const BLOCKS: u64 = 512;

@@ -96,20 +96,40 @@ struct State {
     counts: Counts,
     rng: Rng,
     survivor: SharedSurvivor,
+    /// There is memory that outlives the process.
+    survives: bool,
 }
 
-/// What outlives the process; empty until somebody asks for it.
-type SharedSurvivor = Arc<Mutex<Vec<u8>>>;
+/// What outlives the process: pages, of which those without a page are zeroes; none until somebody asks for them.
+type SharedSurvivor = Arc<Mutex<Vec<Option<Box<[u8; PAGE_BYTES]>>>>>;
 
 struct SimSurvivor(SharedSurvivor);
 
 impl Survivor for SimSurvivor {
     fn load(&self, into: &mut [u8]) {
-        into.copy_from_slice(&self.0.lock());
+        let pages = self.0.lock();
+        assert_eq!(into.len().div_ceil(PAGE_BYTES), pages.len(), "all of it is loaded");
+        for (page, into) in pages.iter().zip(into.chunks_mut(PAGE_BYTES)) {
+            match page {
+                Some(page) => into.copy_from_slice(&page[..into.len()]),
+                None => into.fill(0),
+            }
+        }
     }
 
     fn store(&mut self, at: usize, bytes: &[u8]) {
-        self.0.lock()[at..at + bytes.len()].copy_from_slice(bytes);
+        let mut pages = self.0.lock();
+        for (page, within, range) in pieces(at as u64, bytes.len()) {
+            let piece = &bytes[range];
+            let page = pages[page as usize].get_or_insert_with(|| Box::new([0; PAGE_BYTES]));
+            page[within..within + piece.len()].copy_from_slice(piece);
+        }
+    }
+
+    fn zero(&mut self, len: usize) {
+        let mut pages = self.0.lock();
+        assert_eq!(len.div_ceil(PAGE_BYTES), pages.len(), "all of it becomes zeroes");
+        pages.fill(None);
     }
 
     fn discard(self: Box<Self>) {
@@ -183,6 +203,7 @@ impl SimDisk {
             counts: Counts::default(),
             rng: Rng::new(0),
             survivor: SharedSurvivor::default(),
+            survives: true,
         };
         SimDisk { state: Arc::new(Mutex::new(state)) }
     }
@@ -208,6 +229,13 @@ impl SimDisk {
     pub fn remember(&self, other: &SimDisk) {
         let theirs = other.state.lock().survivor.lock().clone();
         *self.state.lock().survivor.lock() = theirs;
+    }
+
+    /// From now on there is no memory that outlives the process, as on a host that gives none.
+    pub fn forget_all(&self) {
+        let mut state = self.state.lock();
+        state.survives = false;
+        state.survivor.lock().clear();
     }
 
     /// Adds a rule; of several that fit an operation the first injected one wins.
@@ -333,8 +361,12 @@ impl Disk for SimDisk {
     }
 
     fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {
-        let shared = Arc::clone(&self.state.lock().survivor);
-        shared.lock().resize(len, 0);
+        let state = self.state.lock();
+        if !state.survives {
+            return None;
+        }
+        let shared = Arc::clone(&state.survivor);
+        shared.lock().resize(len.div_ceil(PAGE_BYTES), None);
         Some(Box::new(SimSurvivor(shared)))
     }
 

@@ -99,11 +99,13 @@ fn fresh() -> u64 {
 fn replay_command(seed: u64) -> String {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or_default().to_owned();
+    // Cargo tells the tests that it runs.
+    let package = std::env::var("CARGO_PKG_NAME").unwrap_or_else(|_| "cairn-cow".to_owned());
     let binary = std::env::current_exe()
         .ok()
         .and_then(|path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))
         .and_then(|stem| stem.rsplit_once('-').map(|(name, _hash)| name.to_owned()))
-        .filter(|name| name != "cairn_cow")
+        .filter(|name| *name != package.replace('-', "_"))
         .map_or_else(|| "--lib".to_owned(), |name| format!("--test {name}"));
-    format!("CAIRN_SEED={seed} cargo test -p cairn-cow {binary} {test} -- --exact --nocapture")
+    format!("CAIRN_SEED={seed} cargo test -p {package} {binary} {test} -- --exact --nocapture")
 }

@@ -9,21 +9,21 @@ use cairn_cow::{
     BLOCK_BYTES, BLOCK_SIZE, CreateOptions, Disk, ErrorKind, ExtentKind, Lsn, Options, Result, VersionId,
 };
 
-use super::pattern::{SECTOR, ZERO, decode, fill};
+use crate::pattern::{SECTOR, ZERO, decode, fill};
 
 /// The engine under test.
-pub(crate) type Pool = cairn_cow::Pool<SimDisk>;
+pub type Pool = cairn_cow::Pool<SimDisk>;
 
 /// Sectors of a block.
-pub(crate) const BLOCK_SECTORS: u64 = BLOCK_SIZE / SECTOR;
+pub const BLOCK_SECTORS: u64 = BLOCK_SIZE / SECTOR;
 
 /// A pool so small that its ring wraps, it grows and it takes checkpoints all the time.
-pub(crate) fn tiny(limit: u64) -> CreateOptions {
+pub fn tiny(limit: u64) -> CreateOptions {
     CreateOptions { limit, segment_blocks: Some(64), journal_bytes: Some(1 << 20) }
 }
 
 /// Makes a pool of [`tiny`] pieces on an empty disk.
-pub(crate) async fn create(disk: SimDisk, limit: u64) -> Result<Arc<Pool>> {
+pub async fn create(disk: SimDisk, limit: u64) -> Result<Arc<Pool>> {
     Pool::create(disk, *b"a pool in a test", tiny(limit), options()).await
 }
 
@@ -33,13 +33,13 @@ fn buffer(len: usize) -> SimBuf {
 }
 
 /// Few lanes and a cache so small that map nodes are evicted.
-pub(crate) fn options() -> Options {
+pub fn options() -> Options {
     Options { lanes: 2, map_cache_bytes: 256 << 10, read_cache_bytes: 64 << 10 }
 }
 
 /// Does the pool's background duties until the world ends. On a healthy disk nothing but a lack of room may hinder
 /// them.
-pub(crate) fn maintain_forever(handle: &Handle, pool: &Arc<Pool>, mut rng: Rng, healthy: bool) {
+pub fn maintain_forever(handle: &Handle, pool: &Arc<Pool>, mut rng: Rng, healthy: bool) {
     let (pool, handle_inside) = (Arc::clone(pool), handle.clone());
     drop(handle.spawn(async move {
         loop {
@@ -52,14 +52,7 @@ pub(crate) fn maintain_forever(handle: &Handle, pool: &Arc<Pool>, mut rng: Rng, 
 }
 
 /// Writes sectors with what write `id` puts there.
-pub(crate) async fn write(
-    pool: &Pool,
-    lane: usize,
-    v: VersionId,
-    sector: u64,
-    count: u64,
-    id: u64,
-) -> Result<Lsn> {
+pub async fn write(pool: &Pool, lane: usize, v: VersionId, sector: u64, count: u64, id: u64) -> Result<Lsn> {
     let (offset, len) = (sector * SECTOR, (count * SECTOR) as usize);
     let phase = (offset % BLOCK_SIZE) as usize;
     let mut buf = buffer((phase + len).next_multiple_of(BLOCK_BYTES));
@@ -68,7 +61,7 @@ pub(crate) async fn write(
 }
 
 /// Makes sectors zeroes or a hole.
-pub(crate) async fn zero(
+pub async fn zero(
     pool: &Pool,
     lane: usize,
     v: VersionId,
@@ -84,7 +77,7 @@ pub(crate) async fn zero(
 
 /// The sectors that become zeroes: a trim leaves blocks alone that are only partly in its range, but for the last of
 /// a volume of `size` bytes.
-pub(crate) fn zeroed(kind: ExtentKind, sector: u64, count: u64, size: u64) -> Range<u64> {
+pub fn zeroed(kind: ExtentKind, sector: u64, count: u64, size: u64) -> Range<u64> {
     let end = sector + count;
     if kind == ExtentKind::Zero {
         return sector..end;
@@ -95,14 +88,14 @@ pub(crate) fn zeroed(kind: ExtentKind, sector: u64, count: u64, size: u64) -> Ra
 }
 
 /// Reads bytes, wherever they begin.
-pub(crate) async fn read_bytes(pool: &Pool, v: VersionId, offset: u64, len: usize) -> Result<Vec<u8>> {
+pub async fn read_bytes(pool: &Pool, v: VersionId, offset: u64, len: usize) -> Result<Vec<u8>> {
     let reply = pool.read(v, offset, len).await?;
     let phase = (offset % BLOCK_SIZE) as usize;
     Ok(reply.buf.map_or_else(|| vec![0; len], |buf| buf[phase..phase + len].to_vec()))
 }
 
 /// Reads sectors: the id of the write each holds, `None` for one that no write made.
-pub(crate) async fn read(pool: &Pool, v: VersionId, sector: u64, count: u64) -> Result<Vec<Option<u64>>> {
+pub async fn read(pool: &Pool, v: VersionId, sector: u64, count: u64) -> Result<Vec<Option<u64>>> {
     let bytes = read_bytes(pool, v, sector * SECTOR, (count * SECTOR) as usize).await?;
     Ok((sector..).zip(bytes.chunks_exact(SECTOR as usize)).map(|(s, b)| decode(b, s)).collect())
 }
@@ -111,7 +104,7 @@ pub(crate) async fn read(pool: &Pool, v: VersionId, sector: u64, count: u64) -> 
 ///
 /// # Panics
 /// When a sector holds what no write put there, or block status contradicts itself.
-pub(crate) async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTreeMap<u64, u64>> {
+pub async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTreeMap<u64, u64>> {
     let mut found = BTreeMap::new();
     let mut offset = 0;
     while offset < size {
@@ -143,7 +136,7 @@ pub(crate) async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTr
 }
 
 /// Gives back the space of deleted versions, but for those that several others still descend from.
-pub(crate) async fn settle(pool: &Pool) {
+pub async fn settle(pool: &Pool) {
     while pool
         .maintain(std::time::Duration::from_millis(100))
         .await
@@ -155,13 +148,13 @@ pub(crate) async fn settle(pool: &Pool) {
 ///
 /// # Panics
 /// When anything is wrong or leaked.
-pub(crate) async fn assert_sound(pool: &Pool, when: &str) {
+pub async fn assert_sound(pool: &Pool, when: &str) {
     let report = pool.check(true).await.unwrap_or_else(|e| panic!("the check failed {when}: {e:?}"));
     assert!(report.is_clean(), "the pool is not sound {when}: {report:#?}");
 }
 
 /// A world with one disk in it.
-pub(crate) fn world(seed: u64, disk: &SimDisk) -> Sim {
+pub fn world(seed: u64, disk: &SimDisk) -> Sim {
     let sim = Sim::new(seed);
     sim.attach(disk);
     sim

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use cairn_cow::VersionId;
 
-use crate::common::oracle::{Contents, History, Time};
-use crate::common::pattern::SECTOR;
+use crate::oracle::{Contents, History, Time};
+use crate::pattern::SECTOR;
 
 /// How a life ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +23,7 @@ pub(crate) enum Death {
 #[derive(Clone, Debug)]
 pub(crate) enum Known {
     /// They were read and must never change.
-    Exactly(Contents),
+    Exactly(Rc<Contents>),
     /// It was answered, and nobody has read it yet.
     Answered { asked: Time, answered: Time },
     /// It was never answered, yet it is there.
@@ -39,7 +39,7 @@ pub(crate) struct Snapshot {
 }
 
 /// One volume.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Volume {
     pub(crate) name: String,
     pub(crate) id: VersionId,
@@ -59,7 +59,7 @@ pub(crate) type SharedVolume = Rc<RefCell<Volume>>;
 pub(crate) enum Pending {
     Nothing,
     Create { name: String, size: u64 },
-    Clone { name: String, size: u64, contents: Contents },
+    Clone { name: String, size: u64, contents: Rc<Contents> },
     DeleteVolume { name: String },
     Resize { name: String, size: u64 },
     Snapshot { asked: Time, of: Vec<(String, String)> },
@@ -67,8 +67,23 @@ pub(crate) enum Pending {
     Rollback { volume: String, asked: Time },
 }
 
+/// How much there is at once. What is small is looked at in no time, and shows most of what can go wrong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    pub(crate) most_volumes: usize,
+    pub(crate) most_snapshots: usize,
+    /// Sectors of a place that writers write to.
+    pub(crate) hot: u64,
+}
+
+impl Scale {
+    pub(crate) const SMALL: Scale = Scale { most_volumes: 2, most_snapshots: 2, hot: 24 };
+    pub(crate) const LARGE: Scale = Scale { most_volumes: 4, most_snapshots: 10, hot: 99 };
+}
+
 /// The oracle's state, shared by all tasks of one life and kept over deaths.
 pub(crate) struct World {
+    pub(crate) scale: Scale,
     pub(crate) volumes: BTreeMap<String, SharedVolume>,
     pub(crate) pending: Pending,
     /// All that was answered before this time was flushed.
@@ -111,25 +126,41 @@ impl World {
             hot: Vec::new(),
             doomed: false,
         };
-        volume.heat(0, 96);
+        let hot = self.scale.hot;
+        volume.heat(0, hot);
         if size > 4 << 20 {
-            volume.heat((1 << 20) / SECTOR - 96, 192);
+            volume.heat((1 << 20) / SECTOR - hot, 2 * hot);
         }
-        volume.heat_tail();
+        volume.heat_tail(hot);
         self.volumes.insert(name.to_owned(), Rc::new(RefCell::new(volume)));
     }
 }
 
 impl SharedWorld {
     /// A world in which nothing has happened.
-    pub(crate) fn new() -> SharedWorld {
+    pub(crate) fn new(scale: Scale) -> SharedWorld {
         SharedWorld(Rc::new(RefCell::new(World {
+            scale,
             volumes: BTreeMap::new(),
             pending: Pending::Nothing,
             flushed: 0,
             clock: 0,
             next_write: 0,
             next_name: 0,
+        })))
+    }
+
+    /// The same world once more, to try something out in.
+    pub(crate) fn fork(&self) -> SharedWorld {
+        let world = self.0.borrow();
+        let volumes = world
+            .volumes
+            .iter()
+            .map(|(name, volume)| (name.clone(), Rc::new(RefCell::new(volume.borrow().clone()))));
+        SharedWorld(Rc::new(RefCell::new(World {
+            volumes: volumes.collect(),
+            pending: world.pending.clone(),
+            ..*world
         })))
     }
 
@@ -150,8 +181,8 @@ impl Volume {
     }
 
     /// Makes the end of the volume a place where writers write.
-    pub(crate) fn heat_tail(&mut self) {
-        self.heat((self.size / SECTOR).saturating_sub(99), 99);
+    pub(crate) fn heat_tail(&mut self, hot: u64) {
+        self.heat((self.size / SECTOR).saturating_sub(hot), hot);
     }
 
     /// What it may hold changes from what is known to this.

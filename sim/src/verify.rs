@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use crate::common::engine::{self, Pool};
-use crate::common::oracle::{Contents, Time, assert_allowed};
+use crate::engine::{self, Pool};
+use crate::oracle::{Contents, Time, assert_allowed};
 use crate::world::{Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
 
 /// Compares the reopened pool with the world, and makes what is there now the world's new beginning.
@@ -85,7 +85,7 @@ async fn verify_snapshots(pool: &Pool, volumes: &[SharedVolume], flushed: Time) 
                 }
             }
             if let Some(snapshot) = volume.borrow_mut().snapshots.get_mut(&name) {
-                snapshot.known = Known::Exactly(seen);
+                snapshot.known = Known::Exactly(Rc::new(seen));
             }
         }
     }
@@ -160,9 +160,10 @@ fn reconcile(pool: &Pool, world: &SharedWorld) {
         Pending::Resize { name, size } => {
             if pool.volume(&name).is_ok_and(|info| info.size == size) {
                 let volume = volume(&name);
+                let hot = world.with(|w| w.scale.hot);
                 let mut volume = volume.borrow_mut();
                 volume.size = size;
-                volume.heat_tail();
+                volume.heat_tail(hot);
             }
         }
         Pending::DeleteSnapshot { volume: of, name } => {

@@ -5,13 +5,13 @@
 use cairn_cow::sim::{Rng, SECTOR_BYTES};
 
 /// Bytes of a sector.
-pub(crate) const SECTOR: u64 = SECTOR_BYTES as u64;
+pub const SECTOR: u64 = SECTOR_BYTES as u64;
 
 /// The id that stands for zeroes.
-pub(crate) const ZERO: u64 = 0;
+pub const ZERO: u64 = 0;
 
 /// Fills whole sectors with what write `id` puts at `first_sector` and on.
-pub(crate) fn fill(buf: &mut [u8], id: u64, first_sector: u64) {
+pub fn fill(buf: &mut [u8], id: u64, first_sector: u64) {
     assert_ne!(id, ZERO, "zeroes are nobody's write");
     for (sector, bytes) in (first_sector..).zip(buf.chunks_exact_mut(SECTOR_BYTES)) {
         bytes[..8].copy_from_slice(&id.to_le_bytes());
@@ -20,7 +20,7 @@ pub(crate) fn fill(buf: &mut [u8], id: u64, first_sector: u64) {
 }
 
 /// The id of the write that a sector at place `sector` holds, [`ZERO`] for zeroes, `None` for anything else.
-pub(crate) fn decode(bytes: &[u8], sector: u64) -> Option<u64> {
+pub fn decode(bytes: &[u8], sector: u64) -> Option<u64> {
     let id = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
     if id == ZERO {
         return bytes.iter().all(|&b| b == 0).then_some(ZERO);

@@ -7,14 +7,11 @@ use std::sync::Arc;
 use cairn_cow::sim::{Handle, Rng};
 use cairn_cow::{Error, ErrorKind, ExtentKind};
 
-use crate::common::engine::{self, Pool};
-use crate::common::oracle::{Contents, Time};
-use crate::common::pattern::{SECTOR, ZERO};
+use crate::engine::{self, Pool};
+use crate::oracle::{Contents, Time};
+use crate::pattern::{SECTOR, ZERO};
 use crate::verify::assert_point_in_order;
-use crate::world::{Known, Pending, SharedVolume, SharedWorld, Snapshot};
-
-const MAX_VOLUMES: usize = 4;
-const MAX_SNAPSHOTS: usize = 10;
+use crate::world::{Known, Pending, Scale, SharedVolume, SharedWorld, Snapshot};
 
 struct Controller {
     pool: Arc<Pool>,
@@ -39,12 +36,13 @@ impl Controller {
         if volumes == 0 {
             return self.create().await;
         }
-        if snapshots > MAX_SNAPSHOTS {
+        let Scale { most_volumes, most_snapshots, .. } = self.world.with(|w| w.scale);
+        if snapshots > most_snapshots {
             return self.delete_snapshot().await;
         }
         match self.rng.below(100) {
-            0..10 if volumes < MAX_VOLUMES => self.create().await,
-            10..20 if volumes < MAX_VOLUMES => self.clone_volume().await,
+            0..10 if volumes < most_volumes => self.create().await,
+            10..20 if volumes < most_volumes => self.clone_volume().await,
             20..26 => self.delete_volume().await,
             26..32 => self.resize().await,
             32..55 => self.snapshot().await,
@@ -64,7 +62,8 @@ impl Controller {
     fn any_snapshot(&mut self) -> Option<(SharedVolume, String, Snapshot)> {
         let volume = self.any_volume();
         let snapshots = volume.borrow().snapshots.clone();
-        let (name, snapshot) = snapshots.into_iter().nth(self.rng.index(MAX_SNAPSHOTS))?;
+        let most = self.world.with(|w| w.scale.most_snapshots);
+        let (name, snapshot) = snapshots.into_iter().nth(self.rng.index(most))?;
         Some((volume, name, snapshot))
     }
 
@@ -84,7 +83,14 @@ impl Controller {
 
     async fn create(&mut self) {
         let name = self.free_name();
-        let size = [96 << 10, (1 << 20) + 512, 6 << 20, 3 << 30, 5 << 40][self.rng.index(5)];
+        // The largest take the longest to look at.
+        let size = match self.rng.below(8) {
+            0 | 1 => 96 << 10,
+            2 | 3 => (1 << 20) + 512,
+            4 | 5 => 6 << 20,
+            6 => 3 << 30,
+            _ => 5 << 40,
+        };
         self.begin(Pending::Create { name: name.clone(), size });
         let answer = self.pool.create_volume(&name, size, "").await;
         if let Some(info) = self.answered("creating a volume", answer) {
@@ -145,9 +151,10 @@ impl Controller {
         self.begin(Pending::Resize { name: name.clone(), size });
         let answer = self.pool.resize_volume(&name, size).await;
         if self.answered("resizing", answer).is_some() {
+            let hot = self.world.with(|w| w.scale.hot);
             let mut volume = volume.borrow_mut();
             volume.size = size;
-            volume.heat_tail();
+            volume.heat_tail(hot);
         }
     }
 
@@ -194,7 +201,7 @@ impl Controller {
         assert_point_in_order(volumes, &seen, name, asked, answered);
         for (volume, seen) in volumes.iter().zip(seen) {
             if let Some(snapshot) = volume.borrow_mut().snapshots.get_mut(name) {
-                snapshot.known = Known::Exactly(seen);
+                snapshot.known = Known::Exactly(Rc::new(seen));
             }
         }
     }
@@ -257,7 +264,7 @@ impl Controller {
         let seen = self.contents(&snapshot).await;
         let volume = volume.borrow();
         assert!(
-            seen == *expected,
+            seen == **expected,
             "snapshot {}@{name} has changed: {}",
             volume.name,
             first_difference(expected, &seen)
@@ -273,7 +280,7 @@ impl Controller {
         };
         let known: Vec<(&String, &Contents)> = snapshots
             .iter()
-            .filter_map(|(name, s)| if let Known::Exactly(c) = &s.known { Some((name, c)) } else { None })
+            .filter_map(|(name, s)| if let Known::Exactly(c) = &s.known { Some((name, &**c)) } else { None })
             .collect();
         if known.is_empty() {
             return;

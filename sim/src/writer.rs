@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cairn_cow::sim::{Handle, Rng};
 use cairn_cow::{Error, ErrorKind, ExtentKind};
 
-use crate::common::engine::{self, Pool};
-use crate::common::pattern::ZERO;
+use crate::engine::{self, Pool};
+use crate::pattern::ZERO;
 use crate::world::{SharedVolume, SharedWorld};
 
 enum What {

@@ -7,72 +7,68 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pattern::ZERO;
+use crate::pattern::ZERO;
 
 /// A point of time; [`NEVER`] is after every other.
-pub(crate) type Time = u64;
+pub type Time = u64;
 /// The end of what was not answered.
-pub(crate) const NEVER: Time = Time::MAX;
+pub const NEVER: Time = Time::MAX;
 
 /// One write to one sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Event {
+pub struct Event {
     /// What it wrote.
-    pub(crate) id: u64,
+    pub id: u64,
     /// When it was asked for.
-    pub(crate) start: Time,
+    pub start: Time,
     /// When it was answered.
-    pub(crate) end: Time,
+    pub end: Time,
     /// Whether it is durable whatever was flushed.
-    pub(crate) durable: bool,
+    pub durable: bool,
 }
 
 impl Event {
     fn base(id: u64) -> Event {
         Event { id, start: 0, end: 0, durable: true }
     }
-
-    fn precedes(&self, other: &Event) -> bool {
-        self.end < other.start
-    }
 }
 
 /// What was written to a volume, sector by sector. Every list begins with what was there at first.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct History {
+pub struct History {
     sectors: BTreeMap<u64, Vec<Event>>,
 }
 
 /// What a version holds: the id in each sector that is not zero.
-pub(crate) type Contents = BTreeMap<u64, u64>;
+pub type Contents = BTreeMap<u64, u64>;
 
 impl History {
     /// A volume that holds this at first.
-    pub(crate) fn starting_with(contents: &Contents) -> History {
+    pub fn starting_with(contents: &Contents) -> History {
         let sectors = contents.iter().map(|(&sector, &id)| (sector, vec![Event::base(id)])).collect();
         History { sectors }
     }
 
     /// Every sector that may hold anything but zeroes.
-    pub(crate) fn touched(&self) -> BTreeSet<u64> {
+    pub fn touched(&self) -> BTreeSet<u64> {
         self.sectors.keys().copied().collect()
     }
 
     /// Makes sure that each of these sectors has a list, so that what befalls the whole volume befalls them.
-    pub(crate) fn touch(&mut self, sectors: std::ops::Range<u64>) {
+    pub fn touch(&mut self, sectors: std::ops::Range<u64>) {
         for sector in sectors {
             self.sectors.entry(sector).or_insert_with(|| vec![Event::base(ZERO)]);
         }
     }
 
     /// A write was asked for; it is not answered.
-    pub(crate) fn begin(&mut self, sector: u64, id: u64, start: Time) {
+    pub fn begin(&mut self, sector: u64, id: u64, start: Time) {
         let event = Event { id, start, end: NEVER, durable: false };
         self.sectors.entry(sector).or_insert_with(|| vec![Event::base(ZERO)]).push(event);
     }
 
     /// The write of `id` that was asked for at `start` is answered; `durable` when it was with FUA.
-    pub(crate) fn end(&mut self, sector: u64, id: u64, start: Time, end: Time, durable: bool) {
+    pub fn end(&mut self, sector: u64, id: u64, start: Time, end: Time, durable: bool) {
         let events = self.sectors.get_mut(&sector).into_iter().flatten();
         for event in events.filter(|e| e.id == id && e.start == start) {
             event.end = end;
@@ -81,14 +77,14 @@ impl History {
     }
 
     /// What was asked for at this time did not happen.
-    pub(crate) fn retract(&mut self, start: Time) {
+    pub fn retract(&mut self, start: Time) {
         for events in self.sectors.values_mut() {
             events.retain(|e| e.start != start);
         }
     }
 
     /// The process died: what was not answered by now will not happen later; what is there now was seen.
-    pub(crate) fn survived(&mut self, seen: &Contents, now: Time) {
+    pub fn survived(&mut self, seen: &Contents, now: Time) {
         for (sector, events) in &mut self.sectors {
             for event in events.iter_mut().filter(|e| e.end == NEVER) {
                 event.end = now - 1;
@@ -99,38 +95,33 @@ impl History {
     }
 
     /// What the sector may hold, when `must` tells what has certainly happened and `may` what possibly has.
-    fn allowed(
-        &self,
-        sector: u64,
-        must: impl Fn(&Event) -> bool,
-        may: impl Fn(&Event) -> bool,
-    ) -> BTreeSet<u64> {
+    fn allowed(&self, sector: u64, must: impl Fn(&Event) -> bool, may: impl Fn(&Event) -> bool) -> Vec<u64> {
         let base = [Event::base(ZERO)];
         let events = self.sectors.get(&sector).map_or(&base[..], Vec::as_slice);
-        let certain: Vec<&Event> = events.iter().filter(|e| must(e)).collect();
-        let possible = events.iter().filter(|e| may(e) && !certain.iter().any(|later| e.precedes(later)));
-        possible.map(|e| e.id).collect()
+        // Whatever was answered before this was asked for has been succeeded.
+        let newest = events.iter().filter(|e| must(e)).map(|e| e.start).max().unwrap_or(0);
+        events.iter().filter(|e| may(e) && e.end >= newest).map(|e| e.id).collect()
     }
 
     /// What a read that was asked for and answered at these times may have seen.
-    pub(crate) fn live(&self, sector: u64, start: Time, end: Time) -> BTreeSet<u64> {
+    pub fn live(&self, sector: u64, start: Time, end: Time) -> Vec<u64> {
         self.allowed(sector, |e| e.end < start, |e| e.start < end)
     }
 
     /// What may be there after a crash, when all answered before `flushed` was flushed.
-    pub(crate) fn after_crash(&self, sector: u64, flushed: Time) -> BTreeSet<u64> {
+    pub fn after_crash(&self, sector: u64, flushed: Time) -> Vec<u64> {
         self.allowed(sector, |e| e.durable || e.end < flushed, |_| true)
     }
 
     /// What a snapshot may hold that is there after a crash though it was asked for at `asked` and never answered.
     /// A rollback's undo point does not hold what that rollback, asked for at the same time, put there.
-    pub(crate) fn in_unanswered_snapshot(&self, sector: u64, asked: Time, flushed: Time) -> BTreeSet<u64> {
+    pub fn in_unanswered_snapshot(&self, sector: u64, asked: Time, flushed: Time) -> Vec<u64> {
         self.allowed(sector, |e| (e.durable || e.end < flushed) && e.end < asked, |e| e.start != asked)
     }
 
     /// What a snapshot may hold that was asked for at `asked` and answered at `answered`, when all that was answered
     /// before `point` (which is `asked` or later) comes before it in the log.
-    pub(crate) fn in_snapshot(&self, sector: u64, asked: Time, point: Time, answered: Time) -> BTreeSet<u64> {
+    pub fn in_snapshot(&self, sector: u64, asked: Time, point: Time, answered: Time) -> Vec<u64> {
         self.allowed(
             sector,
             |e| e.end < point && e.start != asked,
@@ -140,7 +131,7 @@ impl History {
 
     /// The latest time at which a write was asked for whose value is among what was seen. All that was answered
     /// before it comes earlier in the log.
-    pub(crate) fn latest_start(&self, seen: &Contents) -> Time {
+    pub fn latest_start(&self, seen: &Contents) -> Time {
         let starts = self.sectors.iter().filter_map(|(sector, events)| {
             let id = seen.get(sector).copied().unwrap_or(ZERO);
             // A value that was there twice may come from the first time.
@@ -150,7 +141,7 @@ impl History {
     }
 
     /// Everything about one sector, for a failure's message.
-    pub(crate) fn story(&self, sector: u64) -> String {
+    pub fn story(&self, sector: u64) -> String {
         let events = self.sectors.get(&sector).map_or(&[][..], Vec::as_slice);
         let lines = events.iter().map(|e| match e.end {
             NEVER => format!("  write {} asked at {}, not answered", e.id, e.start),
@@ -169,15 +160,9 @@ impl History {
 ///
 /// # Panics
 /// When a sector holds anything else, with its story.
-pub(crate) fn assert_allowed(
-    what: &str,
-    seen: &Contents,
-    history: &History,
-    allowed: impl Fn(u64) -> BTreeSet<u64>,
-) {
-    let mut sectors = history.touched();
-    sectors.extend(seen.keys());
-    for sector in sectors {
+pub fn assert_allowed(what: &str, seen: &Contents, history: &History, allowed: impl Fn(u64) -> Vec<u64>) {
+    let others = seen.keys().filter(|sector| !history.sectors.contains_key(sector));
+    for &sector in history.sectors.keys().chain(others) {
         let id = seen.get(&sector).copied().unwrap_or(ZERO);
         let allowed = allowed(sector);
         assert!(

@@ -1,0 +1,26 @@
+//! The simulator: the real engine over its simulated disk ([`cairn_cow::sim`]), on one thread, under a seeded scheduler.
+//!
+//! Writers and a controller work on several volumes, snapshots and clones, beside the engine's background duties. At any
+//! moment the power fails or the process dies; what comes up again is compared with an oracle, which knows of every sector
+//! what it may hold. One seed is one story: the same events, the same crash, the same failure.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`pattern`] | sectors that name the write they come from |
+//! | [`engine`] | the engine, spoken to in sectors |
+//! | [`oracle`] | what a volume may hold, given what was asked of it and when it answered |
+//! | `world` | what was asked of a pool so far |
+//! | `writer`, `controller` | who asks |
+//! | `verify` | the comparison after a death |
+//! | [`life`] | a pool that lives, dies and comes back |
+//! | [`mod@sweep`] | many deaths at each of many moments of a life |
+
+mod controller;
+pub mod engine;
+pub mod life;
+pub mod oracle;
+pub mod pattern;
+pub mod sweep;
+mod verify;
+mod world;
+mod writer;

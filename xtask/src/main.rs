@@ -1,0 +1,27 @@
+//! What cairn's developers run beside cargo's own commands: `cargo xtask --help`.
+
+mod sim;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What cairn's developers run beside cargo's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the engine in the simulator: random work, a crash at many moments, and a comparison with an oracle each time
+    Sim(sim::Arguments),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Sim(arguments) => sim::run(&arguments),
+    }
+}

@@ -1,0 +1,181 @@
+//! `cargo xtask sim`: the simulator, on as many seeds as there is time for.
+
+use std::cell::Cell;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cairn_sim::sweep::{Tally, sweep};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How much is run, and from where on.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask sim                         a minute of fresh seeds
+  cargo xtask sim --seconds 86400         a day of them
+  cargo xtask sim --seed 4711             the story of one seed, once more
+
+A crash state is what a death leaves of the disk, opened again and compared with an oracle: every sector of every volume
+and snapshot. Of one in 32 every block is accounted for as well.")]
+pub(crate) struct Arguments {
+    /// For how long; lives that have begun are lived to their end [default: 60, or one life where --seed is given]
+    #[arg(long, value_name = "N")]
+    seconds: Option<NonZeroU64>,
+    /// The first seed; those after it follow [default: one that no other run has used]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Threads, each with a life of its own [default: one a processor]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A seed whose story ended badly.
+struct Failure {
+    seed: u64,
+    message: String,
+}
+
+thread_local! {
+    /// The panic under way in a life is told when the life is over.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lives the life of a seed.
+///
+/// # Errors
+/// With what was found wrong.
+pub(crate) fn live(seed: u64) -> Result<Tally, String> {
+    QUIET.set(true);
+    let lived = panic::catch_unwind(AssertUnwindSafe(|| sweep(seed)));
+    QUIET.set(false);
+    lived.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+    })
+}
+
+/// From now on panics in lives are told by who looks at them, not twice.
+pub(crate) fn quiet_lives() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !QUIET.get() {
+            usual(info);
+        }
+    }));
+}
+
+/// A seed of which nobody has heard, with room for those that follow.
+fn fresh() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()) << 40) >> 16 << 16
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let jobs =
+        arguments.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let (first, seconds) = match (arguments.seed, arguments.seconds) {
+        (Some(seed), None) => (seed, None),
+        (seed, seconds) => (seed.unwrap_or_else(fresh), Some(seconds.map_or(60, NonZeroU64::get))),
+    };
+    let jobs = if seconds.is_some() { jobs } else { 1 };
+    quiet_lives();
+    let began = Instant::now();
+    let time = seconds.map_or(Duration::ZERO, Duration::from_secs);
+    let bar = progress(time, arguments.json);
+    let (next, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let total = Mutex::new((Tally::default(), 0u64));
+    let failure = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let seed = first.wrapping_add(next.fetch_add(1, Ordering::Relaxed));
+                    match live(seed) {
+                        Ok(tally) => {
+                            let mut total = total.lock().unwrap_or_else(|e| e.into_inner());
+                            total.0.add(tally);
+                            total.1 += 1;
+                            bar.set_message(format!("{} states", grouped(total.0.states)));
+                        }
+                        Err(message) => {
+                            over.store(true, Ordering::Relaxed);
+                            *failure.lock().unwrap_or_else(|e| e.into_inner()) =
+                                Some(Failure { seed, message });
+                        }
+                    }
+                    bar.set_position(began.elapsed().min(time).as_secs());
+                    if began.elapsed() >= time {
+                        over.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let (tally, lives) = total.into_inner().unwrap_or_else(|e| e.into_inner());
+    let failure = failure.into_inner().unwrap_or_else(|e| e.into_inner());
+    let took = began.elapsed().as_secs_f64();
+    let rate = tally.states as f64 / took;
+    if arguments.json {
+        let report = serde_json::json!({
+            "first_seed": first,
+            "lives": lives,
+            "crash_states": tally.states,
+            "nested_crashes": tally.nested,
+            "checked_in_full": tally.checked,
+            "seconds": took,
+            "states_per_second": rate,
+            "jobs": jobs,
+            "failure": failure.as_ref().map(|f| serde_json::json!({"seed": f.seed, "message": f.message})),
+        });
+        println!("{report}");
+    } else {
+        println!("seeds             {first} and on, {} lives", grouped(lives));
+        println!("crash states      {}", grouped(tally.states));
+        println!("nested crashes    {}", grouped(tally.nested));
+        println!("checked in full   {}", grouped(tally.checked));
+        println!("states a second   {rate:.0}, with {jobs} threads: {:.0} each", rate / jobs as f64);
+        println!("failures          {}", u64::from(failure.is_some()));
+    }
+    match failure {
+        None => ExitCode::SUCCESS,
+        Some(Failure { seed, message }) => {
+            eprintln!(
+                "\nseed {seed} failed: {message}\n\nreplay it with:\n    cargo xtask sim --seed {seed}"
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn progress(time: Duration, hidden: bool) -> ProgressBar {
+    if hidden || time.is_zero() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(time.as_secs());
+    // It is our own text.
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {elapsed} of {len} s  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A number with a comma at every third digit.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::codec::Writer;
+use crate::defect::{Defect, planted};
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{HEADER_BYTES, INCOMPAT_ATTRIBUTES, Kind, SUPERBLOCKS, Superblock, node_crc, seal};
@@ -147,6 +148,7 @@ impl<D: Disk> Pool<D> {
         // A block freed after the freeze must not become one of this checkpoint's own: replay from it would free the
         // block again.
         let (frozen, guard) = self.commit_and(|state| (freeze(state), state.space.reader())).await?;
+        let guard = Some(guard).filter(|_| !planted(Defect::CheckpointUnguarded));
         let written = self.store(frozen).await;
         drop(guard);
         if let Err(error) = &written {
@@ -177,7 +179,16 @@ impl<D: Disk> Pool<D> {
         self.store_nodes(&frozen, &mut fresh).await?;
         let retired = replaced(&mut frozen).await;
         let (catalog_at, catalog, segments) = self.store_catalog(&frozen, &retired, &mut fresh).await?;
-        self.barrier().await?;
+        let retired = if planted(Defect::ReplacedNodesFreedEarly) {
+            let mut state = self.state.lock();
+            retired.into_iter().try_for_each(|run| state.space.release(run))?;
+            Vec::new()
+        } else {
+            retired
+        };
+        if !planted(Defect::CheckpointBarrierOmitted) {
+            self.barrier().await?;
+        }
         self.store_superblocks(&frozen, catalog_at).await?;
         let written = Written {
             versions: frozen.versions,
@@ -387,7 +398,9 @@ impl<D: Disk> Pool<D> {
                 }
                 before => {
                     changed.push(i);
-                    places.push(before.map_or(StoredSlot::default(), |segment| segment.place.other()));
+                    let in_place = planted(Defect::SpaceMapInPlace);
+                    let next = |place: StoredSlot| if in_place { place } else { place.other() };
+                    places.push(before.map_or(StoredSlot::default(), |segment| next(segment.place)));
                 }
             }
         }
@@ -428,7 +441,13 @@ impl<D: Disk> Pool<D> {
             shadow.generations(superblock.generation - 1, superblock.generation, superblock.journal_seq);
         }
         for addr in SUPERBLOCKS {
+            if addr != SUPERBLOCKS[0] && planted(Defect::SecondSuperblockForgotten) {
+                break;
+            }
             self.put_superblock(&superblock, addr).await?;
+            if addr == SUPERBLOCKS[0] && planted(Defect::SuperblocksTogether) {
+                continue;
+            }
             self.barrier().await?;
         }
         Ok(())

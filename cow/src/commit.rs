@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use crate::defect::{Defect, planted};
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{HEADER_BYTES, JOURNAL_START, Kind, seal};
@@ -60,7 +61,8 @@ fn seal_log(state: &mut State) -> Sealed {
     state.unflushed_bytes = 0;
     state.log_age = Duration::ZERO;
     let first_lsn = Lsn(state.lsn.0 - u64::from(records));
-    Sealed { bytes, records, first_lsn, end_lsn: state.lsn, seq, confirmed: state.ring.durable_seq, pos }
+    let confirmed = if planted(Defect::BatchConfirmsItself) { seq } else { state.ring.durable_seq };
+    Sealed { bytes, records, first_lsn, end_lsn: state.lsn, seq, confirmed, pos }
 }
 
 impl<D: Disk> Pool<D> {
@@ -76,7 +78,8 @@ impl<D: Disk> Pool<D> {
             let listener = self.committed.listen();
             let lead = {
                 let mut state = self.state.lock();
-                if state.durable_lsn >= lsn {
+                let short = u64::from(planted(Defect::FlushOneRecordShort));
+                if state.durable_lsn.0 + short >= lsn.0 {
                     return Ok(());
                 }
                 state.writable()?;
@@ -84,6 +87,8 @@ impl<D: Disk> Pool<D> {
             };
             if lead {
                 self.commit().await?;
+            } else if planted(Defect::FlushNotWaitedFor) {
+                return Ok(());
             } else {
                 listener.await;
             }
@@ -183,6 +188,7 @@ impl<D: Disk> Pool<D> {
         let empty = sealed.records == 0;
         let (seq, end_lsn, confirmed) = (sealed.seq, sealed.end_lsn, sealed.confirmed);
         let written = match self.put_batch(sealed).await {
+            Ok(()) if planted(Defect::BatchBarrierOmitted) => Ok(()),
             Ok(()) => self.barrier().await,
             Err(error) => Err(error),
         };
@@ -230,7 +236,7 @@ impl<D: Disk> Pool<D> {
         let rest = buf.split_off((before_end * BLOCK_SIZE) as usize);
         let fail = |e| Error::io("writing the journal", e);
         self.disk.write(addr.offset(), vec![buf]).await.0.map_err(fail)?;
-        if !rest.is_empty() {
+        if !rest.is_empty() && !planted(Defect::BatchCutAtTheRingsEnd) {
             self.disk.write(BlockAddr(JOURNAL_START).offset(), vec![rest]).await.0.map_err(fail)?;
         }
         Ok(())

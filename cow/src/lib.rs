@@ -28,6 +28,8 @@ mod check;
 mod checkpoint;
 mod codec;
 mod commit;
+#[doc(hidden)]
+pub mod defect;
 mod diff;
 mod disk;
 mod error;

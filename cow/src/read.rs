@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::cache::{BlockCache, Memory};
+use crate::defect::{Defect, planted};
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::{View, kind_of, visit};
@@ -271,7 +272,7 @@ impl<D: Disk> Pool<D> {
         let (result, buf) = self.disk.read(start.offset(), buf).await;
         result.map_err(|e| Fault::Disk(Error::io(format!("reading block {start}"), e)))?;
         for (at, (block, entry)) in buf.chunks_exact(BLOCK_BYTES).zip(entries).enumerate() {
-            if crc32fast::hash(block) != entry.crc() {
+            if crc32fast::hash(block) != entry.crc() && !planted(Defect::DataServedUnverified) {
                 return Err(Fault::Checksum(first + at));
             }
         }

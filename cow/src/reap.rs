@@ -9,6 +9,7 @@
 //! address when its record is written.
 
 use crate::checkpoint::let_go_of;
+use crate::defect::{Defect, planted};
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::map::{Comparison, MAP_END, Superseded, compare, span_end};
@@ -177,7 +178,9 @@ fn collect(step: &Comparison, floor: Epoch, freed: &mut Vec<Run>) {
     for index in 0..FANOUT {
         let (entry, kept) = (ghost.entry(index), child.entry(index));
         let shared = kept.is_data() && kept.block() == entry.block();
-        if entry.is_data() && entry.birth() > floor && !shared {
+        let own = entry.birth() > floor || planted(Defect::ReapFreesPredecessors);
+        let shared = shared && !planted(Defect::ReapFreesSuccessors);
+        if entry.is_data() && own && !shared {
             push_block(freed, entry.block());
         }
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::checkpoint::slot_crc;
 use crate::codec::Reader;
 use crate::commit::{BATCH_HEADER_BYTES, batch_blocks, confirmed_by};
+use crate::defect::{Defect, planted};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -179,7 +180,8 @@ async fn read_space<D: Disk>(
     let reads = slots.iter().enumerate().map(|(i, place)| async move {
         let addr = geometry.segment_start(i) + u64::from(place.slot);
         let block = read_block(disk, addr, "space map").await?;
-        if slot_crc(&block) != place.crc || unseal(&block, Kind::SpaceMap, pool, addr).is_err() {
+        let right = slot_crc(&block) == place.crc && unseal(&block, Kind::SpaceMap, pool, addr).is_ok();
+        if !right && !planted(Defect::SpaceMapChecksumIgnored) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("the space map of segment {i} does not match its checksum"),
@@ -246,8 +248,11 @@ async fn read_log<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Log> {
             window.extend(read_ring(disk, geometry, have, pos + 2 * window_blocks - have).await?);
         }
         let here = &window[((pos - window_pos) * BLOCK_SIZE) as usize..];
-        let found = batch_at(here, &superblock.pool, geometry, pos)
-            .filter(|(seq, bytes)| *seq == expected && *bytes <= here.len() && crc_is_right(&here[..*bytes]));
+        let found = batch_at(here, &superblock.pool, geometry, pos).filter(|(seq, bytes)| {
+            (*seq == expected || planted(Defect::BatchNumberIgnored))
+                && *bytes <= here.len()
+                && (crc_is_right(&here[..*bytes]) || planted(Defect::BatchChecksumIgnored))
+        });
         let Some((seq, bytes)) = found else {
             // Has the log ended here, or is one batch of it damaged? Only one is ever written at a time, so another
             // that follows tells that this one was durable.
@@ -293,9 +298,13 @@ fn decode_batch(pool: &PoolId, bytes: &[u8], seq: BatchSeq) -> Result<Batch> {
 /// Whether what a record relies on reached the disk: its data, by its checksums, or the space it added.
 async fn data_is_there<D: Disk>(disk: &D, record: &Record, geometry: Geometry) -> Result<bool> {
     if let Record::Grow { segments } = record {
-        return Ok(geometry.segments_in(disk.len()) as u64 >= *segments);
+        let there = geometry.segments_in(disk.len()) as u64 >= *segments;
+        return Ok(there || planted(Defect::GrowthNotVerified));
     }
     let Record::Write { runs, crcs, .. } = record else { return Ok(true) };
+    if planted(Defect::DataNotVerified) {
+        return Ok(true);
+    }
     let mut crcs = crcs.iter();
     for run in runs {
         let (result, buf) = disk.read(run.start.offset(), disk.alloc(run.len as usize * BLOCK_BYTES)).await;
@@ -395,6 +404,7 @@ impl<D: Disk> Pool<D> {
             // then another recovery would verify data that may stand in those very blocks.
             pool.state.lock().space.seal_limbo(batch.seq);
             // All of it: the next batch may have been given these blocks.
+            let confirmed = if planted(Defect::ReplayFreesTooEarly) { batch.seq } else { confirmed };
             while pool.state.lock().space.reclaim(confirmed)? {
                 yield_now().await;
             }
@@ -410,6 +420,7 @@ impl<D: Disk> Pool<D> {
         // After a cut nothing that came later can be taken.
         if let Left::Records(leftovers) = left
             && !cut
+            && !planted(Defect::ShadowNotTaken)
         {
             pool.take_over(leftovers).await?;
         }
@@ -417,7 +428,11 @@ impl<D: Disk> Pool<D> {
             let state = pool.state.lock();
             state.ring.pos - state.ring.tail > geometry.journal_blocks / 2
         };
-        if cut || !superblocks.first_is_newest() || crowded || !has_attributes {
+        if cut && !planted(Defect::CutNotMadeGood)
+            || !superblocks.first_is_newest()
+            || crowded
+            || !has_attributes
+        {
             // The records that were cut must never be seen again, both superblocks must be good, lives that end in a
             // checkpoint each must not fill the ring, and only a superblock that says so allows records of attributes.
             pool.checkpoint().await?;
@@ -590,6 +605,13 @@ fn replay(state: &mut State, record: &Record) -> Result<(), Blocked> {
                 );
             }
             state.space.add_segments(target.saturating_sub(now));
+        }
+        Record::Fork { forks, description, automatic, created_ms }
+            if planted(Defect::GroupReplayedInPart) && forks.len() > 1 =>
+        {
+            let forks = forks[..forks.len() - 1].to_vec();
+            let (description, automatic, created_ms) = (description.clone(), *automatic, *created_ms);
+            state.versions.apply(&Record::Fork { forks, description, automatic, created_ms })?;
         }
         other => state.versions.apply(other)?,
     }

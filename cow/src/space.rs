@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::cache::BlockCache;
+use crate::defect::{Defect, planted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Geometry, SEGMENT_HEADER_BLOCKS};
 use crate::types::{BatchSeq, BlockAddr};
@@ -314,6 +315,9 @@ impl Space {
 
     /// The record now being appended frees these blocks.
     pub(crate) fn free_later(&mut self, run: Run) {
+        if planted(Defect::FreedAtOnce) && self.release(run).is_ok() {
+            return;
+        }
         self.limbo_blocks += u64::from(run.len);
         push_run(&mut self.freed_now, run);
     }
@@ -342,7 +346,9 @@ impl Space {
     pub(crate) fn reclaim(&mut self, confirmed: BatchSeq) -> Result<bool> {
         let mut room = RECLAIM_BLOCKS;
         while let Some(bag) = self.limbo.front_mut() {
-            if bag.seq > confirmed || Arc::get_mut(&mut bag.generation).is_none() {
+            let durable = bag.seq <= confirmed || planted(Defect::FreedBeforeDurable);
+            let unread = Arc::get_mut(&mut bag.generation).is_some() || planted(Defect::FreedUnderReaders);
+            if !durable || !unread {
                 return Ok(false);
             }
             let Some(run) = bag.runs.last_mut() else {
@@ -361,7 +367,9 @@ impl Space {
             }
             room -= len;
             self.limbo_blocks -= u64::from(len);
-            if let Some(cache) = &self.cache {
+            if let Some(cache) = &self.cache
+                && !planted(Defect::CacheNotToldOfReuse)
+            {
                 cache.forget_run(part.start, len as usize);
             }
             self.release(part)?;
@@ -392,6 +400,12 @@ impl Space {
             .collect();
         let mut without: Vec<Run> =
             self.in_flight.iter().map(|(start, len)| Run { start: *start, len: *len }).collect();
+        if planted(Defect::FlightsStoredAsUsed) {
+            without.clear();
+        }
+        if planted(Defect::LimboStoredAsUsed) {
+            return FrozenSpace { segments, without };
+        }
         without.extend(self.limbo.iter().flat_map(|bag| bag.runs.iter().copied()));
         without.extend(self.freed_now.iter().copied());
         FrozenSpace { segments, without }

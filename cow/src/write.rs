@@ -13,6 +13,7 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
+use crate::defect::{Defect, planted};
 use crate::disk::{Buf, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::{fill_step, prepare, set_entries, visit};
@@ -104,7 +105,7 @@ impl Merging {
     async fn acquire(&self, key: (VersionId, u64)) -> MergeGuard<'_> {
         loop {
             let listener = self.released.listen();
-            if self.held.lock().insert(key) {
+            if self.held.lock().insert(key) || planted(Defect::PartsNotMerged) {
                 return MergeGuard { merging: self, key };
             }
             listener.await;
@@ -233,7 +234,9 @@ impl<D: Disk> Pool<D> {
             let keep_to = (to.min(start + BLOCK_SIZE) - start) as usize;
             let out = &mut buf[place..place + BLOCK_BYTES];
             out[..keep_from].copy_from_slice(&old[..keep_from]);
-            out[keep_to..].copy_from_slice(&old[keep_to..]);
+            if !planted(Defect::TailOfABlockLost) {
+                out[keep_to..].copy_from_slice(&old[keep_to..]);
+            }
         }
         Ok(entry)
     }
@@ -402,7 +405,8 @@ impl<D: Disk> Pool<D> {
         let size = self.writable_size(head, offset, len)?;
         let mut lsn = self.state.lock().lsn;
         let end = offset + len;
-        let mut at = offset.div_ceil(BLOCK_SIZE);
+        let outward = planted(Defect::TrimRoundsOutward);
+        let mut at = if outward { offset / BLOCK_SIZE } else { offset.div_ceil(BLOCK_SIZE) };
         loop {
             let step = self.step(|state| {
                 // Once the volume has grown, the block at its old end is only partly in the range.
@@ -529,7 +533,7 @@ pub(crate) fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Res
     }
     for expected in &part.expected {
         match visit(&mut version.root, expected.lba, |view| entry_in(&view, expected.lba)) {
-            Ok(entry) if entry == expected.entry => {}
+            Ok(entry) if entry == expected.entry || planted(Defect::PartsNotMerged) => {}
             Ok(_) => return Err(Blocked::Conflict),
             Err(missing) => return Err(state.missing(missing)),
         }
@@ -592,7 +596,7 @@ impl Replaced {
     fn note(&mut self, entry: Entry, floor: Epoch) {
         if entry.is_data() {
             self.data += 1;
-            if entry.birth() > floor {
+            if entry.birth() > floor || planted(Defect::SharedBlocksFreed) {
                 push_block(&mut self.freed, entry.block());
             }
         }
@@ -625,8 +629,14 @@ fn fill_some(
             break;
         }
     }
-    let Replaced { freed, data } = replaced;
+    let Replaced { mut freed, data } = replaced;
+    if planted(Defect::TrimLeaks) {
+        freed.clear();
+    }
     state.settle(head, -data, &freed)?;
+    if planted(Defect::TrimNotLogged) {
+        return Ok((next, state.lsn));
+    }
     let lsn = state.append(&Record::Fill { head, lba: at, blocks: next - at, zero, mapped: -data, freed });
     Ok((next, lsn))
 }

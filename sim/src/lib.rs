@@ -12,10 +12,12 @@
 //! | `world` | what was asked of a pool so far |
 //! | `writer`, `controller` | who asks |
 //! | `verify` | the comparison after a death |
+//! | `damage` | what is read of a pool whose disk has changed behind its back |
 //! | [`life`] | a pool that lives, dies and comes back |
 //! | [`mod@sweep`] | many deaths at each of many moments of a life |
 
 mod controller;
+mod damage;
 pub mod engine;
 pub mod life;
 pub mod oracle;

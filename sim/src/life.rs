@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use cairn_cow::Pool as AnyPool;
 use cairn_cow::sim::{Rng, Sim, SimDisk};
+use cairn_cow::{BLOCK_SIZE, ErrorKind, Holder, Pool as AnyPool};
 
 use crate::engine::{self, Pool, create, maintain_forever, options};
-use crate::world::{Death, Scale, SharedWorld};
-use crate::{controller, verify, writer};
+use crate::world::{BALLAST, BALLAST_ID, Death, Scale, SharedWorld};
+use crate::{controller, damage, verify, writer};
 
 /// Writers at work at once.
 const WRITERS: usize = 3;
 /// Events of an opening before which another death may come.
 const OPENING_EVENTS: u64 = 200;
+/// Blocks of a write that fills a pool.
+const BALLAST_PIECE: u64 = 16;
 /// Deaths on the way back at most.
 const DEATHS_ON_THE_WAY: usize = 3;
 
@@ -54,6 +56,59 @@ impl Life {
         Life { seed, rng, disk, sim, pool, world: SharedWorld::new(scale), digest: 0 }
     }
 
+    /// Fills the pool until it has room for about `slack` blocks, so that what is freed is used again at once.
+    ///
+    /// # Panics
+    /// When the pool fails.
+    pub fn make_tight(&mut self, slack: u64) {
+        let (pool, world) = (Arc::clone(&self.pool), self.world.clone());
+        self.sim.run(async move {
+            let size = 1 << 30;
+            let volume = pool.create_volume(BALLAST, size, "").await;
+            let volume = volume.unwrap_or_else(|e| panic!("creating a volume: {e:?}"));
+            let mut blocks = 0;
+            let full = loop {
+                let sector = blocks * engine::BLOCK_SECTORS;
+                let count = BALLAST_PIECE * engine::BLOCK_SECTORS;
+                match engine::write(&pool, 0, volume.id, sector, count, BALLAST_ID).await {
+                    Ok(_) => blocks += BALLAST_PIECE,
+                    Err(e) => break e,
+                }
+                if let Err(e) = pool.maintain(std::time::Duration::from_millis(100)).await {
+                    break e;
+                }
+            };
+            assert_eq!(full.kind(), ErrorKind::NoSpace, "filling the pool: {full:?}");
+            let kept = blocks.saturating_sub(slack).max(1);
+            let (from, to) = (kept * BLOCK_SIZE, (blocks + BALLAST_PIECE) * BLOCK_SIZE);
+            pool.trim(volume.id, from, to - from).await.unwrap_or_else(|e| panic!("trimming: {e:?}"));
+            pool.flush().await.unwrap_or_else(|e| panic!("flushing: {e:?}"));
+            world.with(|w| w.ballast = Some((volume.id, kept)));
+        });
+    }
+
+    /// Makes the journal go on by so many batches, so that its end comes at another time in each life.
+    ///
+    /// # Panics
+    /// When the pool fails.
+    pub fn turn_the_journal(&mut self, batches: u64) {
+        let pool = Arc::clone(&self.pool);
+        self.sim.run(async move {
+            for batch in 0..batches {
+                let change = [("batch", Some(batch.to_string()))];
+                let change = change.each_ref().map(|(key, value)| (*key, value.as_deref()));
+                let changed = pool.set_attributes(Holder::Pool, &change).await;
+                changed.unwrap_or_else(|e| panic!("changing an attribute: {e:?}"));
+                pool.flush().await.unwrap_or_else(|e| panic!("flushing: {e:?}"));
+            }
+        });
+    }
+
+    /// Writers flush as often as their users would, or hardly ever.
+    pub fn be_patient(&mut self, patience: u64) {
+        self.world.with(|w| w.patience = patience);
+    }
+
     /// Writers, a controller and the background duties set to work.
     pub fn work(&mut self) {
         let handle = self.sim.handle();
@@ -79,6 +134,20 @@ impl Life {
         assert!(self.sim.run_events(events), "everything stands still (seed {})", self.seed);
     }
 
+    /// Goes on until the pool file has grown, for so many events at most.
+    ///
+    /// # Panics
+    /// As [`Life::go_on`].
+    pub fn go_on_until_it_grows(&self, events: u64) {
+        let before = self.disk.counts().grows;
+        for _ in 0..events {
+            if self.disk.counts().grows > before {
+                return;
+            }
+            self.go_on(1);
+        }
+    }
+
     /// Dies, perhaps again on the way back, and comes back: everything that must be there is, and nothing else.
     ///
     /// # Panics
@@ -94,10 +163,14 @@ impl Life {
         let pool =
             sim.run(AnyPool::open(disk.clone(), options())).unwrap_or_else(|e| panic!("reopening: {e:?}"));
         let (inside, world) = (Arc::clone(&pool), self.world.clone());
+        // It hides what is only half repaired.
+        let settles = rng.chance(1, 4);
         sim.run(async move {
             verify::verify(&inside, &world, death).await;
-            engine::settle(&inside).await;
-            engine::assert_sound(&inside, "after recovery").await;
+            if settles {
+                engine::settle(&inside).await;
+                engine::assert_sound(&inside, "after recovery").await;
+            }
         });
         Life { seed: self.seed, rng, disk, sim, pool, world: self.world, digest }
     }
@@ -125,6 +198,15 @@ impl Life {
             }
         });
         Look { nested: nested as u64, checked: thorough }
+    }
+
+    /// What would be read if the pool were stopped now, and its disk then changed behind its back.
+    ///
+    /// # Panics
+    /// When anything wrong is served.
+    pub fn look_at_damage(&mut self) {
+        let (disk, _) = die(&mut self.rng, &self.disk, 2);
+        damage::look(disk, &mut self.rng);
     }
 
     /// A digest of every choice made so far.

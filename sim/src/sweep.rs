@@ -4,12 +4,18 @@ use cairn_cow::sim::Rng;
 
 use crate::life::{Life, Size};
 
+/// Lives of a pool at most: it goes on from what a death left.
+const LIVES: u64 = 12;
 /// Moments of a life at which it is looked what a death would leave.
-const MOMENTS: u64 = 48;
+const MOMENTS: u64 = 8;
 /// Deaths looked at in each moment, where that takes little: each leaves another part of what was not flushed.
 const DEATHS: u64 = 8;
 /// Events between two moments at most.
 const EVENTS: u64 = 120;
+/// Blocks of the journal: after so many batches it begins anew.
+const JOURNAL_BATCHES: u64 = 256;
+/// Events before the first moment of a life that is a long one, at most: the journal goes round, and the pool is full.
+const YOUTH: u64 = 15_000;
 
 /// What was looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -18,6 +24,8 @@ pub struct Tally {
     pub states: u64,
     /// Deaths in the midst of an opening, which are in `states` only as far as the pool came up at last.
     pub nested: u64,
+    /// Disks that were changed behind a pool's back.
+    pub damaged: u64,
     /// Crash states of which every block was accounted for as well.
     pub checked: u64,
 }
@@ -27,6 +35,7 @@ impl Tally {
     pub fn add(&mut self, other: Tally) {
         self.states += other.states;
         self.nested += other.nested;
+        self.damaged += other.damaged;
         self.checked += other.checked;
     }
 }
@@ -43,21 +52,37 @@ pub fn sweep(seed: u64) -> Tally {
         1 => 8 << 20,
         _ => 12 << 20,
     };
-    let lives = 1 + rng.below(3);
+    let lives = 1 + rng.below(LIVES);
     let mut tally = Tally::default();
     let (size, deaths) = if rng.chance(1, 8) { (Size::Large, 2) } else { (Size::Small, DEATHS) };
     let mut life = Life::new(seed, rng.fork(), limit, size);
+    life.turn_the_journal(rng.below(JOURNAL_BATCHES));
+    if rng.chance(1, 2) {
+        life.make_tight(24 + rng.below(100));
+    }
     for _ in 0..lives {
+        life.be_patient(if rng.chance(1, 3) { 20 } else { 1 });
         life.work();
+        if rng.chance(1, 4) {
+            life.go_on(rng.below(YOUTH));
+        }
         for _ in 0..MOMENTS {
+            if rng.chance(1, 8) {
+                life.go_on_until_it_grows(4 * EVENTS);
+            }
             life.go_on(1 + rng.below(EVENTS));
+            if rng.chance(1, 6) {
+                life.look_at_damage();
+                tally.damaged += 1;
+            }
             for _ in 0..deaths {
                 let look = life.look_beyond();
-                tally.add(Tally { states: 1, nested: look.nested, checked: u64::from(look.checked) });
+                let (nested, checked) = (look.nested, u64::from(look.checked));
+                tally.add(Tally { states: 1, nested, checked, ..Tally::default() });
             }
         }
         life = life.die_and_come_back();
-        tally.add(Tally { states: 1, nested: 0, checked: 1 });
+        tally.add(Tally { states: 1, checked: 1, ..Tally::default() });
     }
     tally
 }

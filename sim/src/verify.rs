@@ -3,16 +3,23 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use crate::engine::{self, Pool};
+use cairn_cow::VersionId;
+use cairn_cow::sim::Rng;
+
+use crate::engine::{self, BLOCK_SECTORS, Pool};
 use crate::oracle::{Contents, Time, assert_allowed};
-use crate::world::{Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
+use crate::world::{BALLAST, BALLAST_ID, Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
 
 /// Compares the reopened pool with the world, and makes what is there now the world's new beginning.
 pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
     reconcile(pool, world);
     let (volumes, flushed) =
         world.with(|w| (w.volumes.values().cloned().collect::<Vec<SharedVolume>>(), w.flushed));
-    same_names(pool, &volumes);
+    let ballast = world.with(|w| w.ballast);
+    same_names(pool, &volumes, ballast.map(|_| BALLAST));
+    if let Some((id, blocks)) = ballast {
+        same_ballast(pool, id, blocks, Rng::new(flushed)).await;
+    }
     let mut heads = Vec::new();
     for volume in &volumes {
         let (name, id, size) = {
@@ -123,9 +130,23 @@ pub(crate) fn assert_point_in_order(
     }
 }
 
-fn same_names(pool: &Pool, volumes: &[SharedVolume]) {
+/// Blocks of it that are looked at after a death.
+const BALLAST_LOOKS: usize = 2;
+
+/// What nobody works on stays as it is; some of it is looked at, another part each time.
+async fn same_ballast(pool: &Pool, id: VersionId, blocks: u64, mut rng: Rng) {
+    for _ in 0..BALLAST_LOOKS {
+        let sector = rng.below(blocks) * BLOCK_SECTORS;
+        let ids = engine::read(pool, id, sector, 1).await;
+        let ids = ids.unwrap_or_else(|e| panic!("reading what nobody works on: {e:?}"));
+        assert_eq!(ids, [Some(BALLAST_ID)], "what nobody works on has changed in sector {sector}");
+    }
+}
+
+fn same_names(pool: &Pool, volumes: &[SharedVolume], ballast: Option<&str>) {
     let there: BTreeSet<String> = pool.volumes().into_iter().map(|v| v.name).collect();
-    let expected: BTreeSet<String> = volumes.iter().map(|v| v.borrow().name.clone()).collect();
+    let mut expected: BTreeSet<String> = volumes.iter().map(|v| v.borrow().name.clone()).collect();
+    expected.extend(ballast.map(str::to_owned));
     assert_eq!(there, expected, "the volumes after a crash");
     for volume in volumes {
         let volume = volume.borrow();

@@ -10,6 +10,11 @@ use cairn_cow::VersionId;
 use crate::oracle::{Contents, History, Time};
 use crate::pattern::SECTOR;
 
+/// A volume that nobody works on and that leaves little room.
+pub(crate) const BALLAST: &str = "ballast";
+/// What is written there: no writer comes to this number.
+pub(crate) const BALLAST_ID: u64 = u64::MAX;
+
 /// How a life ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Death {
@@ -86,6 +91,10 @@ pub(crate) struct World {
     pub(crate) scale: Scale,
     pub(crate) volumes: BTreeMap<String, SharedVolume>,
     pub(crate) pending: Pending,
+    /// The volume [`BALLAST`], if there is one, and the blocks that it holds.
+    pub(crate) ballast: Option<(VersionId, u64)>,
+    /// Writers flush once where they would so many times: batches of few records, or of many.
+    pub(crate) patience: u64,
     /// All that was answered before this time was flushed.
     pub(crate) flushed: Time,
     clock: Time,
@@ -143,6 +152,8 @@ impl SharedWorld {
             scale,
             volumes: BTreeMap::new(),
             pending: Pending::Nothing,
+            ballast: None,
+            patience: 1,
             flushed: 0,
             clock: 0,
             next_write: 0,

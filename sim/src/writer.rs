@@ -40,11 +40,14 @@ pub(crate) async fn write_forever(
         let volume = Rc::clone(&volumes[writer.rng.index(volumes.len())]);
         let went_well = match writer.rng.below(100) {
             0..50 => writer.change(&volume, What::Data, false).await,
-            50..57 => writer.change(&volume, What::Data, true).await,
+            50..57 => {
+                let fua = writer.would_flush();
+                writer.change(&volume, What::Data, fua).await
+            }
             57..63 => writer.change(&volume, What::Zero(ExtentKind::Hole), false).await,
             63..68 => writer.change(&volume, What::Zero(ExtentKind::Zero), false).await,
-            68..88 => writer.look(&volume).await,
-            _ => writer.flush().await,
+            88.. if writer.would_flush() => writer.flush().await,
+            _ => writer.look(&volume).await,
         };
         if !went_well || writer.rng.chance(1, 20) {
             handle.sleep(writer.rng.below(300)).await;
@@ -53,6 +56,11 @@ pub(crate) async fn write_forever(
 }
 
 impl Writer {
+    fn would_flush(&mut self) -> bool {
+        let patience = self.world.with(|w| w.patience);
+        self.rng.chance(1, patience)
+    }
+
     /// Some hot sectors of a volume; odd pieces, whole blocks and runs of blocks.
     fn place(&mut self, volume: &SharedVolume) -> (u64, u64) {
         let volume = volume.borrow();

@@ -67,7 +67,7 @@ fn a_pool_whose_creation_was_cut_off_is_none_or_whole() {
 
 #[test]
 fn whatever_a_death_leaves_is_sound_at_many_moments_of_a_life() {
-    for_each_seed(SWEEPS, |seed| assert!(sweep(seed).states > 90));
+    for_each_seed(SWEEPS, |seed| assert!(sweep(seed).states > 15));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What cairn's developers run beside cargo's own commands: `cargo xtask --help`.
 
+mod mutants;
 mod sim;
 
 use std::process::ExitCode;
@@ -18,10 +19,13 @@ struct Arguments {
 enum Command {
     /// Runs the engine in the simulator: random work, a crash at many moments, and a comparison with an oracle each time
     Sim(sim::Arguments),
+    /// Plants one defect after the other in the engine and sees that the simulator finds it
+    Mutants(mutants::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
     }
 }

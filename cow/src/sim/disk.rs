@@ -281,6 +281,11 @@ impl SimDisk {
         out
     }
 
+    /// The pages of [`BLOCK_BYTES`](crate::BLOCK_BYTES) that hold anything, in order.
+    pub fn stored_pages(&self) -> Vec<u64> {
+        self.state.lock().store.stored_pages()
+    }
+
     /// Cuts the disk off at `len` bytes, durably.
     pub fn truncate(&self, len: u64) {
         self.state.lock().store.truncate(len);

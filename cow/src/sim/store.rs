@@ -45,8 +45,8 @@ enum Loss {
     OnlyInFlight,
     /// Whole pages, by this chance of 8.
     Pages(u64),
-    /// Sectors, by this chance of 8; now and then one is garbage.
-    Sectors(u64),
+    /// Sectors, by this chance of 8; one in so many is garbage.
+    Sectors(u64, u64),
     /// What completed before this point of time made it, nothing after it.
     After(u64),
     /// What completed before this point of time is lost, everything after it made it.
@@ -122,6 +122,14 @@ impl Store {
         }
     }
 
+    /// Pages that hold anything, in order.
+    pub(super) fn stored_pages(&self) -> Vec<u64> {
+        let mut pages: Vec<u64> = self.durable.keys().chain(self.unsynced.keys()).copied().collect();
+        pages.sort_unstable();
+        pages.dedup();
+        pages
+    }
+
     pub(super) fn truncate(&mut self, len: u64) {
         let pages = len.div_ceil(PAGE_SIZE);
         self.durable.split_off(&pages);
@@ -141,7 +149,7 @@ impl Store {
             0 => Loss::Everything,
             1 => Loss::OnlyInFlight,
             2 => Loss::Pages(1 + rng.below(7)),
-            3 | 4 => Loss::Sectors(1 + rng.below(7)),
+            3 | 4 => Loss::Sectors(1 + rng.below(7), if rng.chance(1, 3) { 2 } else { 32 }),
             5 | 6 => Loss::After(self.some_time(rng)),
             _ => Loss::Before(self.some_time(rng)),
         };
@@ -176,7 +184,7 @@ impl Store {
             Loss::After(time) => {
                 unsynced.filter(|&(seq, _)| seq < time).map(|(_, len)| len).max().unwrap_or(self.durable_len)
             }
-            Loss::OnlyInFlight | Loss::Pages(_) | Loss::Sectors(_) | Loss::Before(_) => {
+            Loss::OnlyInFlight | Loss::Pages(_) | Loss::Sectors(..) | Loss::Before(_) => {
                 let kept: Vec<u64> =
                     std::iter::once(self.durable_len).chain(unsynced.map(|(_, l)| l)).collect();
                 kept[rng.index(kept.len())]
@@ -210,10 +218,10 @@ fn surviving_page(loss: &Loss, old: Option<&Page>, versions: &[Version], rng: &m
         Loss::Pages(chance) => newest(&mut |_| rng.chance(chance, 8)),
         Loss::After(time) => newest(&mut |v| v.seq < time),
         Loss::Before(time) => newest(&mut |v| v.seq >= time && (v.seq != u64::MAX || rng.chance(1, 2))),
-        Loss::Sectors(chance) => {
+        Loss::Sectors(chance, garbage) => {
             let mut torn = old.map_or([0; PAGE_BYTES], |page| **page);
             for (index, sector) in torn.chunks_exact_mut(SECTOR_BYTES).enumerate() {
-                if rng.chance(1, 32) {
+                if rng.chance(1, garbage) {
                     rng.fill(sector);
                 } else if let Some(v) = versions.iter().rev().find(|_| rng.chance(chance, 8)) {
                     sector.copy_from_slice(&v.page[index * SECTOR_BYTES..][..SECTOR_BYTES]);

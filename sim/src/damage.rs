@@ -1,0 +1,177 @@
+//! What is read of a pool whose disk has changed behind its back: what was there before, or an error.
+
+use std::time::Duration;
+
+use cairn_cow::sim::{Rng, SimDisk, block_on};
+use cairn_cow::{BLOCK_BYTES, BLOCK_SIZE, ErrorKind, ExtentKind, Pool as AnyPool, VersionId};
+
+use crate::engine::{self, BLOCK_SECTORS, Pool, options};
+use crate::oracle::Contents;
+use crate::pattern::{SECTOR, ZERO};
+use crate::world::BALLAST;
+
+/// What superblocks, catalog, space map and journal begin with: docs/FORMAT.md.
+const HEADER_MAGIC: &[u8] = b"cairnblk";
+
+/// Blocks that are written to a damaged pool.
+const BLOCKS_AFTERWARDS: u64 = 48;
+
+/// A version, and what it held.
+struct Held {
+    id: VersionId,
+    size: u64,
+    contents: Contents,
+}
+
+/// Stops the pool on `disk` in good order, damages the disk, and sees what is served of it.
+///
+/// # Panics
+/// When that is anything but what was there before.
+pub(crate) fn look(disk: SimDisk, rng: &mut Rng) {
+    let before = disk.clone();
+    let held = block_on(async move {
+        let pool = AnyPool::open(before, options()).await.unwrap_or_else(|e| panic!("reopening: {e:?}"));
+        let held = all(&pool).await;
+        pool.close().await.unwrap_or_else(|e| panic!("closing: {e:?}"));
+        held
+    });
+    let what = damage(&disk, rng);
+    block_on(async move {
+        match AnyPool::open(disk, options()).await {
+            Ok(pool) => {
+                let mut lost = 0;
+                for version in &held {
+                    lost += compare(&pool, version, &what).await;
+                }
+                if let Ok(report) = pool.check(false).await {
+                    let taken = report.errors.iter().find(|e| e.contains("says that it is free"));
+                    assert!(taken.is_none(), "with {what}: {taken:?}");
+                }
+                // Whoever goes on with it loses no more than that.
+                go_on(&pool).await;
+                let mut lost_later = 0;
+                for version in &held {
+                    lost_later += compare(&pool, version, &what).await;
+                }
+                assert_eq!(lost_later, lost, "with {what}, work on another volume made more unreadable");
+            }
+            Err(e) => {
+                let clear = [ErrorKind::Corrupt, ErrorKind::NotAPool, ErrorKind::Truncated];
+                assert!(clear.contains(&e.kind()), "opening a disk with {what}: {e:?}");
+            }
+        }
+    });
+}
+
+async fn all(pool: &Pool) -> Vec<Held> {
+    let mut held = Vec::new();
+    let volumes = pool.volumes();
+    let snapshots = pool.snapshots(None).unwrap_or_else(|e| panic!("snapshots: {e:?}"));
+    // There is much of it, and nothing happens to it.
+    let volumes = volumes.iter().filter(|v| v.name != BALLAST);
+    let versions = volumes.map(|v| (v.id, v.size)).chain(snapshots.iter().map(|s| (s.id, s.size)));
+    for (id, size) in versions {
+        let contents = engine::contents(pool, id, size).await;
+        let contents = contents.unwrap_or_else(|e| panic!("reading version {id}: {e:?}"));
+        held.push(Held { id, size, contents });
+    }
+    held
+}
+
+/// Changes one or two pages that hold something; says how.
+fn damage(disk: &SimDisk, rng: &mut Rng) -> String {
+    let pages = disk.stored_pages();
+    // Of all there is the least of these.
+    let of_the_pool = |page: &u64| disk.peek(page * BLOCK_SIZE, HEADER_MAGIC.len()) == HEADER_MAGIC;
+    let metadata: Vec<u64> = pages.iter().copied().filter(of_the_pool).collect();
+    let mut what = Vec::new();
+    for _ in 0..1 + rng.below(2) {
+        let among = if rng.chance(1, 2) { &metadata } else { &pages };
+        let (page, other) = (among[rng.index(among.len())], among[rng.index(among.len())]);
+        let at = page * BLOCK_SIZE;
+        match rng.below(5) {
+            0..3 => {
+                let (byte, bit) = (rng.below(BLOCK_SIZE), rng.below(8) as u8);
+                disk.flip_bit(at + byte, bit);
+                what.push(format!("bit {bit} of byte {byte} of block {page} flipped"));
+            }
+            3 => {
+                disk.poke(at, &[0; BLOCK_BYTES]);
+                what.push(format!("block {page} lost"));
+            }
+            _ => {
+                let bytes = disk.peek(other * BLOCK_SIZE, BLOCK_BYTES);
+                disk.poke(at, &bytes);
+                what.push(format!("block {other} in the place of block {page}"));
+            }
+        }
+    }
+    what.join(", ")
+}
+
+/// Writes to a volume of its own. A pool that is damaged or full may refuse.
+async fn go_on(pool: &Pool) {
+    let Ok(volume) = pool.create_volume("another", BLOCKS_AFTERWARDS * BLOCK_SIZE, "").await else { return };
+    for block in 0..BLOCKS_AFTERWARDS {
+        let written =
+            engine::write(pool, 0, volume.id, block * BLOCK_SECTORS, BLOCK_SECTORS, 1 + block).await;
+        if written.is_err() {
+            return;
+        }
+    }
+    if pool.flush().await.is_ok() {
+        while pool.maintain(Duration::from_millis(100)).await.unwrap_or(false) {}
+    }
+}
+
+/// Reads a version block by block: what cannot be read is an error, what can is what was there. Returns how many blocks
+/// and stretches of the map cannot be read.
+async fn compare(pool: &Pool, held: &Held, what: &str) -> usize {
+    let Held { id, size, contents } = held;
+    let mut lost_blocks = 0;
+    let mut offset = 0;
+    while offset < *size {
+        let extents = match pool.extents(*id, offset, size - offset, 64).await {
+            Ok(extents) => extents,
+            // The rest of the map may lie behind what is damaged.
+            Err(e) => {
+                assert_told(&e, what);
+                return lost_blocks + 1;
+            }
+        };
+        assert!(!extents.is_empty(), "block status made no progress at {offset} of {size}");
+        for extent in extents {
+            let (first, end) = (extent.offset / SECTOR, (extent.offset + extent.len) / SECTOR);
+            offset += extent.len;
+            if extent.kind != ExtentKind::Data {
+                let lost = contents.range(first..end).next();
+                assert!(lost.is_none(), "with {what}, version {id} has a hole where {lost:?} was");
+                continue;
+            }
+            for at in (first..end).step_by(BLOCK_SECTORS as usize) {
+                let count = BLOCK_SECTORS.min(end - at);
+                let ids = match engine::read(pool, *id, at, count).await {
+                    Ok(ids) => ids,
+                    Err(e) => {
+                        assert_told(&e, what);
+                        lost_blocks += 1;
+                        continue;
+                    }
+                };
+                for (sector, seen) in (at..).zip(ids) {
+                    let was = contents.get(&sector).copied().unwrap_or(ZERO);
+                    assert_eq!(
+                        seen,
+                        Some(was),
+                        "with {what}, sector {sector} of version {id} reads as another"
+                    );
+                }
+            }
+        }
+    }
+    lost_blocks
+}
+
+fn assert_told(error: &cairn_cow::Error, what: &str) {
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "with {what}: {error:?}");
+}

@@ -1,0 +1,216 @@
+//! `cargo xtask mutants`: the engine with one deliberate defect after the other; the simulator must find each.
+
+#[cfg(not(feature = "mutants"))]
+use std::process::ExitCode;
+
+use clap::Args;
+
+/// Which defects, and how long each may take.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask mutants                                 all of them
+  cargo xtask mutants --list                          what there are
+  cargo xtask mutants --seconds 300 FreedUnderReaders")]
+pub(crate) struct Arguments {
+    /// Only these [default: all but those that a minute finds by luck only]
+    names: Vec<String>,
+    /// For how long the simulator looks for each, at most
+    #[arg(long, value_name = "N", default_value = "120")]
+    seconds: u64,
+    /// The first seed; those after it follow [default: one that no other run has used]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Lists the defects and ends
+    #[arg(long)]
+    list: bool,
+    /// In this very process
+    #[arg(long, hide = true)]
+    alone: bool,
+}
+
+/// Starts this program once more, with the defects in it.
+#[cfg(not(feature = "mutants"))]
+pub(crate) fn run(_: &Arguments) -> ExitCode {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(cargo);
+    command.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--locked",
+        "--package",
+        "xtask",
+        "--features",
+        "mutants",
+        "--",
+    ]);
+    match command.args(std::env::args_os().skip(1)).status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: cargo cannot be started: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub(crate) use planted::run;
+
+#[cfg(feature = "mutants")]
+mod planted {
+    use std::process::{Child, Command, ExitCode, Stdio};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
+
+    use cairn_cow::defect::{Defect, plant};
+    use rustix::process::{Resource, Rlimit, setrlimit};
+
+    use super::Arguments;
+    use crate::sim::{fresh, grouped, live, quiet_lives};
+
+    /// How much longer than it may look a process takes that has not got lost.
+    const GRACE: Duration = Duration::from_secs(20);
+    /// Memory that it may use: a defect may want all there is.
+    const MEMORY: u64 = 4 << 30;
+    /// How a process that looks for a defect ends when it has found it.
+    const FOUND: u8 = 10;
+
+    fn name(defect: Defect) -> String {
+        format!("{defect:?}")
+    }
+
+    pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+        if arguments.list {
+            for defect in Defect::ALL {
+                let rare = if Defect::RARE.contains(defect) { " (only when it is named)" } else { "" };
+                println!("{:27}{}{rare}", name(*defect), defect.what());
+            }
+            return ExitCode::SUCCESS;
+        }
+        if let Some(unknown) = arguments.names.iter().find(|n| !Defect::ALL.iter().any(|d| name(*d) == **n)) {
+            eprintln!("error: there is no defect {unknown}\nhint: cargo xtask mutants --list");
+            return ExitCode::FAILURE;
+        }
+        let named = |defect: &&Defect| match arguments.names.is_empty() {
+            true => !Defect::RARE.contains(*defect),
+            false => arguments.names.contains(&name(**defect)),
+        };
+        let wanted: Vec<Defect> = Defect::ALL.iter().filter(named).copied().collect();
+        let (first, time) = (arguments.seed.unwrap_or_else(fresh), Duration::from_secs(arguments.seconds));
+        if arguments.alone {
+            return alone(&wanted, first, time);
+        }
+        println!("seeds {first} and on, {} s at most for each\n", arguments.seconds);
+        let (mut caught, mut escaped) = (0, 0);
+        for defect in wanted {
+            let began = Instant::now();
+            // A defect may end in a loop without end, or in an abort.
+            let told = match look_apart(defect, first, time) {
+                Ok(told) => told,
+                Err(error) => {
+                    eprintln!("error: this program cannot be started again: {error}");
+                    return ExitCode::FAILURE;
+                }
+            };
+            let took = began.elapsed().as_secs_f64();
+            match told {
+                Some(told) => {
+                    caught += 1;
+                    let short: String = told.lines().next().unwrap_or_default().chars().take(100).collect();
+                    println!("{:24} caught in {took:5.1} s: {short}", name(defect));
+                }
+                None => {
+                    escaped += 1;
+                    println!("{:24} ESCAPED: {}", name(defect), defect.what());
+                }
+            }
+        }
+        println!("\n{caught} caught, {escaped} escaped");
+        if escaped == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// Looks for a defect in a process of its own; what was found.
+    fn look_apart(defect: Defect, first: u64, time: Duration) -> std::io::Result<Option<String>> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([
+                "mutants",
+                "--alone",
+                "--seed",
+                &first.to_string(),
+                "--seconds",
+                &time.as_secs().to_string(),
+            ])
+            .arg(name(defect))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let began = Instant::now();
+        while child.try_wait()?.is_none() {
+            if began.elapsed() > time + GRACE {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Some("it never ends".to_owned()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        told(child)
+    }
+
+    fn told(child: Child) -> std::io::Result<Option<String>> {
+        let output = child.wait_with_output()?;
+        match output.status.code() {
+            Some(0) => Ok(None),
+            Some(code) if code == i32::from(FOUND) => {
+                Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+            }
+            _ => Ok(Some(format!("it dies: {}", output.status))),
+        }
+    }
+
+    /// Looks for defects in this very process and says what was found of the first.
+    fn alone(wanted: &[Defect], first: u64, time: Duration) -> ExitCode {
+        let limit = Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) };
+        if let Err(error) = setrlimit(Resource::As, limit) {
+            eprintln!("error: memory cannot be limited: {error}");
+            return ExitCode::FAILURE;
+        }
+        quiet_lives();
+        for defect in wanted {
+            plant(Some(*defect));
+            let (found, states) = look(first, time);
+            if let Some((seed, message)) = found {
+                println!("{} states, seed {seed}: {message}", grouped(states));
+                return ExitCode::from(FOUND);
+            }
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// Lives one seed after the other, on all processors, until something is found or the time is up.
+    fn look(first: u64, time: Duration) -> (Option<(u64, String)>, u64) {
+        let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let (next, states, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        let found = Mutex::new(None);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) && began.elapsed() < time {
+                        let seed = first.wrapping_add(next.fetch_add(1, Ordering::Relaxed));
+                        match live(seed) {
+                            Ok(tally) => _ = states.fetch_add(tally.states, Ordering::Relaxed),
+                            Err(message) => {
+                                over.store(true, Ordering::Relaxed);
+                                *found.lock().unwrap_or_else(|e| e.into_inner()) = Some((seed, message));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        (found.into_inner().unwrap_or_else(|e| e.into_inner()), states.into_inner())
+    }
+}

@@ -13,7 +13,7 @@ use crate::pattern::{SECTOR, ZERO};
 use crate::verify::assert_point_in_order;
 use crate::world::{Known, Pending, Scale, SharedVolume, SharedWorld, Snapshot};
 
-struct Controller {
+pub(crate) struct Controller {
     pool: Arc<Pool>,
     world: SharedWorld,
     rng: Rng,
@@ -21,7 +21,7 @@ struct Controller {
 
 /// Works until the world ends.
 pub(crate) async fn control_forever(handle: Handle, pool: Arc<Pool>, world: SharedWorld, rng: Rng) {
-    let mut controller = Controller { pool, world, rng };
+    let mut controller = Controller::new(pool, world, rng);
     loop {
         controller.step().await;
         handle.sleep(controller.rng.below(400)).await;
@@ -29,6 +29,10 @@ pub(crate) async fn control_forever(handle: Handle, pool: Arc<Pool>, world: Shar
 }
 
 impl Controller {
+    pub(crate) fn new(pool: Arc<Pool>, world: SharedWorld, rng: Rng) -> Controller {
+        Controller { pool, world, rng }
+    }
+
     async fn step(&mut self) {
         let volumes = self.world.with(|w| w.volumes.len());
         let snapshots: usize =
@@ -91,11 +95,15 @@ impl Controller {
             6 => 3 << 30,
             _ => 5 << 40,
         };
-        self.begin(Pending::Create { name: name.clone(), size });
-        let answer = self.pool.create_volume(&name, size, "").await;
+        self.create_volume(&name, size).await;
+    }
+
+    pub(crate) async fn create_volume(&self, name: &str, size: u64) {
+        self.begin(Pending::Create { name: name.to_owned(), size });
+        let answer = self.pool.create_volume(name, size, "").await;
         if let Some(info) = self.answered("creating a volume", answer) {
-            assert_eq!((info.name.as_str(), info.size), (name.as_str(), size));
-            self.world.with(|w| w.add(&name, info.id, size, &Contents::new()));
+            assert_eq!((info.name.as_str(), info.size), (name, size));
+            self.world.with(|w| w.add(name, info.id, size, &Contents::new()));
         }
     }
 
@@ -112,14 +120,24 @@ impl Controller {
 
     async fn clone_volume(&mut self) {
         let Some((volume, snapshot_name, snapshot)) = self.any_snapshot() else { return };
-        let Known::Exactly(contents) = snapshot.known else { return };
         let source = volume.borrow().name.clone();
         let name = self.free_name();
         let size = snapshot.size + [0, 512, 1 << 20][self.rng.index(3)];
-        self.begin(Pending::Clone { name: name.clone(), size, contents: contents.clone() });
-        let answer = self.pool.clone_volume(&source, &snapshot_name, &name, Some(size)).await;
+        self.clone_snapshot(&source, (&snapshot_name, &snapshot), &name, size).await;
+    }
+
+    pub(crate) async fn clone_snapshot(
+        &self,
+        source: &str,
+        (snapshot_name, snapshot): (&str, &Snapshot),
+        name: &str,
+        size: u64,
+    ) {
+        let Known::Exactly(contents) = snapshot.known.clone() else { return };
+        self.begin(Pending::Clone { name: name.to_owned(), size, contents: contents.clone() });
+        let answer = self.pool.clone_volume(source, snapshot_name, name, Some(size)).await;
         if let Some(info) = self.answered("cloning", answer) {
-            self.world.with(|w| w.add(&name, info.id, size, &contents));
+            self.world.with(|w| w.add(name, info.id, size, &contents));
         }
     }
 
@@ -134,6 +152,11 @@ impl Controller {
             assert_eq!(refused.err().map(|e| e.kind()), Some(ErrorKind::HasSnapshots));
             return;
         }
+        self.delete(&volume).await;
+    }
+
+    pub(crate) async fn delete(&self, volume: &SharedVolume) {
+        let name = volume.borrow().name.clone();
         volume.borrow_mut().doomed = true;
         self.begin(Pending::DeleteVolume { name: name.clone() });
         let answer = self.pool.delete_volume(&name, true).await;
@@ -143,11 +166,12 @@ impl Controller {
 
     async fn resize(&mut self) {
         let volume = self.any_volume();
-        let (name, old) = {
-            let volume = volume.borrow();
-            (volume.name.clone(), volume.size)
-        };
-        let size = old + SECTOR * self.rng.below(500);
+        let size = volume.borrow().size + SECTOR * self.rng.below(500);
+        self.resize_to(&volume, size).await;
+    }
+
+    pub(crate) async fn resize_to(&self, volume: &SharedVolume, size: u64) {
+        let name = volume.borrow().name.clone();
         self.begin(Pending::Resize { name: name.clone(), size });
         let answer = self.pool.resize_volume(&name, size).await;
         if self.answered("resizing", answer).is_some() {
@@ -165,6 +189,10 @@ impl Controller {
             volumes = self.world.with(|w| w.volumes.values().cloned().collect());
         }
         let name = self.world.with(|w| w.name());
+        self.snapshot_of(&volumes, name).await;
+    }
+
+    pub(crate) async fn snapshot_of(&self, volumes: &[SharedVolume], name: String) {
         let taken = volumes.iter().any(|v| v.borrow().snapshots.contains_key(&name));
         let of: Vec<(String, String)> =
             volumes.iter().map(|v| (v.borrow().name.clone(), name.clone())).collect();
@@ -188,7 +216,7 @@ impl Controller {
             let known = Known::Answered { asked, answered };
             volume.snapshots.insert(name.clone(), Snapshot { id: info.id, size: info.size, known });
         }
-        self.learn(&volumes, &name, asked, answered).await;
+        self.learn(volumes, &name, asked, answered).await;
     }
 
     /// Reads what new snapshots of one point in the log hold, sees that it is such a point, and remembers it.
@@ -214,20 +242,33 @@ impl Controller {
 
     async fn delete_snapshot(&mut self) {
         let Some((volume, name, _)) = self.any_snapshot() else { return };
+        self.delete_snapshot_of(&volume, &name).await;
+    }
+
+    pub(crate) async fn delete_snapshot_of(&self, volume: &SharedVolume, name: &str) {
         let of = volume.borrow().name.clone();
-        self.begin(Pending::DeleteSnapshot { volume: of.clone(), name: name.clone() });
-        let answer = self.pool.delete_snapshot(&of, &name).await;
+        self.begin(Pending::DeleteSnapshot { volume: of.clone(), name: name.to_owned() });
+        let answer = self.pool.delete_snapshot(&of, name).await;
         self.answered("deleting a snapshot", answer).expect("deleting takes no space");
-        volume.borrow_mut().snapshots.remove(&name);
+        volume.borrow_mut().snapshots.remove(name);
     }
 
     async fn rollback(&mut self) {
         let Some((source, name, snapshot)) = self.any_snapshot() else { return };
-        let Known::Exactly(target) = snapshot.known else { return };
         // Any volume that is large enough may go on from it.
         let other = self.any_volume();
         let fits = other.borrow().size >= snapshot.size;
         let volume = if fits && self.rng.index(3) == 0 { other } else { Rc::clone(&source) };
+        self.roll_back(volume, &source, (&name, &snapshot)).await;
+    }
+
+    pub(crate) async fn roll_back(
+        &self,
+        volume: SharedVolume,
+        source: &SharedVolume,
+        (name, snapshot): (&str, &Snapshot),
+    ) {
+        let Known::Exactly(target) = snapshot.known.clone() else { return };
         let (of, source) = (volume.borrow().name.clone(), source.borrow().name.clone());
         let asked = self.world.with(|w| w.tick());
         let everywhere = {
@@ -240,7 +281,7 @@ impl Controller {
             everywhere
         };
         self.begin(Pending::Rollback { volume: of.clone(), asked });
-        let answer = self.pool.replace(&of, (&source, &name), "undo").await;
+        let answer = self.pool.replace(&of, (&source, name), "undo").await;
         let answered = self.world.with(|w| w.tick());
         let Some(kept) = self.answered("rolling back", answer) else {
             return volume.borrow_mut().history.retract(asked);
@@ -315,8 +356,7 @@ impl Controller {
 
     /// A check beside running I/O finds nothing wrong.
     async fn check(&mut self) {
-        let report = self.pool.check(false).await.unwrap_or_else(|e| panic!("check: {e:?}"));
-        assert_eq!(report.error_count, 0, "{report:#?}");
+        engine::assert_well(&self.pool).await;
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 use cairn_cow::sim::{Rng, SimDisk, block_on};
 use cairn_cow::{BLOCK_BYTES, BLOCK_SIZE, ErrorKind, ExtentKind, Pool as AnyPool, VersionId};
 
+use crate::ballast;
 use crate::engine::{self, BLOCK_SECTORS, Pool, options};
 use crate::oracle::Contents;
 use crate::pattern::{SECTOR, ZERO};
-use crate::world::BALLAST;
 
 /// What superblocks, catalog, space map and journal begin with: docs/FORMAT.md.
 const HEADER_MAGIC: &[u8] = b"cairnblk";
@@ -68,7 +68,7 @@ async fn all(pool: &Pool) -> Vec<Held> {
     let volumes = pool.volumes();
     let snapshots = pool.snapshots(None).unwrap_or_else(|e| panic!("snapshots: {e:?}"));
     // There is much of it, and nothing happens to it.
-    let volumes = volumes.iter().filter(|v| v.name != BALLAST);
+    let volumes = volumes.iter().filter(|v| v.name != ballast::NAME);
     let versions = volumes.map(|v| (v.id, v.size)).chain(snapshots.iter().map(|s| (s.id, s.size)));
     for (id, size) in versions {
         let contents = engine::contents(pool, id, size).await;

@@ -144,6 +144,15 @@ pub async fn settle(pool: &Pool) {
     {}
 }
 
+/// Checks the pool beside running I/O: there may be blocks that wait to be given back, and nothing is wrong.
+///
+/// # Panics
+/// When anything is.
+pub async fn assert_well(pool: &Pool) {
+    let report = pool.check(false).await.unwrap_or_else(|e| panic!("check: {e:?}"));
+    assert_eq!(report.error_count, 0, "{report:#?}");
+}
+
 /// Checks the whole pool, data included.
 ///
 /// # Panics

@@ -11,17 +11,21 @@
 //! | [`oracle`] | what a volume may hold, given what was asked of it and when it answered |
 //! | `world` | what was asked of a pool so far |
 //! | `writer`, `controller` | who asks |
+//! | `ballast` | what leaves little room in a pool |
 //! | `verify` | the comparison after a death |
 //! | `damage` | what is read of a pool whose disk has changed behind its back |
 //! | [`life`] | a pool that lives, dies and comes back |
 //! | [`mod@sweep`] | many deaths at each of many moments of a life |
+//! | [`sequences`] | every short sequence of operations, with every crash in it |
 
+mod ballast;
 mod controller;
 mod damage;
 pub mod engine;
 pub mod life;
 pub mod oracle;
 pub mod pattern;
+pub mod sequences;
 pub mod sweep;
 mod verify;
 mod world;

@@ -3,18 +3,16 @@
 use std::sync::Arc;
 
 use cairn_cow::sim::{Rng, Sim, SimDisk};
-use cairn_cow::{BLOCK_SIZE, ErrorKind, Holder, Pool as AnyPool};
+use cairn_cow::{Holder, Pool as AnyPool};
 
 use crate::engine::{self, Pool, create, maintain_forever, options};
-use crate::world::{BALLAST, BALLAST_ID, Death, Scale, SharedWorld};
-use crate::{controller, damage, verify, writer};
+use crate::world::{Death, Scale, SharedWorld};
+use crate::{ballast, controller, damage, verify, writer};
 
 /// Writers at work at once.
 const WRITERS: usize = 3;
 /// Events of an opening before which another death may come.
 const OPENING_EVENTS: u64 = 200;
-/// Blocks of a write that fills a pool.
-const BALLAST_PIECE: u64 = 16;
 /// Deaths on the way back at most.
 const DEATHS_ON_THE_WAY: usize = 3;
 
@@ -62,29 +60,7 @@ impl Life {
     /// When the pool fails.
     pub fn make_tight(&mut self, slack: u64) {
         let (pool, world) = (Arc::clone(&self.pool), self.world.clone());
-        self.sim.run(async move {
-            let size = 1 << 30;
-            let volume = pool.create_volume(BALLAST, size, "").await;
-            let volume = volume.unwrap_or_else(|e| panic!("creating a volume: {e:?}"));
-            let mut blocks = 0;
-            let full = loop {
-                let sector = blocks * engine::BLOCK_SECTORS;
-                let count = BALLAST_PIECE * engine::BLOCK_SECTORS;
-                match engine::write(&pool, 0, volume.id, sector, count, BALLAST_ID).await {
-                    Ok(_) => blocks += BALLAST_PIECE,
-                    Err(e) => break e,
-                }
-                if let Err(e) = pool.maintain(std::time::Duration::from_millis(100)).await {
-                    break e;
-                }
-            };
-            assert_eq!(full.kind(), ErrorKind::NoSpace, "filling the pool: {full:?}");
-            let kept = blocks.saturating_sub(slack).max(1);
-            let (from, to) = (kept * BLOCK_SIZE, (blocks + BALLAST_PIECE) * BLOCK_SIZE);
-            pool.trim(volume.id, from, to - from).await.unwrap_or_else(|e| panic!("trimming: {e:?}"));
-            pool.flush().await.unwrap_or_else(|e| panic!("flushing: {e:?}"));
-            world.with(|w| w.ballast = Some((volume.id, kept)));
-        });
+        self.sim.run(async move { ballast::fill(&pool, &world, slack).await });
     }
 
     /// Makes the journal go on by so many batches, so that its end comes at another time in each life.

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use cairn_cow::VersionId;
 use cairn_cow::sim::Rng;
 
-use crate::engine::{self, BLOCK_SECTORS, Pool};
+use crate::ballast;
+use crate::engine::{self, Pool};
 use crate::oracle::{Contents, Time, assert_allowed};
-use crate::world::{BALLAST, BALLAST_ID, Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
+use crate::world::{Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
 
 /// Compares the reopened pool with the world, and makes what is there now the world's new beginning.
 pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
@@ -16,9 +16,9 @@ pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
     let (volumes, flushed) =
         world.with(|w| (w.volumes.values().cloned().collect::<Vec<SharedVolume>>(), w.flushed));
     let ballast = world.with(|w| w.ballast);
-    same_names(pool, &volumes, ballast.map(|_| BALLAST));
-    if let Some((id, blocks)) = ballast {
-        same_ballast(pool, id, blocks, Rng::new(flushed)).await;
+    same_names(pool, &volumes, ballast.map(|_| ballast::NAME));
+    if let Some(there) = ballast {
+        ballast::assert_same(pool, there, Rng::new(flushed)).await;
     }
     let mut heads = Vec::new();
     for volume in &volumes {
@@ -127,19 +127,6 @@ pub(crate) fn assert_point_in_order(
         assert_allowed(&what, seen, &volume.history, |sector| {
             volume.history.in_snapshot(sector, asked, point, answered)
         });
-    }
-}
-
-/// Blocks of it that are looked at after a death.
-const BALLAST_LOOKS: usize = 2;
-
-/// What nobody works on stays as it is; some of it is looked at, another part each time.
-async fn same_ballast(pool: &Pool, id: VersionId, blocks: u64, mut rng: Rng) {
-    for _ in 0..BALLAST_LOOKS {
-        let sector = rng.below(blocks) * BLOCK_SECTORS;
-        let ids = engine::read(pool, id, sector, 1).await;
-        let ids = ids.unwrap_or_else(|e| panic!("reading what nobody works on: {e:?}"));
-        assert_eq!(ids, [Some(BALLAST_ID)], "what nobody works on has changed in sector {sector}");
     }
 }
 

@@ -10,11 +10,6 @@ use cairn_cow::VersionId;
 use crate::oracle::{Contents, History, Time};
 use crate::pattern::SECTOR;
 
-/// A volume that nobody works on and that leaves little room.
-pub(crate) const BALLAST: &str = "ballast";
-/// What is written there: no writer comes to this number.
-pub(crate) const BALLAST_ID: u64 = u64::MAX;
-
 /// How a life ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Death {
@@ -91,7 +86,7 @@ pub(crate) struct World {
     pub(crate) scale: Scale,
     pub(crate) volumes: BTreeMap<String, SharedVolume>,
     pub(crate) pending: Pending,
-    /// The volume [`BALLAST`], if there is one, and the blocks that it holds.
+    /// The volume that [`crate::ballast`] made, if there is one, and the blocks that it holds.
     pub(crate) ballast: Option<(VersionId, u64)>,
     /// Writers flush once where they would so many times: batches of few records, or of many.
     pub(crate) patience: u64,
@@ -110,6 +105,11 @@ impl World {
     /// The next moment.
     pub(crate) fn tick(&mut self) -> Time {
         self.clock += 1;
+        self.clock
+    }
+
+    /// The latest moment.
+    pub(crate) fn now(&self) -> Time {
         self.clock
     }
 

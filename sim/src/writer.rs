@@ -10,12 +10,12 @@ use crate::engine::{self, Pool};
 use crate::pattern::ZERO;
 use crate::world::{SharedVolume, SharedWorld};
 
-enum What {
+pub(crate) enum What {
     Data,
     Zero(ExtentKind),
 }
 
-struct Writer {
+pub(crate) struct Writer {
     pool: Arc<Pool>,
     world: SharedWorld,
     lane: usize,
@@ -30,7 +30,7 @@ pub(crate) async fn write_forever(
     lane: usize,
     rng: Rng,
 ) {
-    let mut writer = Writer { pool, world, lane, rng };
+    let mut writer = Writer::new(pool, world, lane, rng);
     loop {
         let volumes: Vec<SharedVolume> = writer.world.with(|w| w.volumes.values().cloned().collect());
         if volumes.is_empty() {
@@ -56,6 +56,10 @@ pub(crate) async fn write_forever(
 }
 
 impl Writer {
+    pub(crate) fn new(pool: Arc<Pool>, world: SharedWorld, lane: usize, rng: Rng) -> Writer {
+        Writer { pool, world, lane, rng }
+    }
+
     fn would_flush(&mut self) -> bool {
         let patience = self.world.with(|w| w.patience);
         self.rng.chance(1, patience)
@@ -75,7 +79,18 @@ impl Writer {
     }
 
     async fn change(&mut self, volume: &SharedVolume, what: What, fua: bool) -> bool {
-        let (sector, count) = self.place(volume);
+        let place = self.place(volume);
+        self.change_at(volume, place, what, fua).await
+    }
+
+    /// Changes so many sectors from one on.
+    pub(crate) async fn change_at(
+        &self,
+        volume: &SharedVolume,
+        (sector, count): (u64, u64),
+        what: What,
+        fua: bool,
+    ) -> bool {
         let (start, id) = self.world.with(|w| (w.tick(), w.write_id()));
         let (version, id, changed) = {
             let mut volume = volume.borrow_mut();
@@ -134,7 +149,7 @@ impl Writer {
         true
     }
 
-    async fn flush(&mut self) -> bool {
+    pub(crate) async fn flush(&self) -> bool {
         let start = self.world.with(|w| w.tick());
         self.pool.flush().await.unwrap_or_else(|e| panic!("a flush failed on a healthy disk: {e:?}"));
         self.world.with(|w| w.flushed = w.flushed.max(start));

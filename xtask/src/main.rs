@@ -1,6 +1,7 @@
 //! What cairn's developers run beside cargo's own commands: `cargo xtask --help`.
 
 mod mutants;
+mod sequences;
 mod sim;
 
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ struct Arguments {
 enum Command {
     /// Runs the engine in the simulator: random work, a crash at many moments, and a comparison with an oracle each time
     Sim(sim::Arguments),
+    /// Every short sequence of operations, a crash between any two I/Os, every part of what was not synced
+    Sequences(sequences::Arguments),
     /// Plants one defect after the other in the engine and sees that the simulator finds it
     Mutants(mutants::Arguments),
 }
@@ -26,6 +29,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Sequences(arguments) => sequences::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
     }
 }

@@ -69,12 +69,15 @@ mod planted {
     use rustix::process::{Resource, Rlimit, setrlimit};
 
     use super::Arguments;
-    use crate::sim::{fresh, grouped, live, quiet_lives};
+    use crate::sequences;
+    use crate::sim::{fresh, grouped, jobs, live, quiet_lives};
 
     /// How much longer than it may look a process takes that has not got lost.
     const GRACE: Duration = Duration::from_secs(20);
     /// Memory that it may use: a defect may want all there is.
     const MEMORY: u64 = 4 << 30;
+    /// Steps of the sequences that come before the lives: they take a second or two, and show more plainly what is wrong.
+    const SEQUENCES: u32 = 1;
     /// How a process that looks for a defect ends when it has found it.
     const FOUND: u8 = 10;
 
@@ -180,9 +183,13 @@ mod planted {
         quiet_lives();
         for defect in wanted {
             plant(Some(*defect));
+            if let Some(failure) = sequences::all(SEQUENCES, |_| {}) {
+                println!("in the sequence {}: {}", sequences::named(&failure.steps), failure.message);
+                return ExitCode::from(FOUND);
+            }
             let (found, states) = look(first, time);
             if let Some((seed, message)) = found {
-                println!("{} states, seed {seed}: {message}", grouped(states));
+                println!("in seed {seed}, after {} states: {message}", grouped(states));
                 return ExitCode::from(FOUND);
             }
         }
@@ -191,12 +198,11 @@ mod planted {
 
     /// Lives one seed after the other, on all processors, until something is found or the time is up.
     fn look(first: u64, time: Duration) -> (Option<(u64, String)>, u64) {
-        let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let (next, states, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let found = Mutex::new(None);
         let began = Instant::now();
         std::thread::scope(|scope| {
-            for _ in 0..jobs {
+            for _ in 0..jobs() {
                 scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) && began.elapsed() < time {
                         let seed = first.wrapping_add(next.fetch_add(1, Ordering::Relaxed));

@@ -49,18 +49,31 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Does what panics when it finds something wrong.
+///
+/// # Errors
+/// With what was found wrong.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    QUIET.set(true);
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(false);
+    done.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+    })
+}
+
 /// Lives the life of a seed.
 ///
 /// # Errors
 /// With what was found wrong.
 pub(crate) fn live(seed: u64) -> Result<Tally, String> {
-    QUIET.set(true);
-    let lived = panic::catch_unwind(AssertUnwindSafe(|| sweep(seed)));
-    QUIET.set(false);
-    lived.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
-    })
+    caught(|| sweep(seed))
+}
+
+/// Threads that suit this machine.
+pub(crate) fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// From now on panics in lives are told by who looks at them, not twice.
@@ -79,8 +92,7 @@ pub(crate) fn fresh() -> u64 {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let jobs =
-        arguments.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let jobs = arguments.jobs.map_or_else(jobs, NonZeroUsize::get);
     let (first, seconds) = match (arguments.seed, arguments.seconds) {
         (Some(seed), None) => (seed, None),
         (seed, seconds) => (seed.unwrap_or_else(fresh), Some(seconds.map_or(60, NonZeroU64::get))),

@@ -214,6 +214,20 @@ impl SimDisk {
         SimDisk::holding(state.store.crash(&state.in_flight(), state.growth_in_flight(), rng), state.limit)
     }
 
+    /// How many writes to pages, and growths, a power loss may take away now.
+    pub fn unsynced_changes(&self) -> usize {
+        let state = self.state.lock();
+        state.store.unsynced_changes(&state.in_flight(), state.growth_in_flight())
+    }
+
+    /// The disk after a power loss at this moment of which `keep` says, for each of the [`SimDisk::unsynced_changes`],
+    /// whether it has reached the disk, whole.
+    pub fn crash_keeping(&self, keep: impl FnMut(usize) -> bool) -> SimDisk {
+        let state = self.state.lock();
+        let store = state.store.crash_keeping(&state.in_flight(), state.growth_in_flight(), keep);
+        SimDisk::holding(store, state.limit)
+    }
+
     /// The disk after the death of the process that used it, with the memory that outlives that. Faults do not carry
     /// over.
     pub fn kill(&self, rng: &mut Rng) -> SimDisk {

@@ -171,6 +171,36 @@ impl Store {
         Store { durable, durable_len, ..Store::default() }
     }
 
+    /// How many changes [`Store::crash_keeping`] asks about.
+    pub(super) fn unsynced_changes(&self, in_flight: &[InFlight], grow: Option<u64>) -> usize {
+        let written = self.unsynced.values().map(Vec::len).sum::<usize>();
+        self.growths.len() + usize::from(grow.is_some()) + written + in_flight.len()
+    }
+
+    /// The image after the power failed, with the changes that `keep` wants; it is asked with the number of each: growths
+    /// first, then writes in the order of their pages, then those in flight.
+    pub(super) fn crash_keeping(
+        &self,
+        in_flight: &[InFlight],
+        grow: Option<u64>,
+        mut keep: impl FnMut(usize) -> bool,
+    ) -> Store {
+        let mut numbers = 0..;
+        let mut keep = || numbers.next().is_some_and(&mut keep);
+        let growths = self.growths.iter().map(|&(_, len)| len).chain(grow);
+        let durable_len = growths.filter(|_| keep()).max().unwrap_or(self.durable_len);
+        let mut durable = self.durable.clone();
+        let written =
+            self.unsynced.iter().flat_map(|(page, versions)| versions.iter().map(|v| (*page, &v.page)));
+        for (page, contents) in written.chain(in_flight.iter().map(|write| (write.page, &write.contents))) {
+            if keep() {
+                durable.insert(page, Arc::clone(contents));
+            }
+        }
+        durable.split_off(&durable_len.div_ceil(PAGE_SIZE));
+        Store { durable, durable_len, ..Store::default() }
+    }
+
     /// A point of time among the unsynced completions, or just after them.
     fn some_time(&self, rng: &mut Rng) -> u64 {
         let first = self.unsynced.values().flatten().map(|v| v.seq).min().unwrap_or(self.next_seq);

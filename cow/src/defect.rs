@@ -17,10 +17,6 @@ macro_rules! defects {
             /// All there are.
             pub const ALL: &[Defect] = &[$(Defect::$name,)+];
 
-            /// Those that need so rare a moment that a minute of simulation finds them by luck only.
-            pub const RARE: &[Defect] =
-                &[Defect::BatchCutAtTheRingsEnd, Defect::GrowthNotVerified, Defect::ReplayFreesTooEarly, Defect::ReplacedNodesFreedEarly];
-
             /// What is wrong, in one sentence.
             pub fn what(self) -> &'static str {
                 match self {
@@ -106,6 +102,16 @@ defects! {
     NodeChecksumIgnored,
     /// A block of the space map is believed whatever its checksum says.
     SpaceMapChecksumIgnored,
+}
+
+impl Defect {
+    /// Those that need so rare a moment that a minute of simulation finds them by luck only.
+    pub const RARE: &[Defect] = &[
+        Defect::BatchCutAtTheRingsEnd,
+        Defect::GrowthNotVerified,
+        Defect::ReplayFreesTooEarly,
+        Defect::ReplacedNodesFreedEarly,
+    ];
 }
 
 #[cfg(feature = "mutants")]

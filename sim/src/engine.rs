@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use cairn_cow::sim::{Handle, Rng, Sim, SimBuf, SimDisk};
 use cairn_cow::{
-    BLOCK_BYTES, BLOCK_SIZE, CreateOptions, Disk, ErrorKind, ExtentKind, Lsn, Options, Result, VersionId,
+    BLOCK_BYTES, BLOCK_SIZE, CreateOptions, Disk, Error, ErrorKind, Extent, ExtentKind, Lsn, Options, Result,
+    VersionId,
 };
 
 use crate::pattern::{SECTOR, ZERO, decode, fill};
@@ -100,38 +101,52 @@ pub async fn read(pool: &Pool, v: VersionId, sector: u64, count: u64) -> Result<
     Ok((sector..).zip(bytes.chunks_exact(SECTOR as usize)).map(|(s, b)| decode(b, s)).collect())
 }
 
-/// Everything a version holds, found by its extents: the id in each sector that is not zero.
+/// What lies where in a version, in order, as far as that can be told, and why not further.
 ///
 /// # Panics
-/// When a sector holds what no write put there, or block status contradicts itself.
-pub async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTreeMap<u64, u64>> {
-    let mut found = BTreeMap::new();
+/// When block status contradicts itself.
+pub async fn extents(pool: &Pool, v: VersionId, size: u64) -> (Vec<Extent>, Option<Error>) {
+    let mut all: Vec<Extent> = Vec::new();
     let mut offset = 0;
     while offset < size {
-        let extents = pool.extents(v, offset, size - offset, 64).await?;
+        let extents = match pool.extents(v, offset, size - offset, 64).await {
+            Ok(extents) => extents,
+            Err(e) => return (all, Some(e)),
+        };
         assert!(!extents.is_empty(), "block status made no progress at {offset} of {size}");
         for extent in extents {
             assert_eq!(extent.offset, offset, "extents follow one another");
             assert!(extent.len > 0, "an empty extent at {offset}");
             offset += extent.len;
-            if extent.kind == ExtentKind::Data {
-                let mut at = extent.offset / SECTOR;
-                let end = (extent.offset + extent.len) / SECTOR;
-                while at < end {
-                    let count = (end - at).min(64 * BLOCK_SECTORS);
-                    let ids = read(pool, v, at, count).await?;
-                    for (sector, id) in (at..).zip(ids) {
-                        let id = id.unwrap_or_else(|| panic!("version {v}: sector {sector} holds garbage"));
-                        if id != ZERO {
-                            found.insert(sector, id);
-                        }
-                    }
-                    at += count;
+            all.push(extent);
+        }
+    }
+    assert_eq!(offset, size, "extents end where the version ends");
+    (all, None)
+}
+
+/// Everything a version holds, found by its extents: the id in each sector that is not zero.
+///
+/// # Panics
+/// When a sector holds what no write put there, or block status contradicts itself.
+pub async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTreeMap<u64, u64>> {
+    let (extents, error) = extents(pool, v, size).await;
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let mut found = BTreeMap::new();
+    for extent in extents.iter().filter(|extent| extent.kind == ExtentKind::Data) {
+        let (first, end) = (extent.offset / SECTOR, (extent.offset + extent.len) / SECTOR);
+        for at in (first..end).step_by(64 * BLOCK_SECTORS as usize) {
+            let ids = read(pool, v, at, (end - at).min(64 * BLOCK_SECTORS)).await?;
+            for (sector, id) in (at..).zip(ids) {
+                let id = id.unwrap_or_else(|| panic!("version {v}: sector {sector} holds garbage"));
+                if id != ZERO {
+                    found.insert(sector, id);
                 }
             }
         }
     }
-    assert_eq!(offset, size, "extents end where the version ends");
     Ok(found)
 }
 

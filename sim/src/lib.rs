@@ -15,6 +15,7 @@
 //! | `verify` | the comparison after a death |
 //! | `damage` | what is read of a pool whose disk has changed behind its back |
 //! | [`life`] | a pool that lives, dies and comes back |
+//! | [`tally`] | counts of what was looked at |
 //! | [`mod@sweep`] | many deaths at each of many moments of a life |
 //! | [`sequences`] | every short sequence of operations, with every crash in it |
 
@@ -27,6 +28,7 @@ pub mod oracle;
 pub mod pattern;
 pub mod sequences;
 pub mod sweep;
+pub mod tally;
 mod verify;
 mod world;
 mod writer;

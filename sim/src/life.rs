@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use cairn_cow::sim::{Rng, Sim, SimDisk};
+use cairn_cow::sim::{Rng, Sim, SimDisk, block_on};
 use cairn_cow::{Holder, Pool as AnyPool};
 
 use crate::engine::{self, Pool, create, maintain_forever, options};
+use crate::tally::Tally;
 use crate::world::{Death, Scale, SharedWorld};
 use crate::{ballast, controller, damage, verify, writer};
 
@@ -14,7 +15,7 @@ const WRITERS: usize = 3;
 /// Events of an opening before which another death may come.
 const OPENING_EVENTS: u64 = 200;
 /// Deaths on the way back at most.
-const DEATHS_ON_THE_WAY: usize = 3;
+const DEATHS_ON_THE_WAY: u64 = 3;
 
 /// How much there is in a pool at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,11 +125,12 @@ impl Life {
         }
     }
 
-    /// Dies, perhaps again on the way back, and comes back: everything that must be there is, and nothing else.
+    /// Dies, perhaps again on the way back, and comes back: everything that must be there is, and nothing else. With
+    /// `thorough`, the pool is then tidied up and all of it checked, which hides what is only half repaired.
     ///
     /// # Panics
     /// With whatever is found wrong.
-    pub fn die_and_come_back(self) -> Life {
+    pub fn die_and_come_back(self, thorough: bool) -> Life {
         let digest = self.digest.rotate_left(9) ^ self.sim.trace();
         self.sim.stop();
         drop(self.pool);
@@ -136,26 +138,16 @@ impl Life {
         let (mut disk, mut death) = die(&mut rng, &self.disk, 2);
         deaths_on_the_way(&mut rng, &mut disk, &mut death);
         let sim = engine::world(rng.next_u64(), &disk);
-        let pool =
-            sim.run(AnyPool::open(disk.clone(), options())).unwrap_or_else(|e| panic!("reopening: {e:?}"));
-        let (inside, world) = (Arc::clone(&pool), self.world.clone());
-        // It hides what is only half repaired.
-        let settles = rng.chance(1, 4);
-        sim.run(async move {
-            verify::verify(&inside, &world, death).await;
-            if settles {
-                engine::settle(&inside).await;
-                engine::assert_sound(&inside, "after recovery").await;
-            }
-        });
+        let (left, world) = (disk.clone(), self.world.clone());
+        let pool = sim.run(async move { verify::come_up(left, &world, death, thorough).await });
         Life { seed: self.seed, rng, disk, sim, pool, world: self.world, digest }
     }
 
-    /// What would be there if the pool died now: the life itself goes on. Returns how many deaths that took.
+    /// What would be there if the pool died now: the life itself goes on.
     ///
     /// # Panics
     /// With whatever is found wrong.
-    pub fn look_beyond(&mut self) -> Look {
+    pub fn look_beyond(&mut self) -> Tally {
         let rng = &mut self.rng;
         let (mut disk, mut death) = die(rng, &self.disk, 4);
         let nested = if rng.chance(1, 8) { deaths_on_the_way(rng, &mut disk, &mut death) } else { 0 };
@@ -165,15 +157,8 @@ impl Life {
         }
         let thorough = rng.chance(1, 32);
         let world = self.world.fork();
-        cairn_cow::sim::block_on(async move {
-            let pool = AnyPool::open(disk, options()).await.unwrap_or_else(|e| panic!("reopening: {e:?}"));
-            verify::verify(&pool, &world, death).await;
-            if thorough {
-                engine::settle(&pool).await;
-                engine::assert_sound(&pool, "after recovery").await;
-            }
-        });
-        Look { nested: nested as u64, checked: thorough }
+        drop(block_on(async move { verify::come_up(disk, &world, death, thorough).await }));
+        Tally { nested, ..Tally::state(thorough) }
     }
 
     /// What would be read if the pool were stopped now, and its disk then changed behind its back.
@@ -191,22 +176,13 @@ impl Life {
     }
 }
 
-/// What [`Life::look_beyond`] has looked at.
-#[derive(Clone, Copy, Debug)]
-pub struct Look {
-    /// Further deaths while the pool was opened.
-    pub nested: u64,
-    /// Whether all of the pool was checked, its space included.
-    pub checked: bool,
-}
-
 /// One death in so many is that of the process alone.
 fn die(rng: &mut Rng, disk: &SimDisk, kills: u64) -> (SimDisk, Death) {
     if rng.chance(1, kills) { (disk.kill(rng), Death::Process) } else { (disk.crash(rng), Death::Power) }
 }
 
 /// Opens the pool up to three times, each time to die before it is done; how many deaths that were.
-fn deaths_on_the_way(rng: &mut Rng, disk: &mut SimDisk, death: &mut Death) -> usize {
+fn deaths_on_the_way(rng: &mut Rng, disk: &mut SimDisk, death: &mut Death) -> u64 {
     for deaths in 0..DEATHS_ON_THE_WAY {
         if rng.chance(1, 2) {
             return deaths;

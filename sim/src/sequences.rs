@@ -12,7 +12,7 @@ use crate::ballast;
 use crate::controller::Controller;
 use crate::engine::{self, BLOCK_SECTORS, Pool, create, options};
 use crate::pattern::SECTOR;
-use crate::sweep::Tally;
+use crate::tally::Tally;
 use crate::verify;
 use crate::world::{Death, Scale, SharedVolume, SharedWorld, Snapshot};
 use crate::writer::{What, Writer};
@@ -193,16 +193,9 @@ fn look(disk: SimDisk, world: &SharedWorld, death: Death, tally: &mut Tally) {
         disk.forget_all();
     }
     let checked = tally.states.is_multiple_of(CHECKED);
-    tally.add(Tally { states: 1, checked: u64::from(checked), ..Tally::default() });
+    tally.add(Tally::state(checked));
     let world = world.fork();
-    block_on(async move {
-        let pool = AnyPool::open(disk, options()).await.unwrap_or_else(|e| panic!("reopening: {e:?}"));
-        verify::verify(&pool, &world, death).await;
-        if checked {
-            engine::settle(&pool).await;
-            engine::assert_sound(&pool, "after recovery").await;
-        }
-    });
+    drop(block_on(async move { verify::come_up(disk, &world, death, checked).await }));
 }
 
 /// Who does the steps of a sequence.

@@ -3,6 +3,7 @@
 use cairn_cow::sim::Rng;
 
 use crate::life::{Life, Size};
+use crate::tally::Tally;
 
 /// Lives of a pool at most: it goes on from what a death left.
 const LIVES: u64 = 12;
@@ -16,29 +17,6 @@ const EVENTS: u64 = 120;
 const JOURNAL_BATCHES: u64 = 256;
 /// Events before the first moment of a life that is a long one, at most: the journal goes round, and the pool is full.
 const YOUTH: u64 = 15_000;
-
-/// What was looked at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
-    /// Crash states: an image that a death left, opened and compared with the oracle.
-    pub states: u64,
-    /// Deaths in the midst of an opening, which are in `states` only as far as the pool came up at last.
-    pub nested: u64,
-    /// Disks that were changed behind a pool's back.
-    pub damaged: u64,
-    /// Crash states of which every block was accounted for as well.
-    pub checked: u64,
-}
-
-impl Tally {
-    /// Adds another one's counts.
-    pub fn add(&mut self, other: Tally) {
-        self.states += other.states;
-        self.nested += other.nested;
-        self.damaged += other.damaged;
-        self.checked += other.checked;
-    }
-}
 
 /// The life of a seed, and all the deaths that it could have died.
 ///
@@ -76,13 +54,12 @@ pub fn sweep(seed: u64) -> Tally {
                 tally.damaged += 1;
             }
             for _ in 0..deaths {
-                let look = life.look_beyond();
-                let (nested, checked) = (look.nested, u64::from(look.checked));
-                tally.add(Tally { states: 1, nested, checked, ..Tally::default() });
+                tally.add(life.look_beyond());
             }
         }
-        life = life.die_and_come_back();
-        tally.add(Tally { states: 1, checked: 1, ..Tally::default() });
+        let thorough = rng.chance(1, 4);
+        life = life.die_and_come_back(thorough);
+        tally.add(Tally::state(thorough));
     }
     tally
 }

@@ -2,16 +2,30 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use cairn_cow::sim::Rng;
+use cairn_cow::Pool as AnyPool;
+use cairn_cow::sim::{Rng, SimDisk};
 
 use crate::ballast;
-use crate::engine::{self, Pool};
+use crate::engine::{self, Pool, options};
 use crate::oracle::{Contents, Time, assert_allowed};
 use crate::world::{Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
 
+/// Opens what a death left and compares it with the world. With `thorough`, the pool is then tidied up and every block of it
+/// accounted for.
+pub(crate) async fn come_up(disk: SimDisk, world: &SharedWorld, death: Death, thorough: bool) -> Arc<Pool> {
+    let pool = AnyPool::open(disk, options()).await.unwrap_or_else(|e| panic!("reopening: {e:?}"));
+    verify(&pool, world, death).await;
+    if thorough {
+        engine::settle(&pool).await;
+        engine::assert_sound(&pool, "after recovery").await;
+    }
+    pool
+}
+
 /// Compares the reopened pool with the world, and makes what is there now the world's new beginning.
-pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
+async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
     reconcile(pool, world);
     let (volumes, flushed) =
         world.with(|w| (w.volumes.values().cloned().collect::<Vec<SharedVolume>>(), w.flushed));

@@ -87,7 +87,7 @@ fn live(seed: u64, rng: &mut Rng, limit: u64, deaths: u64, events: u64) -> u64 {
     for _ in 0..deaths {
         life.work();
         life.go_on(rng.below(events));
-        life = life.die_and_come_back();
+        life = life.die_and_come_back(true);
     }
     life.digest()
 }

@@ -3,6 +3,7 @@
 mod mutants;
 mod sequences;
 mod sim;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -61,16 +61,16 @@ pub(crate) use planted::run;
 #[cfg(feature = "mutants")]
 mod planted {
     use std::process::{Child, Command, ExitCode, Stdio};
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::{Duration, Instant};
 
     use cairn_cow::defect::{Defect, plant};
+    use cairn_sim::tally::Tally;
     use rustix::process::{Resource, Rlimit, setrlimit};
 
     use super::Arguments;
     use crate::sequences;
-    use crate::sim::{fresh, grouped, jobs, live, quiet_lives};
+    use crate::sim::{Failure, fresh, grouped, jobs, lives, quiet_lives};
 
     /// How much longer than it may look a process takes that has not got lost.
     const GRACE: Duration = Duration::from_secs(20);
@@ -89,7 +89,7 @@ mod planted {
         if arguments.list {
             for defect in Defect::ALL {
                 let rare = if Defect::RARE.contains(defect) { " (only when it is named)" } else { "" };
-                println!("{:27}{}{rare}", name(*defect), defect.what());
+                println!("{:26} {}{rare}", name(*defect), defect.what());
             }
             return ExitCode::SUCCESS;
         }
@@ -123,11 +123,11 @@ mod planted {
                 Some(told) => {
                     caught += 1;
                     let short: String = told.lines().next().unwrap_or_default().chars().take(100).collect();
-                    println!("{:24} caught in {took:5.1} s: {short}", name(defect));
+                    println!("{:26} caught in {took:5.1} s: {short}", name(defect));
                 }
                 None => {
                     escaped += 1;
-                    println!("{:24} ESCAPED: {}", name(defect), defect.what());
+                    println!("{:26} ESCAPED: {}", name(defect), defect.what());
                 }
             }
         }
@@ -187,36 +187,13 @@ mod planted {
                 println!("in the sequence {}: {}", sequences::named(&failure.steps), failure.message);
                 return ExitCode::from(FOUND);
             }
-            let (found, states) = look(first, time);
-            if let Some((seed, message)) = found {
-                println!("in seed {seed}, after {} states: {message}", grouped(states));
+            let states = AtomicU64::new(0);
+            let count = |tally: Tally| _ = states.fetch_add(tally.states, Ordering::Relaxed);
+            if let Some(Failure { seed, message }) = lives(first, jobs(), time, count) {
+                println!("in seed {seed}, after {} states: {message}", grouped(states.into_inner()));
                 return ExitCode::from(FOUND);
             }
         }
         ExitCode::SUCCESS
-    }
-
-    /// Lives one seed after the other, on all processors, until something is found or the time is up.
-    fn look(first: u64, time: Duration) -> (Option<(u64, String)>, u64) {
-        let (next, states, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        let found = Mutex::new(None);
-        let began = Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..jobs() {
-                scope.spawn(|| {
-                    while !over.load(Ordering::Relaxed) && began.elapsed() < time {
-                        let seed = first.wrapping_add(next.fetch_add(1, Ordering::Relaxed));
-                        match live(seed) {
-                            Ok(tally) => _ = states.fetch_add(tally.states, Ordering::Relaxed),
-                            Err(message) => {
-                                over.store(true, Ordering::Relaxed);
-                                *found.lock().unwrap_or_else(|e| e.into_inner()) = Some((seed, message));
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        (found.into_inner().unwrap_or_else(|e| e.into_inner()), states.into_inner())
     }
 }

@@ -1,16 +1,15 @@
 //! `cargo xtask sequences`: every short sequence of operations with every crash in it.
 
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use cairn_sim::sequences::{Beginning, Step, count, sequence};
-use cairn_sim::sweep::Tally;
+use cairn_sim::tally::Tally;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
-use crate::sim::{caught, grouped, jobs, quiet_lives};
+use crate::sim::{caught, grouped, jobs, progress, quiet_lives};
+use crate::workers::until_one_fails;
 
 /// How long the sequences are.
 #[derive(Args)]
@@ -20,8 +19,9 @@ Examples:
   cargo xtask sequences --steps 2          all of one and two
   cargo xtask sequences --only Write,Flush,Snapshot
 
-A pool with two volumes and a snapshot, with much room or with hardly any, is opened and asked for one step after the other. Between any two I/Os it is looked
-what a power loss would leave, for every subset of the writes that are not synced then (of more than 12: 64 samples).")]
+A pool with two volumes and a snapshot, with much room or with hardly any, is opened and asked for one step
+after the other. Between any two I/Os it is looked what a power loss would leave, for every subset of the
+writes that are not synced then (of more than 12: 64 samples).")]
 pub(crate) struct Arguments {
     /// Steps of the longest sequences
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=4))]
@@ -43,39 +43,20 @@ pub(crate) struct Failure {
 
 /// Runs all sequences of so many steps at most; stops at the first in which something goes wrong.
 pub(crate) fn all(steps: u32, each: impl Fn(Tally) + Sync) -> Option<Failure> {
-    let lengths = (1..=steps).flat_map(|length| (0..count(length)).map(move |number| (length, number)));
-    let todo =
-        Mutex::new(lengths.flat_map(|(length, number)| [false, true].map(|tight| (length, number, tight))));
-    let (over, failure) = (AtomicBool::new(false), Mutex::new(None));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs() {
-            scope.spawn(|| {
-                let made = caught(|| [false, true].map(Beginning::new));
-                let beginnings = match made {
-                    Ok(beginnings) => beginnings,
-                    Err(message) => {
-                        *failure.lock().unwrap_or_else(|e| e.into_inner()) =
-                            Some(Failure { steps: Vec::new(), tight: true, message });
-                        return;
-                    }
-                };
-                while !over.load(Ordering::Relaxed) {
-                    let next = todo.lock().unwrap_or_else(|e| e.into_inner()).next();
-                    let Some((length, number, tight)) = next else { return };
-                    let steps = sequence(length, number);
-                    match caught(|| beginnings[usize::from(tight)].run(&steps)) {
-                        Ok(tally) => each(tally),
-                        Err(message) => {
-                            over.store(true, Ordering::Relaxed);
-                            *failure.lock().unwrap_or_else(|e| e.into_inner()) =
-                                Some(Failure { steps, tight, message });
-                        }
-                    }
-                }
-            });
-        }
-    });
-    failure.into_inner().unwrap_or_else(|e| e.into_inner())
+    let sequences =
+        (1..=steps).flat_map(|length| (0..count(length)).map(move |number| sequence(length, number)));
+    until_one_fails(
+        jobs(),
+        sequences.flat_map(|steps| [false, true].map(|tight| (steps.clone(), tight))),
+        || [false, true].map(|tight| caught(|| Beginning::new(tight))),
+        |beginnings, (steps, tight)| {
+            let ran = match &beginnings[usize::from(tight)] {
+                Ok(beginning) => caught(|| beginning.run(&steps)),
+                Err(message) => Err(message.clone()),
+            };
+            ran.map(&each).map_err(|message| Failure { steps, tight, message })
+        },
+    )
 }
 
 /// As `--only` takes them.
@@ -103,30 +84,28 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let began = Instant::now();
-    let (sequences, total) = (AtomicU64::new(0), Mutex::new(Tally::default()));
+    let total = Mutex::new((Tally::default(), 0u64));
+    let count_it = |tally| {
+        let mut total = total.lock();
+        total.0.add(tally);
+        total.1 += 1;
+        total.0.states
+    };
     let failure = if only.is_empty() {
-        let bar = progress((1..=arguments.steps).map(count).sum::<u64>() * 2);
+        let all_there_are = (1..=arguments.steps).map(count).sum::<u64>() * 2;
+        let bar = progress(all_there_are, "{bar:30} {pos} of {len} sequences, {eta} left  {msg}");
         let failure = all(arguments.steps, |tally| {
-            sequences.fetch_add(1, Ordering::Relaxed);
-            let mut total = total.lock().unwrap_or_else(|e| e.into_inner());
-            total.add(tally);
-            bar.set_message(format!("{} states", grouped(total.states)));
+            bar.set_message(format!("{} states", grouped(count_it(tally))));
             bar.inc(1);
         });
         bar.finish_and_clear();
         failure
     } else {
-        match caught(|| Beginning::new(arguments.tight).run(&only)) {
-            Ok(tally) => {
-                sequences.fetch_add(1, Ordering::Relaxed);
-                total.lock().unwrap_or_else(|e| e.into_inner()).add(tally);
-                None
-            }
-            Err(message) => Some(Failure { steps: only, tight: arguments.tight, message }),
-        }
+        let ran = caught(|| Beginning::new(arguments.tight).run(&only)).map(count_it);
+        ran.err().map(|message| Failure { steps: only, tight: arguments.tight, message })
     };
-    let tally = total.into_inner().unwrap_or_else(|e| e.into_inner());
-    println!("sequences         {}", grouped(sequences.into_inner()));
+    let (tally, sequences) = total.into_inner();
+    println!("sequences         {}", grouped(sequences));
     println!("crash states      {}", grouped(tally.states));
     println!("checked in full   {}", grouped(tally.checked));
     println!("states a second   {:.0}", tally.states as f64 / began.elapsed().as_secs_f64());
@@ -140,13 +119,4 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn progress(sequences: u64) -> ProgressBar {
-    let bar = ProgressBar::new(sequences);
-    // It is our own text.
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len} sequences, {eta} left  {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -4,13 +4,15 @@ use std::cell::Cell;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_sim::sweep::{Tally, sweep};
+use cairn_sim::sweep::sweep;
+use cairn_sim::tally::Tally;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+
+use crate::workers::until_one_fails;
 
 /// How much is run, and from where on.
 #[derive(Args)]
@@ -39,9 +41,9 @@ pub(crate) struct Arguments {
 }
 
 /// A seed whose story ended badly.
-struct Failure {
-    seed: u64,
-    message: String,
+pub(crate) struct Failure {
+    pub(crate) seed: u64,
+    pub(crate) message: String,
 }
 
 thread_local! {
@@ -63,12 +65,27 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Lives the life of a seed.
-///
-/// # Errors
-/// With what was found wrong.
-pub(crate) fn live(seed: u64) -> Result<Tally, String> {
-    caught(|| sweep(seed))
+/// Lives the lives of one seed after the other, of one at least, until the time is up or something is found wrong.
+pub(crate) fn lives(
+    first: u64,
+    threads: usize,
+    time: Duration,
+    each: impl Fn(Tally) + Sync,
+) -> Option<Failure> {
+    let began = Instant::now();
+    let seeds = (0..).take_while(|number| *number == 0 || began.elapsed() < time);
+    until_one_fails(
+        threads,
+        seeds.map(|number| first.wrapping_add(number)),
+        || (),
+        |(), seed| match caught(|| sweep(seed)) {
+            Ok(tally) => {
+                each(tally);
+                Ok(())
+            }
+            Err(message) => Err(Failure { seed, message }),
+        },
+    )
 }
 
 /// Threads that suit this machine.
@@ -101,39 +118,21 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     quiet_lives();
     let began = Instant::now();
     let time = seconds.map_or(Duration::ZERO, Duration::from_secs);
-    let bar = progress(time, arguments.json);
-    let (next, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let bar = if arguments.json || time.is_zero() {
+        ProgressBar::hidden()
+    } else {
+        progress(time.as_secs(), "{bar:30} {elapsed} of {len} s  {msg}")
+    };
     let total = Mutex::new((Tally::default(), 0u64));
-    let failure = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    let seed = first.wrapping_add(next.fetch_add(1, Ordering::Relaxed));
-                    match live(seed) {
-                        Ok(tally) => {
-                            let mut total = total.lock().unwrap_or_else(|e| e.into_inner());
-                            total.0.add(tally);
-                            total.1 += 1;
-                            bar.set_message(format!("{} states", grouped(total.0.states)));
-                        }
-                        Err(message) => {
-                            over.store(true, Ordering::Relaxed);
-                            *failure.lock().unwrap_or_else(|e| e.into_inner()) =
-                                Some(Failure { seed, message });
-                        }
-                    }
-                    bar.set_position(began.elapsed().min(time).as_secs());
-                    if began.elapsed() >= time {
-                        over.store(true, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
+    let failure = lives(first, jobs, time, |tally| {
+        let mut total = total.lock();
+        total.0.add(tally);
+        total.1 += 1;
+        bar.set_message(format!("{} states", grouped(total.0.states)));
+        bar.set_position(began.elapsed().min(time).as_secs());
     });
     bar.finish_and_clear();
-    let (tally, lives) = total.into_inner().unwrap_or_else(|e| e.into_inner());
-    let failure = failure.into_inner().unwrap_or_else(|e| e.into_inner());
+    let (tally, lives) = total.into_inner();
     let took = began.elapsed().as_secs_f64();
     let rate = tally.states as f64 / took;
     if arguments.json {
@@ -170,13 +169,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn progress(time: Duration, hidden: bool) -> ProgressBar {
-    if hidden || time.is_zero() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(time.as_secs());
+/// A bar that is drawn as `template` says.
+pub(crate) fn progress(len: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(len);
     // It is our own text.
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {elapsed} of {len} s  {msg}") {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar

@@ -9,6 +9,7 @@
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
+//! | [`report`] | what a check found, as people read it |
 //! | [`size`], [`name`] | how people write sizes and which names are allowed |
 //!
 //! Conventions that hold throughout:
@@ -26,6 +27,7 @@ pub mod name;
 pub mod path;
 pub mod pool;
 pub mod qos;
+pub mod report;
 pub mod size;
 pub mod snapshot;
 pub mod staging;

@@ -26,6 +26,8 @@ pub const STAGINGS: &str = "/v1/stagings";
 pub const POOL: &str = "/v1/pool";
 /// `/v1/pool/check`: check the first pool (POST); `?data=true` reads all data too.
 pub const POOL_CHECK: &str = "/v1/pool/check";
+/// `/v1/pool/scrub`: the scrub of the first pool: show (GET), begin (POST), end (DELETE).
+pub const POOL_SCRUB: &str = "/v1/pool/scrub";
 /// `/v1/pools`: list (GET) and create (POST).
 pub const POOLS: &str = "/v1/pools";
 /// `/v1/types`: list (GET) and create (POST).
@@ -82,7 +84,7 @@ pub fn pool(name: &str) -> String {
     format!("{POOLS}/{}", encode(name))
 }
 
-/// Something below a pool: `grow` (POST) or `check` (POST, `?data=true` reads all data too).
+/// Something below a pool: `grow` (POST), `check` (POST, `?data=true` reads all data too), or `scrub` (GET, POST, DELETE).
 pub fn pool_sub(name: &str, sub: &str) -> String {
     format!("{}/{sub}", pool(name))
 }

@@ -139,7 +139,7 @@ pub struct CheckQuery {
 /// What a check of the whole pool found.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CheckReport {
-    /// No error and no leak.
+    /// No error, no leak, and all can be read.
     pub clean: bool,
     /// Versions walked.
     pub versions: u64,
@@ -155,4 +155,107 @@ pub struct CheckReport {
     pub error_count: u64,
     /// The first errors, one sentence each, at most 100.
     pub errors: Vec<String>,
+    /// What users cannot read any more, by volume and place; damaged data only when it was verified. The first ten
+    /// thousand ranges.
+    #[serde(default)]
+    pub losses: Vec<Loss>,
+    /// Bytes of all volumes and snapshots together that cannot be read.
+    #[serde(default)]
+    pub lost_bytes: u64,
+}
+
+/// What of a range is damaged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossKind {
+    /// Its data.
+    Data,
+    /// The part of the map that says where it is.
+    Map,
+}
+
+/// A range of a volume or snapshot that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Loss {
+    /// The volume.
+    pub volume: String,
+    /// The snapshot of it; none for the volume itself.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// What is damaged.
+    pub kind: LossKind,
+}
+
+/// Asks to read all that a pool holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartScrub {
+    /// Bytes a second at most; as fast as it goes beside the volumes' clients unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub rate: Option<u64>,
+}
+
+/// What became of a scrub.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScrubState {
+    /// There was none since the daemon started.
+    None,
+    /// It is under way.
+    Running,
+    /// It has read everything.
+    Finished,
+    /// It was told to stop.
+    Stopped,
+    /// The disk failed otherwise than by damage to a block.
+    Failed,
+}
+
+impl ScrubState {
+    /// The state as JSON and tables show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ScrubState::None => "none",
+            ScrubState::Running => "running",
+            ScrubState::Finished => "finished",
+            ScrubState::Stopped => "stopped",
+            ScrubState::Failed => "failed",
+        }
+    }
+}
+
+/// A pool's scrub under way, or the last one since the daemon started.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Scrub {
+    /// The pool.
+    pub pool: String,
+    /// How it stands.
+    pub state: ScrubState,
+    /// When it began.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started: Option<jiff::Timestamp>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended: Option<jiff::Timestamp>,
+    /// Bytes a second at most.
+    pub rate: Option<u64>,
+    /// Bytes read.
+    pub read: u64,
+    /// Bytes in use when it began; what is shared is read once, what waits to be reused not at all.
+    pub total: u64,
+    /// Map nodes read and verified.
+    pub nodes: u64,
+    /// Data blocks read and verified.
+    pub data_blocks: u64,
+    /// Nodes and blocks that cannot be read or do not match their checksums.
+    pub fault_count: u64,
+    /// The first of them, one sentence each, at most 100.
+    pub faults: Vec<String>,
+    /// Why it failed.
+    pub error: Option<String>,
 }

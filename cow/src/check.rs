@@ -3,137 +3,69 @@
 //! It runs beside everything else. A checkpoint gives a state that no longer changes; the walk compares what that
 //! state's versions refer to with what its space map says is used. Blocks freed since stay unused until it is done.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SEGMENT_HEADER_BLOCKS;
-use crate::map::MAP_END;
-use crate::node::{Entry, Node, Ptr, ROOT_LEVEL, Slot, entry_span};
 use crate::pool::Pool;
-use crate::space::is_set;
-use crate::sync::join_all;
-use crate::types::{BLOCK_BYTES, BlockAddr, CheckReport, VersionId};
-
-/// Nodes or data blocks read at once.
-const WIDTH: usize = 64;
-/// Errors that are spelled out.
-const MOST_ERRORS: usize = 100;
-
-/// A node to visit: where it stands, its level, and the first block of the range it covers.
-struct Visit {
-    ptr: Ptr,
-    level: u8,
-    base: u64,
-}
-
-/// How one version is walked.
-struct Walk {
-    id: VersionId,
-    /// What a deleted version held before this block was given back already.
-    done: u64,
-    /// Free blocks when the check began.
-    free_before: u64,
-    verify_data: bool,
-}
-
-struct Checker {
-    report: CheckReport,
-    /// Bits by segment: what something refers to.
-    referenced: Vec<Vec<u64>>,
-    seen: HashSet<BlockAddr>,
-}
-
-impl Checker {
-    fn error(&mut self, what: String) {
-        self.report.error_count += 1;
-        if self.report.errors.len() < MOST_ERRORS {
-            self.report.errors.push(what);
-        }
-    }
-}
+use crate::survey::{Subject, Survey, losses};
+use crate::types::CheckReport;
 
 impl<D: Disk> Pool<D> {
     /// Checks the whole pool; with `verify_data` it also reads every data block and compares its checksum.
     pub async fn check(&self, verify_data: bool) -> Result<CheckReport> {
+        self.check_and_tell(verify_data, |_, _| ()).await
+    }
+
+    /// As [`Pool::check`]; `progress` is told now and then how many blocks were read, of how many that are
+    /// in use.
+    pub async fn check_and_tell(
+        &self,
+        verify_data: bool,
+        progress: impl Fn(u64, u64),
+    ) -> Result<CheckReport> {
         // The guard keeps what the checkpoint holds in place, so others may follow it while this walk goes on.
         let guard = self.state.lock().space.reader();
         let written = self.checkpoint_from_now().await?;
-        let free_before = self.state.lock().space.free();
-        let mut checker = Checker {
-            report: CheckReport { versions: written.versions.len(), ..CheckReport::default() },
-            referenced: written.segments.iter().map(|bits| vec![0; bits.len()]).collect(),
-            seen: HashSet::new(),
+        let (free_before, in_use) = self.free_and_used();
+        let subject = Subject {
+            versions: &written.versions,
+            catalog: &written.catalog,
+            segments: written.segments.len(),
+            verify_data,
         };
-        for run in &written.catalog {
-            for i in 0..u64::from(run.len) {
-                self.refer(&mut checker, run.start + i, "the catalog");
-            }
+        let mut survey = self
+            .survey(subject, |blocks| {
+                progress(blocks, in_use);
+                self.room_to_go_on(free_before)
+            })
+            .await?;
+        let mut leaked = 0;
+        for (segment, used) in written.segments.iter().enumerate() {
+            leaked += self.compare_space(&mut survey, segment, used);
         }
-        for (id, version) in written.versions.iter() {
-            let done = written.versions.reaping.filter(|r| r.version == id);
-            let walk = Walk { id, done: done.map_or(0, |r| r.cursor), free_before, verify_data };
-            self.check_version(&mut checker, &version.root, walk).await?;
-        }
-        let referenced = std::mem::take(&mut checker.referenced);
-        for (segment, (used, referenced)) in written.segments.iter().zip(&referenced).enumerate() {
-            self.compare_space(&mut checker, segment, used, referenced);
-        }
+        let gone =
+            if survey.found_damage() { self.gone(&written.versions, &survey).await? } else { Vec::new() };
+        let (losses, lost_bytes) = losses(&written.versions, &gone);
+        let report = CheckReport {
+            versions: written.versions.len(),
+            nodes: survey.nodes,
+            data_blocks: survey.data_blocks,
+            data_verified: survey.data_verified,
+            leaked,
+            errors: survey.errors,
+            error_count: survey.error_count,
+            losses,
+            lost_bytes,
+        };
         drop(guard);
         written.let_go().await;
-        Ok(checker.report)
+        Ok(report)
     }
 
-    /// Notes that something refers to a block. Returns whether it is the first.
-    fn refer(&self, checker: &mut Checker, addr: BlockAddr, who: &str) -> bool {
-        let Some((segment, index)) = self.geometry.locate(addr, checker.referenced.len()) else {
-            checker.error(format!("{who} refers to block {addr}, which lies outside the segments"));
-            return false;
-        };
-        let first = !is_set(&checker.referenced[segment], index);
-        checker.referenced[segment][index as usize / 64] |= 1 << (index % 64);
-        first
-    }
-
-    async fn check_version(&self, checker: &mut Checker, root: &Slot, walk: Walk) -> Result<()> {
-        let Walk { id, done, free_before, verify_data } = walk;
-        let mut todo: Vec<Visit> = Vec::new();
-        todo.extend(root.home().map(|ptr| Visit { ptr, level: ROOT_LEVEL, base: 0 }));
-        while !todo.is_empty() {
-            self.room_to_go_on(free_before)?;
-            let batch: Vec<Visit> = todo.split_off(todo.len().saturating_sub(WIDTH));
-            let live = |v: &Visit| v.base + entry_span(v.level + 1) > done && done < MAP_END;
-            let batch: Vec<Visit> =
-                batch.into_iter().filter(|v| live(v) && checker.seen.insert(v.ptr.addr)).collect();
-            let reads = batch.iter().map(|v| self.fetch_node(v.ptr, v.level)).collect();
-            for (visit, node) in batch.iter().zip(join_all(reads, WIDTH).await) {
-                self.refer(checker, visit.ptr.addr, &format!("version {id}"));
-                checker.report.nodes += 1;
-                match node {
-                    Ok(Node::Inner(slots)) => {
-                        let span = entry_span(visit.level);
-                        let children = slots.iter().enumerate().filter_map(|(i, slot)| {
-                            let base = visit.base + i as u64 * span;
-                            slot.home().map(|ptr| Visit { ptr, level: visit.level - 1, base })
-                        });
-                        todo.extend(children);
-                    }
-                    Ok(Node::Leaf(entries)) => {
-                        let who = format!("version {id}");
-                        let data = entries.iter().copied().filter(|e| e.is_data());
-                        let fresh: Vec<Entry> =
-                            data.filter(|e| self.refer(checker, e.block(), &who)).collect();
-                        checker.report.data_blocks += fresh.len() as u64;
-                        if verify_data {
-                            self.verify(checker, id, visit.base, &fresh).await;
-                        }
-                    }
-                    Err(error) => checker.error(format!("version {id}: {error}")),
-                }
-            }
-        }
-        Ok(())
+    /// Blocks that are free, and blocks that are not.
+    pub(crate) fn free_and_used(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.space.free(), state.space.capacity() - state.space.free())
     }
 
     /// The check holds back the reuse of blocks. In a pool that is full and busy that must not go on until even
@@ -150,46 +82,22 @@ impl<D: Disk> Pool<D> {
         ))
     }
 
-    async fn fetch_node(&self, ptr: Ptr, level: u8) -> Result<Node> {
-        let (result, block) = self.disk.read(ptr.addr.offset(), self.disk.alloc(BLOCK_BYTES)).await;
-        result
-            .map_err(|e| Error::io(format!("the map node in block {} cannot be read: {e}", ptr.addr), e))?;
-        Node::decode(&self.id, ptr, level, &block)
-    }
-
-    async fn verify(&self, checker: &mut Checker, id: VersionId, base: u64, entries: &[Entry]) {
-        let reads = entries.iter().map(|entry| async move {
-            let (result, block) = self.disk.read(entry.block().offset(), self.disk.alloc(BLOCK_BYTES)).await;
-            match result {
-                Ok(()) if crc32fast::hash(&block) == entry.crc() => None,
-                Ok(()) => Some(format!("block {} does not match its checksum", entry.block())),
-                Err(e) => Some(format!("block {} cannot be read: {e}", entry.block())),
-            }
-        });
-        for fault in join_all(reads.collect(), WIDTH).await.into_iter().flatten() {
-            checker.error(format!("version {id}, near byte {}: {fault}", base * BLOCK_BYTES as u64));
-        }
-        checker.report.data_verified += entries.len() as u64;
-    }
-
-    fn compare_space(
-        &self,
-        checker: &mut Checker,
-        segment: usize,
-        used: &Arc<crate::space::Bits>,
-        referenced: &[u64],
-    ) {
+    /// Compares a segment's map with what refers to its blocks; returns how many are used without that.
+    fn compare_space(&self, survey: &mut Survey, segment: usize, used: &[u64]) -> u64 {
         let header = (1u64 << SEGMENT_HEADER_BLOCKS) - 1;
-        for (word, (used, referenced)) in used.iter().zip(referenced).enumerate() {
+        let mut leaked = 0;
+        let referenced = std::mem::take(&mut survey.referenced[segment]);
+        for (word, (used, referenced)) in used.iter().zip(&referenced).enumerate() {
             let used = if word == 0 { used & !header } else { *used };
-            checker.report.leaked += u64::from((used & !referenced).count_ones());
+            leaked += u64::from((used & !referenced).count_ones());
             let mut lost = referenced & !used;
             while lost != 0 {
                 let index = word as u64 * 64 + u64::from(lost.trailing_zeros());
                 let addr = self.geometry.segment_start(segment) + index;
-                checker.error(format!("block {addr} is in use but the space map says that it is free"));
+                survey.error(format!("block {addr} is in use but the space map says that it is free"));
                 lost &= lost - 1;
             }
         }
+        leaked
     }
 }

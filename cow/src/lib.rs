@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! volumes   read   write   diff   check        what users ask for
-//!    └────────┴──┬───┴───────┴──────┘
+//!    └────────┴──┬───┴───────┴──────┘       (and of a bad disk: survey, scrub, repair, dump)
 //!              state                           the one lock: versions, maps, space, the log in memory
 //!     version ── map ── node    space ─ cache  what it guards; data blocks in memory
 //!                │
@@ -32,20 +32,25 @@ mod commit;
 pub mod defect;
 mod diff;
 mod disk;
+mod dump;
 mod error;
 mod format;
 mod maintain;
 mod map;
 mod node;
+mod overlay;
 mod pool;
 mod read;
 mod reap;
 mod record;
 mod recover;
+mod repair;
+mod scrub;
 mod shadow;
 pub mod sim;
 mod space;
 mod state;
+mod survey;
 mod sweep;
 mod sync;
 #[cfg(feature = "synthetic")]
@@ -57,8 +62,12 @@ mod write;
 
 pub use attributes::{Attributes, Holder, MAX_ATTRIBUTE_KEY, MAX_ATTRIBUTE_VALUE};
 pub use disk::{Buf, Disk, Survivor};
+pub use dump::{Dump, Part, dump};
 pub use error::{Error, ErrorKind, Result};
+pub use overlay::Overlay;
 pub use pool::{CreateOptions, Options, Pool};
 pub use read::ReadReply;
+pub use repair::{RepairReport, repair};
+pub use scrub::{Scrub, ScrubStep};
 pub use types::*;
 pub use volumes::{Edit, NewVolume, Resolved, check_name};

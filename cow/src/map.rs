@@ -8,6 +8,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::node::{
     Cell, CellState, Child, Entry, FANOUT, Node, Patches, Ptr, ROOT_LEVEL, Slot, entry_span, index_at,
 };
@@ -30,8 +32,8 @@ pub(crate) struct Missing {
 
 /// What a visit finds at a block.
 pub(crate) enum View<'a> {
-    /// Everything up to block `end` is of one kind.
-    Uniform { zero: bool, end: u64 },
+    /// Everything up to block `end` is as `entry` is.
+    Uniform { entry: Entry, end: u64 },
     /// The leaf that maps the block.
     Leaf(&'a [Entry; FANOUT]),
 }
@@ -48,10 +50,10 @@ pub(crate) fn visit<R>(root: &mut Slot, at: u64, f: impl FnOnce(View<'_>) -> R) 
 }
 
 fn visit_below<R>(slot: &mut Slot, level: u8, at: u64, f: impl FnOnce(View<'_>) -> R) -> Result<R, Missing> {
-    let zero = matches!(slot.child, Child::Zero);
-    let Some(cell) = slot.cell() else {
-        return Ok(f(View::Uniform { zero, end: span_end(level, at) }));
-    };
+    if let Some(entry) = slot.uniform() {
+        return Ok(f(View::Uniform { entry, end: span_end(level, at) }));
+    }
+    let cell = slot.cell().expect("not uniform");
     let mut state = cell.lock();
     match &mut *state {
         CellState::Evicted(ptr) | CellState::Patched { base: ptr, .. } => {
@@ -118,9 +120,9 @@ impl Change<'_> {
     /// Makes the node behind `slot` dirty and this tree's own. What it needs was probed.
     fn own<'s>(&mut self, slot: &'s mut Slot, level: u8) -> &'s Arc<Cell> {
         let birth = std::mem::replace(&mut slot.birth, self.epoch);
-        if slot.uniform().is_some() {
+        if let Some(entry) = slot.uniform() {
             *self.dirtied += 1;
-            let cell = Cell::new(CellState::Dirty(Node::uniform(level, &slot.child)));
+            let cell = Cell::new(CellState::Dirty(Node::uniform(level, entry)));
             self.note_parent(&cell, level);
             slot.child = Child::Cell(cell);
         }
@@ -275,7 +277,7 @@ fn fill_below(
     match slot.child {
         Child::Hole if !zero => return until,
         Child::Zero if zero => return until,
-        Child::Hole | Child::Zero if whole => {
+        Child::Hole | Child::Zero | Child::Lost if whole => {
             change.drop_node(slot, zero);
             return until;
         }
@@ -323,6 +325,84 @@ fn fill_below(
         change.drop_node(slot, zero);
     }
     next
+}
+
+/// Nodes on disk, each with its level.
+pub(crate) type Nodes = SmallVec<[(Ptr, u8); 2]>;
+
+/// The leaf on a way: where it stands, or what it holds when that is in memory only.
+pub(crate) enum WayLeaf {
+    Stored(Ptr),
+    Known(Box<[Entry; FANOUT]>),
+}
+
+/// What stands on the way to a block.
+pub(crate) struct Way {
+    /// Inner nodes on disk that begin with the block.
+    pub(crate) nodes: Nodes,
+    /// The leaf; none where all is uniform or older than asked for, ...
+    pub(crate) leaf: Option<WayLeaf>,
+    /// ... up to this block.
+    pub(crate) end: u64,
+}
+
+/// Looks what of the way to block `at` was born after `floor`. Leaves are not read.
+pub(crate) fn way(root: &mut Slot, at: u64, floor: Epoch) -> Result<Way, Missing> {
+    let mut found = Way { nodes: Nodes::new(), leaf: None, end: 0 };
+    way_below(root, ROOT_LEVEL, at, floor, &mut found)?;
+    Ok(found)
+}
+
+fn way_below(slot: &mut Slot, level: u8, at: u64, floor: Epoch, found: &mut Way) -> Result<(), Missing> {
+    found.end = span_end(level, at);
+    if slot.uniform().is_some() || slot.birth <= floor {
+        return Ok(());
+    }
+    let home = slot.home();
+    if let Some(ptr) = home.filter(|_| level == 0) {
+        found.leaf = Some(WayLeaf::Stored(ptr));
+        return Ok(());
+    }
+    let begins = at.is_multiple_of(entry_span(level + 1));
+    found.nodes.extend(home.filter(|_| begins).map(|ptr| (ptr, level)));
+    let cell = slot.cell().expect("not uniform");
+    match &mut *cell.lock() {
+        CellState::Evicted(ptr) | CellState::Patched { base: ptr, .. } => {
+            Err(Missing { ptr: *ptr, level, cell: Arc::clone(cell) })
+        }
+        CellState::Dirty(node) | CellState::Clean { node, .. } => match node {
+            Node::Leaf(entries) => {
+                found.leaf = Some(WayLeaf::Known(entries.clone()));
+                Ok(())
+            }
+            Node::Inner(slots) => way_below(&mut slots[index_at(at, level)], level - 1, at, floor, found),
+        },
+    }
+}
+
+/// Marks all of the node at `level` that covers block `at` as lost. Starting again after a missing node repeats harmlessly
+/// what was done.
+pub(crate) fn lose(root: &mut Slot, at: u64, level: u8, change: &mut Change<'_>) -> Result<(), Missing> {
+    lose_below(root, ROOT_LEVEL, at, level, change)
+}
+
+fn lose_below(slot: &mut Slot, level: u8, at: u64, lost: u8, change: &mut Change<'_>) -> Result<(), Missing> {
+    if level == lost {
+        slot.birth = change.epoch;
+        slot.child = Child::Lost;
+        return Ok(());
+    }
+    let Some(cell) = slot.cell() else { return Ok(()) };
+    if let CellState::Evicted(ptr) = &*cell.lock() {
+        return Err(Missing { ptr: *ptr, level, cell: Arc::clone(cell) });
+    }
+    let cell = change.own(slot, level);
+    match &mut *cell.lock() {
+        CellState::Dirty(Node::Inner(slots)) => {
+            lose_below(&mut slots[index_at(at, level)], level - 1, at, lost, change)
+        }
+        _ => unreachable!("own() leaves a dirty node, and leaves lead nowhere"),
+    }
 }
 
 /// The kind of an entry as users see it.
@@ -486,8 +566,7 @@ mod tests {
 
     fn look(root: &mut Slot, at: u64) -> Entry {
         let seen = visit(root, at, |view| match view {
-            View::Uniform { zero: false, .. } => Entry::HOLE,
-            View::Uniform { zero: true, .. } => Entry::ZERO,
+            View::Uniform { entry, .. } => entry,
             View::Leaf(entries) => entries[index_at(at, 0)],
         });
         seen.ok().expect("in memory")
@@ -565,7 +644,7 @@ mod tests {
         let mut head = Head::new();
         head.root = Slot { birth: Epoch(1), child: Child::Stored(stored.into()) };
         for level in 1..=ROOT_LEVEL {
-            let mut node = Node::uniform(level, &Child::Hole);
+            let mut node = Node::uniform(level, Entry::HOLE);
             let Node::Inner(slots) = &mut node else { panic!("inner") };
             slots[0] = head.root;
             head.root = Slot { birth: Epoch(1), child: Child::Cell(Cell::new(CellState::Dirty(node))) };

@@ -144,8 +144,10 @@ impl From<PackedPtr> for Ptr {
 pub(crate) enum Child {
     /// The whole range is holes ...
     Hole,
-    /// ... or zeroes.
+    /// ... or zeroes, ...
     Zero,
+    /// ... or was lost with a node that was damaged: reading it is an error.
+    Lost,
     /// A node that was not looked at since its parent was read.
     Stored(PackedPtr),
     /// A node with a place in memory.
@@ -171,6 +173,7 @@ impl Slot {
         let child = match entry.kind() {
             KIND_HOLE => Child::Hole,
             KIND_ZERO => Child::Zero,
+            KIND_LOST => Child::Lost,
             KIND_NODE => Child::Stored(Ptr { addr: entry.block(), crc: entry.crc() }.into()),
             _ => return Err(Error::new(ErrorKind::Corrupt, "an inner map entry has an unknown kind")),
         };
@@ -183,6 +186,7 @@ impl Slot {
         let entry = match &self.child {
             Child::Hole => Entry::HOLE,
             Child::Zero => Entry::ZERO,
+            Child::Lost => Entry::LOST,
             Child::Stored(ptr) => node((*ptr).into()),
             Child::Cell(cell) => match cell.home() {
                 Some(ptr) => node(ptr),
@@ -195,7 +199,7 @@ impl Slot {
     /// Where the node stands on disk, when it is there and unchanged.
     pub(crate) fn home(&self) -> Option<Ptr> {
         match &self.child {
-            Child::Hole | Child::Zero => None,
+            Child::Hole | Child::Zero | Child::Lost => None,
             Child::Stored(ptr) => Some((*ptr).into()),
             Child::Cell(cell) => cell.home(),
         }
@@ -223,6 +227,7 @@ impl Slot {
         match self.child {
             Child::Hole => Some(Entry::HOLE),
             Child::Zero => Some(Entry::ZERO),
+            Child::Lost => Some(Entry::LOST),
             Child::Stored(_) | Child::Cell(_) => None,
         }
     }
@@ -235,6 +240,16 @@ impl Slot {
         match &mut self.child {
             Child::Cell(cell) => Some(cell),
             _ => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.home(), self.uniform()) {
+            (Some(ptr), _) => write!(f, "node({}, birth {})", ptr.addr, self.birth),
+            (None, Some(entry)) => entry.fmt(f),
+            (None, None) => f.write_str("a node that is in memory only"),
         }
     }
 }
@@ -295,14 +310,17 @@ impl DerefMut for Slots {
 }
 
 impl Node {
-    /// A node whose whole range is of one kind.
-    pub(crate) fn uniform(level: u8, child: &Child) -> Node {
-        let zero = matches!(child, Child::Zero);
+    /// A node whose whole range is of one kind, as `entry` is.
+    pub(crate) fn uniform(level: u8, entry: Entry) -> Node {
         if level == 0 {
-            return Node::Leaf(Box::new([if zero { Entry::ZERO } else { Entry::HOLE }; FANOUT]));
+            return Node::Leaf(Box::new([entry; FANOUT]));
         }
-        let slot = if zero { Slot { birth: Epoch(0), child: Child::Zero } } else { Slot::HOLE };
-        Node::Inner(Slots::new(std::array::from_fn(|_| slot.clone())))
+        let child = || match entry.kind() {
+            KIND_ZERO => Child::Zero,
+            KIND_LOST => Child::Lost,
+            _ => Child::Hole,
+        };
+        Node::Inner(Slots::new(std::array::from_fn(|_| Slot { birth: Epoch(0), child: child() })))
     }
 
     /// Reads a node after checking it against the entry that points to it.

@@ -37,8 +37,7 @@ pub struct ReadReply<B> {
 /// The entry of block `lba` in what a visit found.
 pub(crate) fn entry_in(view: &View<'_>, lba: u64) -> Entry {
     match view {
-        View::Uniform { zero: true, .. } => Entry::ZERO,
-        View::Uniform { zero: false, .. } => Entry::HOLE,
+        View::Uniform { entry, .. } => *entry,
         View::Leaf(entries) => entries[index_at(lba, 0)],
     }
 }

@@ -24,8 +24,9 @@ use crate::map::{Superseded, fill_step, set_entries, visit};
 use crate::node::{Entry, entry_span};
 use crate::pool::{Loaded, Options, Pool};
 use crate::record::Record;
+use crate::repair::Mend;
 use crate::shadow::{JournalEnd, Left, Leftover, Shadow, batch_crc, shadow_bytes};
-use crate::space::{Run, Space, StoredSlot};
+use crate::space::{Bits, Run, Space, StoredSlot};
 use crate::state::{Blocked, Ring, State};
 use crate::sync::{join_all, yield_now};
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn, VersionId};
@@ -35,17 +36,17 @@ use crate::version::Versions;
 const WIDTH: usize = 64;
 
 /// A batch as found in the ring.
-struct Batch {
-    seq: BatchSeq,
-    confirmed: BatchSeq,
-    records: Vec<Record>,
+pub(crate) struct Batch {
+    pub(crate) seq: BatchSeq,
+    pub(crate) confirmed: BatchSeq,
+    pub(crate) records: Vec<Record>,
     /// What ties the next batch to this one.
     crc: u32,
 }
 
 /// All batches after the checkpoint.
-struct Log {
-    batches: Vec<Batch>,
+pub(crate) struct Log {
+    pub(crate) batches: Vec<Batch>,
     end_pos: u64,
 }
 
@@ -75,9 +76,9 @@ impl Log {
 }
 
 /// What the two places of the superblock hold.
-struct Superblocks {
+pub(crate) struct Superblocks {
     /// The one to start from.
-    newest: Superblock,
+    pub(crate) newest: Superblock,
     copies: [Option<Superblock>; 2],
 }
 
@@ -91,7 +92,7 @@ impl Superblocks {
     }
 }
 
-async fn read_block<D: Disk>(disk: &D, addr: BlockAddr, what: &str) -> Result<D::Buf> {
+pub(crate) async fn read_block<D: Disk>(disk: &D, addr: BlockAddr, what: &str) -> Result<D::Buf> {
     if addr.offset() + BLOCK_SIZE > disk.len() {
         return Err(Error::new(
             ErrorKind::Truncated,
@@ -109,7 +110,7 @@ async fn read_block<D: Disk>(disk: &D, addr: BlockAddr, what: &str) -> Result<D:
 
 /// Finds the superblock to start from: the newest, whether its barrier succeeded or not. What it leads to was durable
 /// before it was written.
-async fn read_superblocks<D: Disk>(disk: &D) -> Result<Superblocks> {
+pub(crate) async fn read_superblocks<D: Disk>(disk: &D) -> Result<Superblocks> {
     let mut copies = [None, None];
     let mut foreign = 0;
     for (addr, copy) in SUPERBLOCKS.into_iter().zip(&mut copies) {
@@ -139,7 +140,7 @@ async fn read_superblocks<D: Disk>(disk: &D) -> Result<Superblocks> {
 }
 
 /// Reads the catalog's chain and returns its contents and its blocks.
-async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> Result<(Vec<u8>, Vec<Run>)> {
+pub(crate) async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> Result<(Vec<u8>, Vec<Run>)> {
     let mut body = Vec::new();
     let mut blocks = Vec::new();
     let mut next = superblock.catalog;
@@ -169,14 +170,26 @@ async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> Result<(Vec
     Ok((body, blocks))
 }
 
-async fn read_space<D: Disk>(
+/// Takes the catalog apart: the versions, and where each segment's space map stands.
+pub(crate) fn decode_catalog(body: &[u8], superblock: &Superblock) -> Result<(Versions, Vec<StoredSlot>)> {
+    let mut r = Reader::new(body, "catalog");
+    let versions = Versions::decode(&mut r, has_attributes(superblock))?;
+    let count = r.u32()?;
+    let slot = |_| Ok(StoredSlot { slot: r.u8()?.min(1), crc: r.u32()? });
+    Ok((versions, (0..count).map(slot).collect::<Result<Vec<StoredSlot>>>()?))
+}
+
+fn has_attributes(superblock: &Superblock) -> bool {
+    superblock.incompat & INCOMPAT_ATTRIBUTES != 0
+}
+
+/// Reads the space map: the bits of each segment, or why not.
+pub(crate) async fn read_space<D: Disk>(
     disk: &D,
     pool: &PoolId,
     geometry: Geometry,
     slots: &[StoredSlot],
-    lanes: usize,
-) -> Result<Space> {
-    let mut space = Space::new(geometry, lanes);
+) -> Vec<Result<Bits>> {
     let reads = slots.iter().enumerate().map(|(i, place)| async move {
         let addr = geometry.segment_start(i) + u64::from(place.slot);
         let block = read_block(disk, addr, "space map").await?;
@@ -192,15 +205,45 @@ async fn read_space<D: Disk>(
         let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
         Ok(bytes.chunks_exact(8).map(word).collect::<Vec<u64>>().into_boxed_slice())
     });
-    let maps = join_all(reads.collect(), WIDTH).await;
+    join_all(reads.collect(), WIDTH).await
+}
+
+/// The space map in memory. What cannot be read of it counts as free when it is to be mended, until it is known what is
+/// in use.
+fn load_space(
+    maps: Vec<Result<Bits>>,
+    geometry: Geometry,
+    slots: &[StoredSlot],
+    lanes: usize,
+    mend: Option<&mut Mend>,
+) -> Result<Space> {
+    let mut space = Space::new(geometry, lanes);
+    let mut rebuilt = 0;
     for (map, place) in maps.into_iter().zip(slots) {
-        space.load_segment(map?, *place)?;
+        match map {
+            Err(_) if mend.is_some() => {
+                rebuilt += 1;
+                // Without a checksum it counts as never stored.
+                space.load_segment(Space::fresh_bits(&geometry), StoredSlot { crc: 0, ..*place })?;
+            }
+            map => space.load_segment(map?, *place)?,
+        }
+    }
+    if let Some(mend) = mend {
+        mend.report.segments_rebuilt = rebuilt;
+        space.be_lenient();
     }
     Ok(space)
 }
 
-/// Reads a part of the ring that may go over its end.
-async fn read_ring<D: Disk>(disk: &D, geometry: Geometry, pos: u64, blocks: u64) -> Result<Vec<u8>> {
+/// Reads a part of the ring that may go over its end. What of it cannot be read is zeroes when it is to be `mended`.
+async fn read_ring<D: Disk>(
+    disk: &D,
+    geometry: Geometry,
+    pos: u64,
+    blocks: u64,
+    mended: bool,
+) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity((blocks * BLOCK_SIZE) as usize);
     let mut pos = pos;
     let end = pos + blocks;
@@ -209,11 +252,36 @@ async fn read_ring<D: Disk>(disk: &D, geometry: Geometry, pos: u64, blocks: u64)
         let part = (geometry.journal_blocks - at).min(end - pos).min(256);
         let offset = (JOURNAL_START + at) * BLOCK_SIZE;
         let (result, buf) = disk.read(offset, disk.alloc((part * BLOCK_SIZE) as usize)).await;
-        result.map_err(|e| Error::io("reading the journal", e))?;
-        out.extend_from_slice(&buf);
+        match result {
+            Ok(()) => out.extend_from_slice(&buf),
+            Err(_) if mended => {
+                for block in 0..part {
+                    let at = offset + block * BLOCK_SIZE;
+                    let (result, buf) = disk.read(at, disk.alloc(BLOCK_BYTES)).await;
+                    match result {
+                        Ok(()) => out.extend_from_slice(&buf),
+                        Err(_) => out.resize(out.len() + BLOCK_BYTES, 0),
+                    }
+                }
+            }
+            Err(e) => return Err(Error::io("reading the journal", e)),
+        }
         pos += part;
     }
     Ok(out)
+}
+
+/// The highest number that any batch in the ring has, intact or not.
+async fn highest_batch<D: Disk>(disk: &D, superblock: &Superblock) -> Result<BatchSeq> {
+    let geometry = superblock.geometry;
+    let mut highest = superblock.journal_seq;
+    for pos in 0..geometry.journal_blocks {
+        let block = read_ring(disk, geometry, pos, 1, true).await?;
+        if let Some((seq, _)) = batch_at(&block, &superblock.pool, geometry, pos) {
+            highest = highest.max(seq);
+        }
+    }
+    Ok(highest)
 }
 
 /// Length in blocks of the batch that begins here, if its header is one of this pool at this place.
@@ -228,7 +296,12 @@ fn batch_at(window: &[u8], pool: &PoolId, geometry: Geometry, pos: u64) -> Optio
     (bytes as u64 <= geometry.journal_blocks * BLOCK_SIZE).then_some((BatchSeq(header.generation), bytes))
 }
 
-async fn read_log<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Log> {
+pub(crate) async fn read_log<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    mend: Option<&mut Mend>,
+) -> Result<Log> {
+    let mended = mend.is_some();
     let geometry = superblock.geometry;
     if geometry.first_segment() * BLOCK_SIZE > disk.len() {
         return Err(Error::new(ErrorKind::Truncated, "the pool is truncated inside its journal"));
@@ -245,7 +318,8 @@ async fn read_log<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Log> {
         if have < pos + window_blocks {
             window.drain(..((pos - window_pos) * BLOCK_SIZE) as usize);
             window_pos = pos;
-            window.extend(read_ring(disk, geometry, have, pos + 2 * window_blocks - have).await?);
+            let blocks = pos + 2 * window_blocks - have;
+            window.extend(read_ring(disk, geometry, have, blocks, mended).await?);
         }
         let here = &window[((pos - window_pos) * BLOCK_SIZE) as usize..];
         let found = batch_at(here, &superblock.pool, geometry, pos).filter(|(seq, bytes)| {
@@ -263,6 +337,10 @@ async fn read_log<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Log> {
                     && bytes <= rest.len()
                     && crc_is_right(&rest[..bytes])
                 {
+                    if let Some(mend) = mend {
+                        mend.cut_at(expected, highest_batch(disk, superblock).await?);
+                        break;
+                    }
                     return Err(Error::new(
                         ErrorKind::Corrupt,
                         format!(
@@ -347,23 +425,38 @@ async fn cut_unwritten<D: Disk>(
 impl<D: Disk> Pool<D> {
     /// Opens the pool that `disk` holds, after a clean stop or a crash alike.
     pub async fn open(disk: D, options: Options) -> Result<Arc<Pool<D>>> {
+        Pool::bring_up(disk, options, None).await
+    }
+
+    /// As [`Pool::open`]; a repair takes what cannot be read for lost, and says what that was.
+    pub(crate) async fn bring_up(
+        disk: D,
+        options: Options,
+        mut mend: Option<&mut Mend>,
+    ) -> Result<Arc<Pool<D>>> {
         let superblocks = read_superblocks(&disk).await?;
         let superblock = &superblocks.newest;
         let geometry = superblock.geometry;
         let (body, catalog) = read_catalog(&disk, superblock).await?;
-        let mut r = Reader::new(&body, "catalog");
-        let has_attributes = superblock.incompat & INCOMPAT_ATTRIBUTES != 0;
-        let versions = Versions::decode(&mut r, has_attributes)?;
-        let count = r.u32()? as usize;
-        check_length(&disk, geometry, count)?;
-        let mut slots = Vec::new();
-        for _ in 0..count {
-            slots.push(StoredSlot { slot: r.u8()?.min(1), crc: r.u32()? });
+        let (versions, slots) = decode_catalog(&body, superblock)?;
+        if let Some(mend) = mend.as_deref_mut() {
+            mend.report.superblock_restored = superblocks.copies.iter().any(Option::is_none);
+            mend.lengthen(&disk, geometry.bytes_with(slots.len())).await?;
         }
-        let space = read_space(&disk, &superblock.pool, geometry, &slots, options.lanes.max(1)).await?;
-        let mut log = read_log(&disk, superblock).await?;
+        check_length(&disk, geometry, slots.len())?;
+        let maps = read_space(&disk, &superblock.pool, geometry, &slots).await;
+        let space = load_space(maps, geometry, &slots, options.lanes.max(1), mend.as_deref_mut())?;
+        let mut log = read_log(&disk, superblock, mend.as_deref_mut()).await?;
         let end = log.end(superblock);
+        let damaged_after = mend.as_deref().and_then(|mend| mend.damaged_after);
         let memory = disk.survivor(shadow_bytes(geometry));
+        let memory = if damaged_after.is_some() {
+            // It continues a log that ends elsewhere.
+            memory.into_iter().for_each(|memory| memory.discard());
+            None
+        } else {
+            memory
+        };
         let mut shadow = memory.map(|memory| Shadow::new(memory, superblock.pool, geometry));
         let left = shadow.as_mut().map_or(Left::Records(Vec::new()), |shadow| shadow.examine(&end));
         let (last, barrier_failed) = (end.seq, matches!(left, Left::Failed { .. }));
@@ -385,7 +478,7 @@ impl<D: Disk> Pool<D> {
                 tail: superblock.journal_pos,
                 tail_seq: superblock.journal_seq,
                 pos: log.end_pos,
-                next_seq: BatchSeq(last.0 + 1),
+                next_seq: BatchSeq(damaged_after.unwrap_or(last).0 + 1),
                 // After a cut the last batch must not look confirmed to whoever recovers from a crash in the
                 // checkpoint below.
                 durable_seq: if cut { confirmed } else { last },
@@ -395,6 +488,9 @@ impl<D: Disk> Pool<D> {
             catalog,
         };
         let pool = Pool::assemble(disk, loaded, &options);
+        if let Some(mend) = mend.as_deref_mut() {
+            pool.lose_what_is_damaged(mend).await?;
+        }
         pool.read_ways(log.batches.iter().flat_map(|batch| &batch.records)).await;
         for batch in &log.batches {
             for record in &batch.records {
@@ -424,6 +520,12 @@ impl<D: Disk> Pool<D> {
         {
             pool.take_over(leftovers).await?;
         }
+        if let Some(mend) = mend.as_deref_mut() {
+            // From here on blocks are handed out.
+            let mut state = pool.state.lock();
+            let fresh = state.space.protect(&mend.referenced);
+            mend.report.claimed = if mend.report.segments_rebuilt == 0 { fresh } else { 0 };
+        }
         let crowded = {
             let state = pool.state.lock();
             state.ring.pos - state.ring.tail > geometry.journal_blocks / 2
@@ -431,7 +533,8 @@ impl<D: Disk> Pool<D> {
         if cut && !planted(Defect::CutNotMadeGood)
             || !superblocks.first_is_newest()
             || crowded
-            || !has_attributes
+            || !has_attributes(&superblocks.newest)
+            || mend.is_some()
         {
             // The records that were cut must never be seen again, both superblocks must be good, lives that end in a
             // checkpoint each must not fill the ring, and only a superblock that says so allows records of attributes.

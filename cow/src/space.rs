@@ -117,6 +117,8 @@ pub(crate) struct Space {
     generation: Arc<()>,
     /// Told of blocks before they may be reused.
     cache: Option<Arc<BlockCache>>,
+    /// What is freed may not have been in use: the map was damaged, and is to be made anew.
+    lenient: bool,
 }
 
 impl Space {
@@ -133,6 +135,7 @@ impl Space {
             freed_now: Vec::new(),
             generation: Arc::new(()),
             cache: None,
+            lenient: false,
         }
     }
 
@@ -287,6 +290,9 @@ impl Space {
     pub(crate) fn release(&mut self, run: Run) -> Result<()> {
         let place = self.place(run)?;
         if let Some(addr) = self.find(place, run.len, false) {
+            if self.lenient {
+                return Ok(());
+            }
             return Err(Error::new(ErrorKind::Corrupt, format!("block {addr} is freed but was not in use")));
         }
         let (segment, index) = place;
@@ -296,6 +302,46 @@ impl Space {
         segment.free += run.len;
         self.free += u64::from(run.len);
         Ok(())
+    }
+
+    /// A repair begins, which ends with [`Space::rebuild`].
+    pub(crate) fn be_lenient(&mut self) {
+        self.lenient = true;
+    }
+
+    /// Marks as used what `referenced` has, by segment. Returns how many blocks were free before.
+    pub(crate) fn protect(&mut self, referenced: &[Vec<u64>]) -> u64 {
+        let mut taken = 0;
+        for (segment, referenced) in self.segments.iter_mut().zip(referenced) {
+            let bits = Arc::make_mut(&mut segment.bits);
+            for (word, referenced) in bits.iter_mut().zip(referenced) {
+                let fresh = (referenced & !*word).count_ones();
+                *word |= referenced;
+                segment.free -= fresh;
+                taken += u64::from(fresh);
+            }
+        }
+        self.free -= taken;
+        taken
+    }
+
+    /// From now on exactly what `referenced` has is in use: nobody reads or writes, and no block waits for anything.
+    pub(crate) fn rebuild(&mut self, referenced: &[Vec<u64>]) {
+        self.limbo.clear();
+        self.freed_now.clear();
+        self.limbo_blocks = 0;
+        self.lenient = false;
+        self.free = 0;
+        let fresh = Space::fresh_bits(&self.geometry);
+        for (segment, referenced) in self.segments.iter_mut().zip(referenced) {
+            let bits: Bits = fresh.iter().zip(referenced).map(|(own, others)| own | others).collect();
+            let used: u32 = bits.iter().map(|word| word.count_ones()).sum();
+            segment.free = self.geometry.segment_blocks - used;
+            self.free += u64::from(segment.free);
+            if *segment.bits != bits {
+                segment.bits = Arc::new(bits);
+            }
+        }
     }
 
     /// Notes that blocks are allocated for an I/O whose record is not written yet.

@@ -13,13 +13,14 @@ use crate::codec::Writer;
 use crate::commit::batch_blocks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Geometry;
-use crate::map::{Change, Missing, Superseded};
+use crate::map::{Change, Missing, Superseded, lose};
 use crate::node::{Cell, CellState, LEAF_MEMORY, Slot, inner_memory};
 use crate::record::Record;
 use crate::shadow::Shadow;
 use crate::space::{ReadGuard, Run, Space};
+use crate::survey::{Gone, Why};
 use crate::sweep::Parents;
-use crate::types::{BLOCK_BYTES, BatchSeq, Lsn, VersionId};
+use crate::types::{BLOCK_BYTES, BatchSeq, Epoch, Lsn, VersionId};
 use crate::version::{Kind, Version, Versions};
 
 /// Blocks that even a small pool keeps back for checkpoints: enough for one large change and two root paths.
@@ -305,6 +306,24 @@ impl State {
     /// Turns a missing node into what the caller waits for.
     pub(crate) fn missing(&self, missing: Missing) -> Blocked {
         Blocked::Missing(missing, self.space.reader())
+    }
+
+    /// Marks a part of any version's map as lost whose node cannot be read. What that node led to is nobody's now.
+    pub(crate) fn lose(&mut self, gone: &Gone) -> Result<(), Blocked> {
+        let Why::Node(level) = gone.why else { return Ok(()) };
+        let epoch = self.versions.epoch;
+        let version = self.versions.get_mut(gone.version).ok_or_else(|| no_version(gone.version))?;
+        let mut change = Change {
+            // What descends from a snapshot must not take the snapshot's new nodes for its own.
+            epoch: if matches!(version.kind, Kind::Head { .. }) { epoch } else { version.epoch },
+            // Other versions may share what is replaced: space is reckoned anew afterwards.
+            floor: Epoch(u32::MAX),
+            replaying: false,
+            superseded: &mut self.superseded,
+            dirtied: &mut self.dirty,
+            parents: &mut self.parents,
+        };
+        lose(&mut version.root, gone.lba, level, &mut change).map_err(|missing| self.missing(missing))
     }
 
     /// A head that may be written, for a change from block `lba` on, with all that the change needs.

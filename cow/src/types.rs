@@ -267,6 +267,31 @@ pub struct PoolStatus {
     pub checksum_errors: u64,
 }
 
+/// Why a range of a volume or snapshot cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossKind {
+    /// Its data does not match its checksum, or cannot be read.
+    Data,
+    /// The part of the map that says where it is cannot be read.
+    Map,
+}
+
+/// A range of a volume or snapshot that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Loss {
+    /// The volume's name.
+    pub volume: String,
+    /// The snapshot's, when it is not the volume itself.
+    pub snapshot: Option<String>,
+    /// Its first byte.
+    pub offset: u64,
+    /// Its bytes.
+    pub len: u64,
+    /// What is damaged.
+    pub kind: LossKind,
+}
+
 /// What a check of the whole pool found.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct CheckReport {
@@ -284,11 +309,16 @@ pub struct CheckReport {
     pub errors: Vec<String>,
     /// How many errors there were in all.
     pub error_count: u64,
+    /// What users lose with the blocks that cannot be read, by volume and place; data only when it was verified. The first
+    /// ten thousand.
+    pub losses: Vec<Loss>,
+    /// Bytes that cannot be read of all volumes and snapshots together.
+    pub lost_bytes: u64,
 }
 
 impl CheckReport {
-    /// No error and no leak.
+    /// No error, no leak, and nothing that users cannot read.
     pub fn is_clean(&self) -> bool {
-        self.error_count == 0 && self.leaked == 0
+        self.error_count == 0 && self.leaked == 0 && self.lost_bytes == 0
     }
 }

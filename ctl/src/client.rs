@@ -97,6 +97,14 @@ impl Client {
         understand(self.call(Method::POST, path, Bytes::new(), Wait::Long).await?)
     }
 
+    /// A DELETE that is answered with what is left.
+    pub(crate) async fn delete_and_tell<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<Answer<T>, Failure> {
+        understand(self.call(Method::DELETE, path, Bytes::new(), Wait::Short).await?)
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
         self.call(Method::DELETE, path, Bytes::new(), Wait::Short).await.map(drop)
     }

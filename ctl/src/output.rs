@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -86,6 +86,19 @@ impl Output {
         Spinner(bar)
     }
 
+    /// Shows on a terminal how far work on so many bytes is, until dropped.
+    pub(crate) fn bar(&self, message: &'static str, total: u64) -> Bar {
+        let bar = ProgressBar::new(total).with_message(message);
+        if self.json {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let template = "{msg} {bar:24} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Bar(bar)
+    }
+
     /// Asks before something that cannot be undone, unless `yes` was said beforehand.
     pub(crate) fn confirm(&self, question: &str, yes: bool) -> Result<(), Failure> {
         if yes {
@@ -109,6 +122,23 @@ impl Output {
             "y" | "yes" => Ok(()),
             _ => Err(Failure::local("not-confirmed", "nothing was done")),
         }
+    }
+}
+
+/// See [`Output::bar`].
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    /// So many bytes are done, of so many.
+    pub(crate) fn show(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

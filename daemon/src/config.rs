@@ -15,6 +15,10 @@ use clap::Parser;
 use serde::{Deserialize, Deserializer, de};
 use tracing_subscriber::EnvFilter;
 
+use crate::offline::Offline;
+
+/// The pool's file in the folder of `--dev`.
+pub(crate) const POOL_FILE: &str = "pool.cairn";
 /// How far a pool may grow unless told otherwise. The file is sparse and takes what is written, no more.
 pub const DEFAULT_LIMIT: u64 = 1 << 40;
 /// Memory for map nodes unless told otherwise: the inner nodes of hundreds of TiB, or the leaves of 64 GiB.
@@ -36,13 +40,19 @@ const EXAMPLES: &str = "\
 Examples:
   cairnd --dev ./dev --create demo:10G      everything in ./dev, no configuration
   cairnd --config /etc/cairn/cairnd.toml    in production
-  cairnd --config cairnd.toml --check-config";
+  cairnd --config cairnd.toml --check-config
+  cairnd check /srv/pool.cairn              a pool that no daemon uses";
 
 /// cairn's daemon: virtual disks over NBD, with snapshots and clones, from one file or block device.
 #[derive(Parser, Debug)]
 #[command(name = "cairnd", version, after_help = EXAMPLES)]
 #[command(group(clap::ArgGroup::new("mode").required(true).args(["dev", "config"])))]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub struct Cli {
+    /// Look at a pool or repair it instead of serving it
+    #[command(subcommand)]
+    pub offline: Option<Offline>,
+
     /// Keep everything in DIR: pool.cairn, control.sock and nbd.sock; the folder is made when missing
     #[arg(long, value_name = "DIR")]
     pub dev: Option<PathBuf>,
@@ -203,7 +213,7 @@ impl Config {
             }
         }
         Ok(Config {
-            pool: Pool { path: folder.join("pool.cairn"), create: true, limit: DEFAULT_LIMIT },
+            pool: Pool { path: folder.join(POOL_FILE), create: true, limit: DEFAULT_LIMIT },
             nbd: Nbd {
                 unix: vec![folder.join("nbd.sock")],
                 tcp: Vec::new(),

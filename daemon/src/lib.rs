@@ -18,8 +18,10 @@
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
+//! | `scrubs` | reading all that pools hold, in the background |
 //! | [`kernel`], [`devices`] | volumes as the kernel's block devices, through its nbd driver |
 //! | [`run`] | starting, announcing, stopping |
+//! | [`offline`] | checking, repairing and dumping a pool that no daemon uses |
 //! | `status` | what lies where in an export, and what changed there since a snapshot |
 //! | `survivor` | memory in which the next daemon finds what this one answered, should it be killed |
 //! | `seldom` | log lines said once in a while |
@@ -36,11 +38,13 @@ mod images;
 pub mod keeper;
 pub mod kernel;
 mod listeners;
+pub mod offline;
 pub mod pools;
 pub mod qos;
 mod restore;
 pub mod room;
 pub mod run;
+mod scrubs;
 mod seldom;
 pub mod serve;
 mod settings;

@@ -9,6 +9,10 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(offline) = &cli.offline {
+        log("warn");
+        return cairnd::offline::run(offline).unwrap_or_else(|error| fail(&error));
+    }
     let only_check = cli.check_config;
     let config = match cli.into_config() {
         Ok(config) => config,
@@ -18,15 +22,19 @@ fn main() -> ExitCode {
         println!("the configuration is valid");
         return ExitCode::SUCCESS;
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&config.log.filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    log(&config.log.filter);
     match cairnd::run::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+fn log(filter: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 fn fail(error: &str) -> ExitCode {

@@ -5,7 +5,7 @@
 //! a second daemon away from it. What is in it, and whether to believe it, is the engine's affair.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,17 @@ pub(crate) fn open(path: &Path, len: usize) -> io::Result<Box<dyn Survivor>> {
     }
     let memory = SharedMemory::of(&file, len)?;
     Ok(Box::new(InMemoryFile { memory, path: path.to_owned() }))
+}
+
+/// What a daemon that died left in the file at `path`, if there is one to be trusted; nothing is changed.
+pub(crate) fn peek(path: &Path) -> Option<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits());
+    let mut file = options.open(path).ok()?;
+    check(&file).ok()?;
+    let mut left = Vec::new();
+    file.read_to_end(&mut left).ok()?;
+    Some(left)
 }
 
 /// Anybody may put a file there.

@@ -14,6 +14,7 @@ use crate::images;
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
 use crate::restore::{self, Restores};
+use crate::scrubs::Scrubs;
 use crate::settings::{Settings, is_shared};
 
 /// One a daemon, shared by `Arc`.
@@ -24,6 +25,8 @@ pub struct Volumes<D: Disk> {
     pub sessions: Arc<Sessions>,
     /// Those that are being restored.
     pub(crate) restores: Restores<D>,
+    /// Of pools, in the background.
+    pub(crate) scrubs: Scrubs,
     /// Between those who use volumes and those who copy them.
     pub(crate) courtesy: Arc<Courtesy>,
     /// Of the volumes that were connected to since the daemon started.
@@ -45,6 +48,7 @@ impl<D: Disk> Volumes<D> {
             sessions: Sessions::new(),
             restores: Restores::new(Arc::clone(&courtesy)),
             courtesy,
+            scrubs: Scrubs::default(),
             throttles: Mutex::default(),
             complaints: Mutex::default(),
         })

@@ -227,6 +227,15 @@ fn the_pool_and_the_daemon_show_themselves() {
         (&json!(false), &json!(2), &json!(1))
     );
     assert_eq!(dirty["errors"], json!(["node 7 does not match its checksum"]));
+    assert_eq!(server.ok("GET", "/v1/pool/scrub", Value::Null, 200)["state"], "none");
+    let scrub = server.ok("POST", "/v1/pools/main/scrub", json!({ "rate": 1 << 20 }), 200);
+    assert_eq!(
+        (&scrub["state"], &scrub["rate"], &scrub["pool"]),
+        (&json!("running"), &json!(1 << 20), &json!("main"))
+    );
+    let (status, body) = server.call("POST", "/v1/pool/scrub", "");
+    assert!(status == 409 && body.contains("busy"), "{status} {body}");
+    assert_eq!(server.ok("DELETE", "/v1/pool/scrub", Value::Null, 200)["state"], "stopped");
     let info = server.ok("GET", "/v1/info", Value::Null, 200);
     assert_eq!(info["pid"], std::process::id());
     assert_eq!(info["control"], server.socket.display().to_string());
@@ -466,7 +475,9 @@ fn every_route_is_described_and_every_description_is_a_route() {
         [
             "DELETE /v1/images/{name}",
             "DELETE /v1/imports/{name}",
+            "DELETE /v1/pool/scrub",
             "DELETE /v1/pools/{name}",
+            "DELETE /v1/pools/{name}/scrub",
             "DELETE /v1/qos/{name}",
             "DELETE /v1/stagings/{id}",
             "DELETE /v1/types/{name}",
@@ -476,8 +487,10 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "GET /v1/images/{name}",
             "GET /v1/info",
             "GET /v1/pool",
+            "GET /v1/pool/scrub",
             "GET /v1/pools",
             "GET /v1/pools/{name}",
+            "GET /v1/pools/{name}/scrub",
             "GET /v1/qos",
             "GET /v1/qos/{name}",
             "GET /v1/snapshots",
@@ -501,9 +514,11 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "POST /v1/imports/{name}/complete",
             "POST /v1/imports/{name}/grow",
             "POST /v1/pool/check",
+            "POST /v1/pool/scrub",
             "POST /v1/pools",
             "POST /v1/pools/{name}/check",
             "POST /v1/pools/{name}/grow",
+            "POST /v1/pools/{name}/scrub",
             "POST /v1/qos",
             "POST /v1/restores",
             "POST /v1/snapshots",
@@ -555,6 +570,8 @@ fn every_route_is_described_and_every_description_is_a_route() {
         "CreatePool",
         "GrowPool",
         "CheckReport",
+        "Scrub",
+        "StartScrub",
         "Info",
         "ErrorBody",
     ] {

@@ -1,9 +1,13 @@
-//! What is read of a pool whose disk has changed behind its back: what was there before, or an error.
+//! What is read of a pool whose disk has changed behind its back: what was there before, or an error; after a repair,
+//! an error exactly where the repair says.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use cairn_cow::sim::{Rng, SimDisk, block_on};
-use cairn_cow::{BLOCK_BYTES, BLOCK_SIZE, ErrorKind, ExtentKind, Pool as AnyPool, VersionId};
+use cairn_cow::{
+    BLOCK_BYTES, BLOCK_SIZE, ErrorKind, ExtentKind, Loss, Overlay, Pool as AnyPool, VersionId, repair,
+};
 
 use crate::ballast;
 use crate::engine::{self, BLOCK_SECTORS, Pool, options};
@@ -12,6 +16,9 @@ use crate::pattern::{SECTOR, ZERO};
 
 /// What superblocks, catalog, space map and journal begin with: docs/FORMAT.md.
 const HEADER_MAGIC: &[u8] = b"cairnblk";
+
+/// I/Os and turns of a repair before which it may be cut short.
+const REPAIR_EVENTS: u64 = 400;
 
 /// Blocks that are written to a damaged pool.
 const BLOCKS_AFTERWARDS: u64 = 48;
@@ -35,7 +42,9 @@ pub(crate) fn look(disk: SimDisk, rng: &mut Rng) {
         pool.close().await.unwrap_or_else(|e| panic!("closing: {e:?}"));
         held
     });
-    let what = damage(&disk, rng);
+    let (held, what) = (Rc::new(held), damage(&disk, rng));
+    let (to_repair, cut_short) = (disk.kill(rng), rng.chance(1, 4).then(|| rng.below(REPAIR_EVENTS)));
+    repair_and_look(to_repair, rng, cut_short, Rc::clone(&held), what.clone());
     block_on(async move {
         match AnyPool::open(disk, options()).await {
             Ok(pool) => {
@@ -55,6 +64,54 @@ pub(crate) fn look(disk: SimDisk, rng: &mut Rng) {
             }
         }
     });
+}
+
+/// Repairs the pool, perhaps after a first try that the power cut short, and compares what is left with what the repair says.
+fn repair_and_look(disk: SimDisk, rng: &mut Rng, cut_short: Option<u64>, held: Rc<Vec<Held>>, what: String) {
+    let foretold = block_on(repair(Overlay::new(disk.clone(), None), options(), |_, _| ()));
+    let disk = match cut_short {
+        None => disk,
+        Some(events) => {
+            let sim = engine::world(rng.next_u64(), &disk);
+            drop(sim.run_for(events, repair(disk.clone(), options(), |_, _| ())));
+            disk.crash(rng)
+        }
+    };
+    let done = block_on(repair(disk.clone(), options(), |_, _| ()));
+    let (report, foretold) = match (done, foretold) {
+        (Ok(report), Ok(foretold)) => (report, foretold),
+        (Err(done), Err(foretold)) => {
+            assert_eq!(done.kind(), foretold.kind(), "with {what}");
+            return;
+        }
+        (done, foretold) => panic!("with {what}, it was foretold {foretold:?}, and came {done:?}"),
+    };
+    assert_eq!(report.losses, foretold.losses, "with {what}, cut short {cut_short:?}");
+    block_on(async move {
+        let pool = AnyPool::open(disk, options()).await;
+        let pool = pool.unwrap_or_else(|e| panic!("with {what}, it is repaired and does not open: {e:?}"));
+        let checked = pool.check(true).await.unwrap_or_else(|e| panic!("with {what}, checking: {e:?}"));
+        assert_eq!((checked.leaked, &checked.losses), (0, &report.losses), "with {what}: {checked:?}");
+        for version in held.iter() {
+            let unreadable = compare(&pool, version, &what).await;
+            let lost = report.losses.iter().filter(|loss| id_of(&pool, loss) == version.id);
+            let lost =
+                lost.flat_map(|loss| (loss.offset..loss.offset + loss.len).step_by(BLOCK_SIZE as usize));
+            let lost: Vec<u64> = lost.map(|offset| offset / BLOCK_SIZE).collect();
+            assert_eq!(unreadable, lost, "with {what}, of version {}", version.id);
+        }
+        go_on(&pool).await;
+        let report = pool.check(false).await.unwrap_or_else(|e| panic!("with {what}, checking: {e:?}"));
+        assert_eq!((report.error_count, report.leaked), (0, 0), "with {what}: {report:?}");
+    });
+}
+
+fn id_of(pool: &Pool, loss: &Loss) -> VersionId {
+    let name = match &loss.snapshot {
+        Some(snapshot) => format!("{}@{snapshot}", loss.volume),
+        None => loss.volume.clone(),
+    };
+    pool.resolve(&name).unwrap_or_else(|e| panic!("{name} has lost something and is not there: {e:?}")).id
 }
 
 async fn all(pool: &Pool) -> Vec<Held> {
@@ -122,22 +179,18 @@ async fn go_on(pool: &Pool) {
 async fn compare_all(pool: &Pool, held: &[Held], what: &str) -> usize {
     let mut lost = 0;
     for version in held {
-        lost += compare(pool, version, what).await;
+        lost += compare(pool, version, what).await.len();
     }
     lost
 }
 
-/// Reads a version block by block: what cannot be read is an error, what can is what was there. Returns how many blocks
-/// and stretches of the map cannot be read.
-async fn compare(pool: &Pool, held: &Held, what: &str) -> usize {
+/// Reads a version block by block: what cannot be read is an error, what can is what was there. Returns which
+/// blocks cannot be read; for a stretch of the map behind which there may be more, its first.
+async fn compare(pool: &Pool, held: &Held, what: &str) -> Vec<u64> {
     let Held { id, size, contents } = held;
     let (extents, error) = engine::extents(pool, *id, *size).await;
-    let mut lost = 0;
-    if let Some(error) = error {
-        // The rest of the map may lie behind what is damaged.
-        assert_told(&error, what);
-        lost += 1;
-    }
+    let mut lost = Vec::new();
+    let readable: u64 = extents.iter().map(|extent| extent.len).sum();
     for extent in extents {
         let (first, end) = (extent.offset / SECTOR, (extent.offset + extent.len) / SECTOR);
         if extent.kind != ExtentKind::Data {
@@ -150,7 +203,7 @@ async fn compare(pool: &Pool, held: &Held, what: &str) -> usize {
                 Ok(ids) => ids,
                 Err(e) => {
                     assert_told(&e, what);
-                    lost += 1;
+                    lost.push(at / BLOCK_SECTORS);
                     continue;
                 }
             };
@@ -159,6 +212,10 @@ async fn compare(pool: &Pool, held: &Held, what: &str) -> usize {
                 assert_eq!(seen, Some(was), "with {what}, sector {sector} of version {id} reads as another");
             }
         }
+    }
+    if let Some(error) = error {
+        assert_told(&error, what);
+        lost.push(readable / BLOCK_SIZE);
     }
     lost
 }

@@ -202,6 +202,13 @@ fn help_text(path: &[String], known: &mut Helps) -> Option<String> {
         .clone()
 }
 
+/// Whether nothing can be done without a subcommand: `Usage: cairn [OPTIONS] <COMMAND>`, and no other line of usage.
+fn needs_subcommand(help: &str) -> bool {
+    let usage = help.lines().skip_while(|line| !line.starts_with("Usage:"));
+    let mut usage = usage.take_while(|line| !line.trim().is_empty()).peekable();
+    usage.peek().is_some() && usage.all(|line| line.contains("COMMAND"))
+}
+
 /// Every call names a subcommand that exists down to its last level, and only options that its help knows.
 #[test]
 fn commands_in_documents_exist() {
@@ -211,7 +218,7 @@ fn commands_in_documents_exist() {
     let mut wrong = Vec::new();
     for (program, arguments, place) in calls {
         let (path, help) = help_of(&program, &arguments, &mut known);
-        let asks_for_more = help.lines().any(|line| line.trim_end() == "Commands:");
+        let asks_for_more = needs_subcommand(&help);
         let only_help = arguments.iter().any(|argument| argument == "--help" || argument == "--version");
         if asks_for_more && !only_help {
             wrong.push(format!("{place}\n    `{}` needs a subcommand that it has", path.join(" ")));

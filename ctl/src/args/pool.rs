@@ -17,13 +17,70 @@ pub(crate) enum Pool {
         name: Option<String>,
     },
     /// Check that everything in a pool is sound, while it is in use; exits with 1 when it is not
-    #[command(after_help = "Examples:\n  cairn pool check\n  cairn pool check bulk --data")]
+    #[command(after_help = "\
+Examples:
+  cairn pool check
+  cairn pool check bulk --data
+  cairn pool check /srv/pool.cairn            one that no daemon uses: its path, with a '/'")]
     Check {
         /// The pool; the one that the daemon was started on unless given
+        #[arg(value_name = "NAME|PATH")]
         name: Option<String>,
         /// Read all data too, not only what describes it
         #[arg(long)]
         data: bool,
+    },
+    /// Read all that a pool holds in the background, and compare it with its checksums; exits with 1 when that found damage
+    #[command(after_help = "\
+A scrub gives way to the volumes' clients, and goes on when this command is interrupted.
+
+Examples:
+  cairn pool scrub                            begin, and watch it to its end
+  cairn pool scrub bulk --limit-rate 100M --detach
+  cairn pool scrub --status
+  cairn pool scrub --stop")]
+    Scrub {
+        /// The pool; the one that the daemon was started on unless given
+        name: Option<String>,
+        /// Read so many bytes a second at most
+        #[arg(long, value_name = "SIZE", conflicts_with_all = ["status", "stop"])]
+        limit_rate: Option<Size>,
+        /// Do not wait for its end
+        #[arg(long, conflicts_with_all = ["status", "stop"])]
+        detach: bool,
+        /// Show how far it is, or what the last one found
+        #[arg(long, conflicts_with = "stop")]
+        status: bool,
+        /// End it
+        #[arg(long)]
+        stop: bool,
+    },
+    /// Say what a repair of a damaged pool would lose; with --yes, repair it. No daemon may use it
+    #[command(after_help = "\
+Data that does not match its checksum stays an error for whoever reads it, until it is
+written again or trimmed. Without --yes nothing is changed. Make a copy of the pool first.
+
+Examples:
+  cairn pool repair /srv/pool.cairn           what would be lost
+  cairn pool repair /srv/pool.cairn --yes")]
+    Repair {
+        /// The pool's file or device, or the folder of --dev
+        path: PathBuf,
+        /// Do it
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Print a pool's metadata as it stands on disk. No daemon may use it
+    #[command(after_help = "\
+Examples:
+  cairn pool dump /srv/pool.cairn
+  cairn --json pool dump /srv/pool.cairn --map demo@s1")]
+    Dump {
+        /// The pool's file or device, or the folder of --dev
+        path: PathBuf,
+        /// The map of this volume or snapshot as well
+        #[arg(long, value_name = "VOLUME[@SNAPSHOT]")]
+        map: Option<String>,
     },
     /// Add a pool: a new one, or what a file or device holds already
     #[command(after_help = "\

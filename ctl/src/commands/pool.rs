@@ -1,11 +1,18 @@
 //! Pools.
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use cairn_api::path;
-use cairn_api::pool::{CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus};
+use cairn_api::pool::{
+    CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, ScrubState, StartScrub,
+};
 use serde_json::json;
 
 use crate::args;
-use crate::client::{Client, Wait};
+use crate::client::{Answer, Client, Wait};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::pool;
@@ -20,6 +27,34 @@ pub(super) async fn run(command: args::Pool, client: &Client, output: &Output) -
             let path = name.map_or_else(|| path::POOL.to_owned(), |name| path::pool(&name));
             let status = client.get::<PoolStatus>(&path, Wait::Short).await?;
             output.answer(&status, pool::status)
+        }
+        args::Pool::Scrub { name, limit_rate, detach, status, stop } => {
+            let path =
+                name.map_or_else(|| path::POOL_SCRUB.to_owned(), |name| path::pool_sub(&name, "scrub"));
+            let told = match (status, stop) {
+                (true, _) => client.get::<Scrub>(&path, Wait::Short).await?,
+                (_, true) => client.delete_and_tell::<Scrub>(&path).await?,
+                _ => {
+                    let request = StartScrub { rate: limit_rate.map(|rate| rate.bytes()) };
+                    let begun = client.post::<Scrub>(&path, &request).await?;
+                    if detach { begun } else { watch(&path, begun, client, output).await? }
+                }
+            };
+            output.answer(&told, pool::scrub)?;
+            if told.value.fault_count > 0 || told.value.state == ScrubState::Failed {
+                return Err(Failure::Unsound);
+            }
+            Ok(())
+        }
+        args::Pool::Check { name: Some(path), data } if path.contains('/') => {
+            offline("check", Path::new(&path), data.then_some("--data").map(OsString::from), output)
+        }
+        args::Pool::Repair { path, yes } => {
+            offline("repair", &path, yes.then_some("--yes").map(OsString::from), output)
+        }
+        args::Pool::Dump { path, map } => {
+            let map = map.map(|map| OsString::from(format!("--map={map}")));
+            offline("dump", &path, map, output)
         }
         args::Pool::Check { name, data } => {
             let path =
@@ -53,6 +88,38 @@ pub(super) async fn run(command: args::Pool, client: &Client, output: &Output) -
         }
         args::Pool::Remove { name, yes } => remove(&name, yes, client, output).await,
     }
+}
+
+/// Shows how a scrub gets on until it has ended.
+async fn watch(
+    path: &str,
+    mut told: Answer<Scrub>,
+    client: &Client,
+    output: &Output,
+) -> Result<Answer<Scrub>, Failure> {
+    /// How often to ask.
+    const PERIOD: Duration = Duration::from_millis(200);
+    let bar = output.bar("scrubbing", told.value.total);
+    while told.value.state == ScrubState::Running {
+        bar.show(told.value.read, told.value.total);
+        tokio::time::sleep(PERIOD).await;
+        told = client.get::<Scrub>(path, Wait::Short).await?;
+    }
+    Ok(told)
+}
+
+/// Goes on as `cairnd`, which has the engine: what belongs to a pool that no daemon uses is its to do.
+fn offline(what: &str, path: &Path, option: Option<OsString>, output: &Output) -> Result<(), Failure> {
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("cairnd"));
+    let cairnd = beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("cairnd"));
+    let mut command = std::process::Command::new(&cairnd);
+    command.arg(what).arg(path).args(option);
+    if output.json {
+        command.arg("--json");
+    }
+    let error = command.exec();
+    Err(Failure::local("io", format!("cannot run {}: {error}", cairnd.display()))
+        .with_hint("install cairnd beside cairn, or put it into the PATH"))
 }
 
 async fn remove(name: &str, yes: bool, client: &Client, output: &Output) -> Result<(), Failure> {

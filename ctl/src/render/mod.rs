@@ -12,6 +12,7 @@ pub(crate) mod types;
 pub(crate) mod volumes;
 
 use anstyle::{AnsiColor, Style};
+use cairn_api::report::count;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -162,11 +163,6 @@ fn fields(fields: &[(&str, String)], look: &Look) -> String {
 /// What is not there, in a table.
 fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
-}
-
-/// `1 snapshot`, `2 snapshots`.
-fn count(number: u64, one: &str) -> String {
-    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

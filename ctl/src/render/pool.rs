@@ -1,7 +1,8 @@
 //! Pools for people.
 
 use cairn_api::Size;
-use cairn_api::pool::{CheckReport, Fill, PoolEntry, PoolStatus};
+use cairn_api::pool::{CheckReport, Fill, PoolEntry, PoolStatus, Scrub, ScrubState};
+use cairn_api::report::{self, Line, Mood};
 use comfy_table::Cell;
 
 use super::{Look, Tone, count, fields, left, right, table};
@@ -151,35 +152,58 @@ pub(crate) fn status(status: &PoolStatus, look: &Look) -> String {
     fields(&lines, look)
 }
 
+/// How a scrub stands, and what it found.
+pub(crate) fn scrub(scrub: &Scrub, look: &Look) -> String {
+    let Scrub { pool, state, rate, read, total, nodes, data_blocks, .. } = scrub;
+    let (word, tone) = match state {
+        ScrubState::None => {
+            return format!("pool {pool} was not scrubbed since the daemon started\n");
+        }
+        ScrubState::Running => ("running", Tone::Active),
+        ScrubState::Finished if scrub.fault_count == 0 => ("finished, all is well", Tone::Good),
+        ScrubState::Finished => ("finished", Tone::Bad),
+        ScrubState::Stopped => ("stopped", Tone::Warning),
+        ScrubState::Failed => ("failed", Tone::Bad),
+    };
+    let mut lines = vec![("pool", pool.clone()), ("scrub", look.paint(tone, word))];
+    lines.extend(scrub.started.map(|at| ("started", look.when(at))));
+    lines.extend(scrub.ended.map(|at| ("ended", look.when(at))));
+    lines.push((
+        "read",
+        match state {
+            ScrubState::Running => {
+                format!("{} of about {} ({})", Size(*read), Size(*total), percent(*read, *total))
+            }
+            _ => Size(*read).to_string(),
+        },
+    ));
+    lines.push(("verified", format!("{}, {}", count(*nodes, "map node"), count(*data_blocks, "data block"))));
+    lines.extend(rate.map(|rate| ("limit", format!("{} a second", Size(rate)))));
+    lines.extend(scrub.error.clone().map(|error| ("error", look.paint(Tone::Bad, &error))));
+    let faults = count(scrub.fault_count, "fault");
+    let faults = if scrub.fault_count > 0 { look.paint(Tone::Bad, &faults) } else { faults };
+    lines.push(("found", faults));
+    let mut text = fields(&lines, look);
+    for fault in &scrub.faults {
+        text.push_str(&format!("{} {fault}\n", look.paint(Tone::Bad, "damaged:")));
+    }
+    if scrub.fault_count > 0 {
+        text.push_str("cairn pool check --data says which volumes and snapshots have what is damaged\n");
+    }
+    text
+}
+
 /// What a check found.
 pub(crate) fn check(report: &CheckReport, look: &Look) -> String {
-    let data = match report.data_verified {
-        0 if report.data_blocks == 0 => "no data blocks".to_owned(),
-        0 => format!("{} not read (--data reads them)", count(report.data_blocks, "data block")),
-        n => format!("{} verified", count(n, "data block")),
-    };
-    let mut text = format!(
-        "checked {}, {}, {data}\n",
-        count(report.versions, "version"),
-        count(report.nodes, "map node")
-    );
-    for error in &report.errors {
-        text.push_str(&format!("{} {error}\n", look.paint(Tone::Bad, "error:")));
-    }
-    let untold = report.error_count.saturating_sub(report.errors.len() as u64);
-    if untold > 0 {
-        text.push_str(&format!("... and {untold} more\n"));
-    }
-    if report.leaked > 0 {
-        text.push_str(&format!("{} {}\n", look.paint(Tone::Bad, "leaked:"), count(report.leaked, "block")));
-    }
-    text.push_str(&if report.clean {
-        look.paint(Tone::Good, "the pool is sound")
-    } else {
-        look.paint(Tone::Bad, "the pool is not sound")
+    let painted = report::of_check(report).into_iter().map(|Line { mood, head, rest }| {
+        let head = match mood {
+            Mood::Plain => head,
+            Mood::Good => look.paint(Tone::Good, &head),
+            Mood::Bad => look.paint(Tone::Bad, &head),
+        };
+        format!("{head} {rest}").trim_end().to_owned() + "\n"
     });
-    text.push('\n');
-    text
+    painted.collect()
 }
 
 #[cfg(test)]

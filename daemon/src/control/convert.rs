@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use cairn_api::error::{ApiError, ErrorCode};
-use cairn_api::pool::{CheckReport, PoolStatus};
+use cairn_api::pool::{CheckReport, Loss, LossKind, PoolStatus};
 use cairn_api::snapshot::{DiffExtent, ExtentKind, Snapshot, TreeKind, TreeNode};
 use cairn_api::volume::{SnapshotRef, Volume, VolumeRestore, VolumeStatus};
 use cairn_cow::{self as cow, ErrorKind, Pool};
@@ -221,7 +221,7 @@ pub(super) fn pool_status<D: cow::Disk>(pool: &Pool<D>, slot: &PoolSlot<D>) -> P
     }
 }
 
-pub(super) fn check_report(report: cow::CheckReport) -> CheckReport {
+pub(crate) fn check_report(report: cow::CheckReport) -> CheckReport {
     CheckReport {
         clean: report.is_clean(),
         versions: report.versions as u64,
@@ -231,7 +231,18 @@ pub(super) fn check_report(report: cow::CheckReport) -> CheckReport {
         leaked: report.leaked,
         error_count: report.error_count,
         errors: report.errors,
+        losses: report.losses.into_iter().map(loss).collect(),
+        lost_bytes: report.lost_bytes,
     }
+}
+
+pub(crate) fn loss(loss: cow::Loss) -> Loss {
+    let cow::Loss { volume, snapshot, offset, len, kind } = loss;
+    let kind = match kind {
+        cow::LossKind::Data => LossKind::Data,
+        cow::LossKind::Map => LossKind::Map,
+    };
+    Loss { volume, snapshot, offset, len, kind }
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::ApiError;
 use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
 use cairn_api::info::Info;
-use cairn_api::pool::{CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus};
+use cairn_api::pool::{
+    CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
+};
 use cairn_api::snapshot::{
     CreateGroup, CreateSnapshot, Diff, DiffQuery, Rollback, RolledBack, Snapshot, SnapshotList, Tree,
 };
@@ -136,4 +138,10 @@ pub trait Engine: Send + Sync + 'static {
     fn remove_pool(&self, name: String) -> Pending<()>;
     /// Checks a whole pool, with `data` every data block too; the first one without a name.
     fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport>;
+    /// A pool's scrub under way, or the last one; of the first pool without a name.
+    fn scrub(&self, name: Option<String>) -> Pending<Scrub>;
+    /// Begins to read all that a pool holds.
+    fn start_scrub(&self, name: Option<String>, request: StartScrub) -> Pending<Scrub>;
+    /// Ends a scrub, if one is under way.
+    fn stop_scrub(&self, name: Option<String>) -> Pending<Scrub>;
 }

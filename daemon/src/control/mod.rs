@@ -22,7 +22,7 @@
 
 mod attachments;
 mod context;
-mod convert;
+pub(crate) mod convert;
 mod engine;
 mod gate;
 mod images;

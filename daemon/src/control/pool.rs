@@ -7,7 +7,9 @@ use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
 use cairn_api::info::Info;
-use cairn_api::pool::{CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus};
+use cairn_api::pool::{
+    CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
+};
 use cairn_api::snapshot::{
     CreateGroup, CreateSnapshot, Diff, DiffQuery, MAX_DIFF_EXTENTS, Rollback, RolledBack, Snapshot,
     SnapshotList, Tree,
@@ -514,12 +516,21 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport> {
         self.context.run(async move |c| {
-            let pool = match &name {
-                Some(name) => api(c.volumes.pools.get(name))?,
-                None => Arc::clone(c.volumes.pools.main()),
-            };
+            let pool = api(c.volumes.pools.get(name.as_deref().unwrap_or(MAIN_POOL)))?;
             Ok(convert::check_report(api(pool.check(data).await)?))
         })
+    }
+
+    fn scrub(&self, name: Option<String>) -> Pending<Scrub> {
+        self.context.look(move |volumes| pools::scrub(volumes, name))
+    }
+
+    fn start_scrub(&self, name: Option<String>, request: StartScrub) -> Pending<Scrub> {
+        self.context.run(async move |c| pools::start_scrub(&c, name, request))
+    }
+
+    fn stop_scrub(&self, name: Option<String>) -> Pending<Scrub> {
+        self.context.run(async move |c| pools::stop_scrub(&c, name).await)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
-use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus};
+use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_cow::{Disk, Holder};
 
 use super::context::{Context, blocking, busy, check_name, invalid, volumes_counted};
@@ -30,6 +30,37 @@ pub(super) fn status<D: Disk>(volumes: &Volumes<D>, name: Option<String>) -> cai
     let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
     let pool = volumes.pools.get(&name)?;
     Ok(convert::pool_status(&pool, &volumes.pools.slot(&name)?))
+}
+
+pub(super) fn scrub<D: Disk>(volumes: &Volumes<D>, name: Option<String>) -> cairn_cow::Result<Scrub> {
+    let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
+    Ok(volumes.scrubs.show(&*volumes.pools.get(&name)?, &name))
+}
+
+/// On the reactor, where the scrub then goes on.
+pub(super) fn start_scrub<D: Disk>(
+    c: &Context<D>,
+    name: Option<String>,
+    request: StartScrub,
+) -> Result<Scrub, ApiError> {
+    if request.rate == Some(0) {
+        return Err(invalid("a rate of 0 bytes a second").with_hint("leave it out for no limit"));
+    }
+    let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
+    let pool = c.volumes.pools.get(&name).map_err(|e| convert::error(&e))?;
+    let Some(scrub) = c.volumes.scrubs.begin(&pool, &name, request.rate, &c.volumes.courtesy) else {
+        return Err(busy(format!("a scrub of the pool '{name}' is under way"))
+            .with_hint("see how far it is: cairn pool scrub --status; or end it: --stop"));
+    };
+    drop(cairn_uring::spawn(scrub));
+    Ok(c.volumes.scrubs.show(&*pool, &name))
+}
+
+pub(super) async fn stop_scrub<D: Disk>(c: &Context<D>, name: Option<String>) -> Result<Scrub, ApiError> {
+    let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
+    let pool = c.volumes.pools.get(&name).map_err(|e| convert::error(&e))?;
+    c.volumes.scrubs.ended(pool.id()).await;
+    Ok(c.volumes.scrubs.show(&*pool, &name))
 }
 
 /// Runs on the control side, since opening a pool blocks.
@@ -161,6 +192,13 @@ pub(super) async fn remove<D: Disk>(c: Context<D>, name: String) -> Result<(), A
     let Some((gone, _reserved)) = c.volumes.pools.remove(&name) else { return Ok(()) };
     // Closing takes as long as the disk takes.
     drop(alone);
+    if let Some(pool) = gone.pool.as_ref().ok().map(|pool| pool.id()) {
+        let ended = c.run(async move |c| {
+            c.volumes.scrubs.ended(pool).await;
+            Ok(())
+        });
+        ended.await?;
+    }
     let files = Arc::clone(&c.files);
     blocking(move || files.remove(&gone).map_err(|why| ApiError::new(ErrorCode::Io, why))).await
 }

@@ -5,7 +5,9 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
-use cairn_api::pool::{CheckQuery, CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus};
+use cairn_api::pool::{
+    CheckQuery, CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
+};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -16,10 +18,12 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
     OpenApiRouter::new()
         .routes(routes!(first_status))
         .routes(routes!(first_check))
+        .routes(routes!(first_scrub, start_first_scrub, stop_first_scrub))
         .routes(routes!(list_pools, create_pool))
         .routes(routes!(show_pool, remove_pool))
         .routes(routes!(grow_pool))
         .routes(routes!(check_pool))
+        .routes(routes!(show_scrub, start_scrub, stop_scrub))
 }
 
 /// Show the figures of the first pool.
@@ -97,4 +101,59 @@ async fn check_pool(
     Query(query): Query<CheckQuery>,
 ) -> Answer<CheckReport> {
     c.ok(Length::Long, |e| e.check(Some(name), query.data)).await
+}
+
+/// Show the scrub of the first pool: the one under way, or the last one since the daemon started.
+#[utoipa::path(get, path = "/v1/pool/scrub", tag = "pools", responses(
+    (status = 200, description = "How far it is, and what it found", body = Scrub),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn first_scrub(State(c): State<Control>) -> Answer<Scrub> {
+    c.ok(Length::Short, |e| e.scrub(None)).await
+}
+
+/// Read all that the first pool holds, in the background, and compare it with its checksums.
+#[utoipa::path(post, path = "/v1/pool/scrub", tag = "pools", request_body(content = Option<StartScrub>), responses(
+    (status = 200, description = "It has begun", body = Scrub),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn start_first_scrub(
+    State(c): State<Control>,
+    OptionalInput(request): OptionalInput<StartScrub>,
+) -> Answer<Scrub> {
+    c.ok(Length::Short, |e| e.start_scrub(None, request)).await
+}
+
+/// End the scrub of the first pool, if one is under way.
+#[utoipa::path(delete, path = "/v1/pool/scrub", tag = "pools", responses(
+    (status = 200, description = "How far it got", body = Scrub),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn stop_first_scrub(State(c): State<Control>) -> Answer<Scrub> {
+    c.ok(Length::Short, |e| e.stop_scrub(None)).await
+}
+
+/// Show the scrub of a pool: the one under way, or the last one since the daemon started.
+#[utoipa::path(get, path = "/v1/pools/{name}/scrub", tag = "pools", params(("name" = String, Path, description = "The pool")), responses(
+    (status = 200, description = "How far it is, and what it found", body = Scrub),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn show_scrub(State(c): State<Control>, Path(name): Path<String>) -> Answer<Scrub> {
+    c.ok(Length::Short, |e| e.scrub(Some(name))).await
+}
+
+/// Read all that a pool holds, in the background, and compare it with its checksums.
+#[utoipa::path(post, path = "/v1/pools/{name}/scrub", tag = "pools", request_body(content = Option<StartScrub>), params(("name" = String, Path, description = "The pool")), responses(
+    (status = 200, description = "It has begun", body = Scrub),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn start_scrub(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+    OptionalInput(request): OptionalInput<StartScrub>,
+) -> Answer<Scrub> {
+    c.ok(Length::Short, |e| e.start_scrub(Some(name), request)).await
+}
+
+/// End the scrub of a pool, if one is under way.
+#[utoipa::path(delete, path = "/v1/pools/{name}/scrub", tag = "pools", params(("name" = String, Path, description = "The pool")), responses(
+    (status = 200, description = "How far it got", body = Scrub),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn stop_scrub(State(c): State<Control>, Path(name): Path<String>) -> Answer<Scrub> {
+    c.ok(Length::Short, |e| e.stop_scrub(Some(name))).await
 }

@@ -254,4 +254,16 @@ impl Engine for MemoryEngine {
     fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport> {
         self.answer(|s| s.check(name.as_deref(), data))
     }
+
+    fn scrub(&self, name: Option<String>) -> Pending<Scrub> {
+        self.answer(|s| s.scrub(name.as_deref()))
+    }
+
+    fn start_scrub(&self, name: Option<String>, request: StartScrub) -> Pending<Scrub> {
+        self.answer(|s| s.start_scrub(name.as_deref(), &request))
+    }
+
+    fn stop_scrub(&self, name: Option<String>) -> Pending<Scrub> {
+        self.answer(|s| s.stop_scrub(name.as_deref()))
+    }
 }

@@ -144,4 +144,48 @@ impl State {
         report.data_verified = if data { report.data_blocks } else { 0 };
         Ok(report)
     }
+
+    pub(super) fn scrub(&self, name: Option<&str>) -> Result<Scrub, ApiError> {
+        let PoolStatus { name, .. } = self.pool_status(name)?;
+        Ok(self.scrubs.get(&name).cloned().unwrap_or_else(|| Scrub {
+            pool: name,
+            state: ScrubState::None,
+            started: None,
+            ended: None,
+            rate: None,
+            read: 0,
+            total: 0,
+            nodes: 0,
+            data_blocks: 0,
+            fault_count: 0,
+            faults: Vec::new(),
+            error: None,
+        }))
+    }
+
+    /// One that reads nothing until it is stopped.
+    pub(super) fn start_scrub(
+        &mut self,
+        name: Option<&str>,
+        request: &StartScrub,
+    ) -> Result<Scrub, ApiError> {
+        let before = self.scrub(name)?;
+        if before.state == ScrubState::Running {
+            return Err(error(ErrorCode::Busy, format!("a scrub of pool {:?} is under way", before.pool)));
+        }
+        let started = Some(jiff::Timestamp::now());
+        let scrub =
+            Scrub { state: ScrubState::Running, started, rate: request.rate, total: 1 << 30, ..before };
+        self.scrubs.insert(scrub.pool.clone(), scrub.clone());
+        Ok(scrub)
+    }
+
+    pub(super) fn stop_scrub(&mut self, name: Option<&str>) -> Result<Scrub, ApiError> {
+        let mut scrub = self.scrub(name)?;
+        if scrub.state == ScrubState::Running {
+            scrub = Scrub { state: ScrubState::Stopped, ended: Some(jiff::Timestamp::now()), ..scrub };
+            self.scrubs.insert(scrub.pool.clone(), scrub.clone());
+        }
+        Ok(scrub)
+    }
 }

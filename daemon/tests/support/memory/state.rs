@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cairn_api::attachment::Attachment;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::image::Image;
-use cairn_api::pool::CheckReport;
+use cairn_api::pool::{CheckReport, Scrub};
 use cairn_api::qos::QosRule;
 use cairn_api::snapshot::*;
 use cairn_api::staging::CreateStaging;
@@ -31,6 +31,7 @@ pub(super) struct State {
     pub(super) stagings: BTreeMap<String, CreateStaging>,
     pub(super) fail: Option<ApiError>,
     pub(super) report: CheckReport,
+    pub(super) scrubs: BTreeMap<String, Scrub>,
     pub(super) diff: Vec<DiffExtent>,
 }
 
@@ -79,6 +80,7 @@ impl State {
                 data_blocks: 3,
                 ..CheckReport::default()
             },
+            scrubs: BTreeMap::new(),
             diff: Vec::new(),
         }
     }

@@ -263,9 +263,7 @@ impl<D: Disk> Pool<D> {
 
     /// Refuses all further writes: what the disk holds is not known any more.
     pub(crate) fn fence(&self, error: &Error) {
-        let cause = std::error::Error::source(error).map_or(String::new(), |s| format!(": {s}"));
-        let why = format!("{error}{cause}");
-        self.state.lock().fenced.get_or_insert(why);
+        self.state.lock().fenced.get_or_insert_with(|| error.with_cause());
         self.work.notify_all();
     }
 }

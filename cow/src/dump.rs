@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{FORMAT_VERSION, HeaderFault, PoolId, SUPERBLOCKS, Superblock};
 use crate::map::MAP_END;
 use crate::node::{Child, Entry, FANOUT, Node, ROOT_LEVEL, Slot, entry_span};
 use crate::recover::{decode_catalog, read_block, read_catalog, read_log, read_space, read_superblocks};
 use crate::space::{Run, StoredSlot};
-use crate::survey::whole;
 use crate::types::BLOCK_SIZE;
 use crate::version::{Kind, Versions};
 
@@ -30,7 +29,7 @@ impl<T> From<Result<T>> for Part<T> {
     fn from(result: Result<T>) -> Part<T> {
         match result {
             Ok(value) => Part::Read(value),
-            Err(error) => Part::Unreadable(whole(&error)),
+            Err(error) => Part::Unreadable(error.with_cause()),
         }
     }
 }
@@ -144,7 +143,7 @@ pub async fn dump<D: Disk>(disk: &D, map_of: Option<&str>) -> Dump {
             Ok(Ok(superblock)) => Part::Read(superblock_dump(addr.0, &superblock)),
             Ok(Err(HeaderFault::Foreign)) => Part::Unreadable("there is no superblock of cairn's".to_owned()),
             Ok(Err(HeaderFault::Damaged)) => Part::Unreadable("it does not match its checksum".to_owned()),
-            Err(error) => Part::Unreadable(whole(&error)),
+            Err(error) => Part::Unreadable(error.with_cause()),
         });
     }
     let mut found = Dump { superblocks, catalog: None, segments: Vec::new(), journal: None, map: None };
@@ -161,7 +160,7 @@ pub async fn dump<D: Disk>(disk: &D, map_of: Option<&str>) -> Dump {
     let (versions, slots, blocks) = match catalog {
         Ok(catalog) => catalog,
         Err(error) => {
-            found.catalog = Some(Part::Unreadable(whole(&error)));
+            found.catalog = Some(Part::Unreadable(error.with_cause()));
             return found;
         }
     };
@@ -276,7 +275,7 @@ async fn map_dump<D: Disk>(disk: &D, pool: &PoolId, root: &Slot, size: u64) -> V
         let read = read_block(disk, ptr.addr, "map node").await;
         let node = read.and_then(|block| Node::decode(pool, ptr, level, &block));
         let (block, birth) = (Some(ptr.addr.0), Some(slot.birth.0));
-        let damage = node.as_ref().err().map(whole);
+        let damage = node.as_ref().err().map(Error::with_cause);
         found.push(MapDump { block, birth, damage, ..here(format!("level {level}")) });
         match node {
             Ok(Node::Inner(slots)) => {

@@ -99,6 +99,11 @@ impl Error {
         &self.context
     }
 
+    /// The sentence and its cause.
+    pub(crate) fn with_cause(&self) -> String {
+        self.source.as_ref().map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
+    }
+
     /// The same error for another of the requests that one I/O served.
     pub(crate) fn duplicate(&self) -> Error {
         let source = self.source.as_ref().map(|e| match e.raw_os_error() {

@@ -94,7 +94,11 @@ impl<D: Disk> Pool<D> {
         if duties.checkpoint {
             self.checkpoint().await?;
         }
-        let reaping = self.reap_some(REAP_STEPS).await?;
+        let reaping = self.reap_some(REAP_STEPS).await.inspect_err(|error| {
+            if error.kind() == ErrorKind::Io {
+                self.state.lock().reap_hindered += elapsed;
+            }
+        })?;
         Ok(reaping || self.state.lock().can_reclaim())
     }
 

@@ -147,6 +147,7 @@ impl<D: Disk> Pool<D> {
                 fenced: None,
                 resident: VecDeque::new(),
                 parents: Parents::default(),
+                reap_hindered: Duration::ZERO,
                 map_cache,
                 checkpoints: 0,
                 barriers: 0,
@@ -325,12 +326,24 @@ impl<D: Disk> Pool<D> {
         }
     }
 
+    /// Reads one map node. What does not match is read once more, before what it holds counts as lost: the disk may
+    /// have brought something else than it holds.
+    pub(crate) async fn fetch_node(&self, ptr: Ptr, level: u8) -> Result<Node> {
+        let mut tried = false;
+        loop {
+            let (result, block) = self.disk.read(ptr.addr.offset(), self.disk.alloc(BLOCK_BYTES)).await;
+            result.map_err(|e| Error::io(format!("reading the map node in block {}", ptr.addr), e))?;
+            match Node::decode(&self.id, ptr, level, &block) {
+                Err(_) if !std::mem::replace(&mut tried, true) => {}
+                decoded => return decoded,
+            }
+        }
+    }
+
     /// Reads one map node into its cell.
     pub(crate) async fn read_node(&self, cell: Arc<Cell>, ptr: Ptr, level: u8) -> Result<()> {
-        let (result, block) = self.disk.read(ptr.addr.offset(), self.disk.alloc(BLOCK_BYTES)).await;
-        result.map_err(|e| Error::io(format!("reading the map node in block {}", ptr.addr), e))?;
-        let node = Node::decode(&self.id, ptr, level, &block).inspect_err(|_| {
-            self.state.lock().checksum_errors += 1;
+        let node = self.fetch_node(ptr, level).await.inspect_err(|error| {
+            self.state.lock().checksum_errors += u64::from(error.kind() == ErrorKind::Corrupt);
         })?;
         let mut state = self.state.lock();
         let installed = cell.install(ptr, node);

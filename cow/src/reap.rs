@@ -8,10 +8,12 @@
 //! **Invariant:** one ghost at a time, and only one whose nodes all have addresses. So what a step frees is known by
 //! address when its record is written.
 
+use std::time::Duration;
+
 use crate::checkpoint::let_go_of;
 use crate::defect::{Defect, planted};
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::map::{Comparison, MAP_END, Superseded, compare, span_end};
 use crate::node::{FANOUT, Slot};
 use crate::pool::Pool;
@@ -25,6 +27,9 @@ use crate::types::{BlockAddr, Epoch, VersionId};
 const STEP_RANGES: usize = 64;
 /// Runs that one step may free.
 const STEP_FREES: usize = 1024;
+
+/// For how long the disk may fail to read a node before what lies below is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to do next about deleted versions.
 enum Next {
@@ -78,6 +83,7 @@ impl<D: Disk> Pool<D> {
             };
             match done {
                 Ok(root) => {
+                    self.state.lock().reap_hindered = Duration::ZERO;
                     // Requests go first.
                     yield_now().await;
                     let_go_of(root.into_iter().collect()).await;
@@ -87,6 +93,9 @@ impl<D: Disk> Pool<D> {
                     let loaded = self.load(missing).await;
                     drop(guard);
                     if let Err(error) = loaded {
+                        if error.kind() == ErrorKind::Io && self.state.lock().reap_hindered < PATIENCE {
+                            return Err(error);
+                        }
                         // What lies below cannot be known any more; it stays in use rather than holding up all else.
                         let root = skip(&mut self.state.lock(), level)?;
                         let_go_of(root.into_iter().collect()).await;

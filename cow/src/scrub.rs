@@ -10,7 +10,7 @@ use crate::node::{Entry, FANOUT, Node, entry_span, index_at};
 use crate::pool::Pool;
 use crate::read::STEPS_PER_TURN;
 use crate::state::{Blocked, State};
-use crate::survey::{name_of, names_of, whole};
+use crate::survey::{name_of, names_of};
 use crate::sync::{join_all, yield_now};
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, Epoch, Loss, LossKind, VersionId};
 
@@ -179,7 +179,7 @@ impl<D: Disk> Pool<D> {
             Err(error) => {
                 let end = span_end(level, lba);
                 let first = end - entry_span(level + 1);
-                self.note_fault(cursor.version, step, first..end, LossKind::Map, &whole(&error));
+                self.note_fault(cursor.version, step, first..end, LossKind::Map, &error.with_cause());
                 None
             }
         }

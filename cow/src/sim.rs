@@ -35,7 +35,8 @@
 //! - A sync that fails abandons the writes it covered, as Linux does: reads go on to see them, a later sync does not make
 //!   them durable, and the power loss takes away what it likes of them. Growth is not abandoned: it is the file system's own
 //!   metadata, and one that fails to write that takes no more writes.
-//! - [`Fault`]s make chosen operations fail, vanish or go astray; [`SimDisk::flip_bit`] and [`SimDisk::truncate`]
+//! - [`Fault`]s make chosen operations fail, once, in one place or for ever; a write that fails may have changed any of its
+//!   sectors. Others vanish or go astray, or bring a wrong bit; [`SimDisk::flip_bit`] and [`SimDisk::truncate`]
 //!   damage what is stored.
 //!
 //! The rooms: `rng` the generator and the seeds of a test, `store` what the disk holds and what a crash makes of it,

@@ -112,6 +112,8 @@ pub(crate) struct State {
     /// Leaves in memory, the next to be looked at for eviction first.
     pub(crate) resident: VecDeque<Weak<Cell>>,
     pub(crate) parents: Parents,
+    /// How long, by what maintain is told, a node could not be read that giving back a deleted version needs.
+    pub(crate) reap_hindered: Duration,
     /// Bytes that map nodes may take in memory.
     pub(crate) map_cache: usize,
     /// How long, by what maintain is told, no record was appended ...

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::map::MAP_END;
 use crate::node::{Entry, Node, Ptr, ROOT_LEVEL, Slot, entry_span};
 use crate::pool::Pool;
@@ -249,20 +249,13 @@ impl<D: Disk> Pool<D> {
                             "{who}, bytes {} to {}: {}",
                             first * BLOCK_SIZE,
                             end * BLOCK_SIZE,
-                            whole(&error)
+                            error.with_cause()
                         ));
                     }
                 }
             }
         }
         Ok(())
-    }
-
-    /// Reads a node past what is in memory.
-    pub(crate) async fn fetch_node(&self, ptr: Ptr, level: u8) -> Result<Node> {
-        let (result, block) = self.disk.read(ptr.addr.offset(), self.disk.alloc(BLOCK_BYTES)).await;
-        result.map_err(|e| Error::io(format!("the map node in block {} cannot be read", ptr.addr), e))?;
-        Node::decode(&self.id, ptr, level, &block)
     }
 
     /// Reads data blocks and compares them with their checksums.
@@ -345,14 +338,6 @@ impl<D: Disk> Pool<D> {
             gone.extend(found.into_values());
         }
         Ok(gone)
-    }
-}
-
-/// An error with its cause.
-pub(crate) fn whole(error: &Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 

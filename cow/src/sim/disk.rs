@@ -93,6 +93,9 @@ struct State {
     power: Power,
     pending: Vec<Pending>,
     faults: Vec<Fault>,
+    /// Operations that a fault has hit.
+    hits: u64,
+    syncs_failed: u64,
     counts: Counts,
     rng: Rng,
     survivor: SharedSurvivor,
@@ -200,6 +203,8 @@ impl SimDisk {
             power: Power::Immediate,
             pending: Vec::new(),
             faults: Vec::new(),
+            hits: 0,
+            syncs_failed: 0,
             counts: Counts::default(),
             rng: Rng::new(0),
             survivor: SharedSurvivor::default(),
@@ -260,6 +265,24 @@ impl SimDisk {
     /// From now on the disk behaves.
     pub fn clear_faults(&self) {
         self.state.lock().faults.clear();
+    }
+
+    /// Does something, all of it before anything else, while the disk behaves; its rules come back as they were.
+    pub fn without_faults<T>(&self, work: impl FnOnce() -> T) -> T {
+        let faults = std::mem::take(&mut self.state.lock().faults);
+        let done = work();
+        self.state.lock().faults = faults;
+        done
+    }
+
+    /// How many barriers have failed so far.
+    pub fn syncs_failed(&self) -> u64 {
+        self.state.lock().syncs_failed
+    }
+
+    /// How many operations a fault has hit so far.
+    pub fn faults_hit(&self) -> u64 {
+        self.state.lock().hits
     }
 
     /// Changes how far the disk can grow: the file system's free space.
@@ -445,6 +468,7 @@ impl State {
         self.count(&work);
         let (op, touched) = work.target();
         let effect = self.faults.iter_mut().find_map(|fault| fault.hit(op, &touched));
+        self.hits += u64::from(effect.is_some());
         match work {
             Work::Read { offset, mut buf } => {
                 let result = self.read(offset, &mut buf, effect);
@@ -501,6 +525,10 @@ impl State {
                 mix(chunk, &*write.contents, &mut self.rng);
             }
         }
+        if effect == Some(Effect::Flip) && !buf.is_empty() {
+            let at = self.rng.index(buf.len());
+            buf[at] ^= 1 << self.rng.below(8);
+        }
         Ok(())
     }
 
@@ -535,10 +563,11 @@ impl State {
         match effect {
             Some(Effect::Error(errno)) => {
                 self.store.abandon(covered);
+                self.syncs_failed += 1;
                 Err(io::Error::from_raw_os_error(errno))
             }
             Some(Effect::Lose | Effect::Misdirect(_)) => Ok(()),
-            None => {
+            Some(Effect::Flip) | None => {
                 self.store.barrier(covered);
                 Ok(())
             }
@@ -549,7 +578,7 @@ impl State {
         match effect {
             Some(Effect::Error(errno)) => return Err(io::Error::from_raw_os_error(errno)),
             Some(Effect::Lose | Effect::Misdirect(_)) => return Ok(()),
-            None => {}
+            Some(Effect::Flip) | None => {}
         }
         if len > self.limit.max(self.store.len()) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left for the disk to grow"));

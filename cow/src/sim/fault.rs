@@ -26,6 +26,7 @@ pub struct Fault {
     range: Option<Range<u64>>,
     skip: u64,
     times: u64,
+    stays: bool,
     effect: Effect,
 }
 
@@ -37,6 +38,8 @@ pub(super) enum Effect {
     Lose,
     /// Works at another place, this many bytes away.
     Misdirect(i64),
+    /// Brings one wrong bit.
+    Flip,
 }
 
 const EIO: i32 = 5;
@@ -44,7 +47,7 @@ const EIO: i32 = 5;
 impl Fault {
     /// Concerns every `op`.
     pub fn on(op: Op) -> Fault {
-        Fault { op, range: None, skip: 0, times: u64::MAX, effect: Effect::Error(EIO) }
+        Fault { op, range: None, skip: 0, times: u64::MAX, stays: false, effect: Effect::Error(EIO) }
     }
 
     /// Only operations that touch these bytes of the disk.
@@ -70,6 +73,12 @@ impl Fault {
         self
     }
 
+    /// The first operation that is hit decides where: from then on whatever touches the same bytes, and nothing else.
+    pub fn stays(mut self) -> Fault {
+        self.stays = true;
+        self
+    }
+
     /// Fails with `errno`. A write that fails may have changed any of its sectors.
     pub fn error(mut self, errno: i32) -> Fault {
         self.effect = Effect::Error(errno);
@@ -88,6 +97,12 @@ impl Fault {
         self
     }
 
+    /// A read brings one bit that is not what is stored; other operations are as always.
+    pub fn flip(mut self) -> Fault {
+        self.effect = Effect::Flip;
+        self
+    }
+
     /// Whether the rule hits this operation; counts it if it is of its kind.
     pub(super) fn hit(&mut self, op: Op, touched: &Range<u64>) -> Option<Effect> {
         let concerned = self.op == op
@@ -101,6 +116,9 @@ impl Fault {
             return None;
         }
         self.times -= 1;
+        if std::mem::take(&mut self.stays) {
+            self.range = Some(touched.clone());
+        }
         Some(self.effect)
     }
 }
@@ -109,7 +127,7 @@ impl Effect {
     pub(super) fn error(self) -> Option<io::Error> {
         match self {
             Effect::Error(errno) => Some(io::Error::from_raw_os_error(errno)),
-            Effect::Lose | Effect::Misdirect(_) => None,
+            Effect::Lose | Effect::Misdirect(_) | Effect::Flip => None,
         }
     }
 }

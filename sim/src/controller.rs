@@ -1,5 +1,6 @@
 //! Control operations, one after the other, beside the writers.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,19 +11,21 @@ use cairn_cow::{Error, ErrorKind, ExtentKind};
 use crate::engine::{self, Pool};
 use crate::oracle::{Contents, Time};
 use crate::pattern::{SECTOR, ZERO};
-use crate::verify::assert_point_in_order;
+use crate::verify::{assert_point_in_order, reconcile};
 use crate::world::{Known, Pending, Scale, SharedVolume, SharedWorld, Snapshot};
 
 pub(crate) struct Controller {
     pool: Arc<Pool>,
     world: SharedWorld,
     rng: Rng,
+    /// Whether the pool was fenced before it was asked for anything.
+    fenced: Cell<bool>,
 }
 
-/// Works until the world ends.
+/// Works until the world ends, or comes to an end.
 pub(crate) async fn control_forever(handle: Handle, pool: Arc<Pool>, world: SharedWorld, rng: Rng) {
     let mut controller = Controller::new(pool, world, rng);
-    loop {
+    while !controller.world.with(|w| w.over) {
         controller.step().await;
         handle.sleep(controller.rng.below(400)).await;
     }
@@ -30,10 +33,13 @@ pub(crate) async fn control_forever(handle: Handle, pool: Arc<Pool>, world: Shar
 
 impl Controller {
     pub(crate) fn new(pool: Arc<Pool>, world: SharedWorld, rng: Rng) -> Controller {
-        Controller { pool, world, rng }
+        Controller { pool, world, rng, fenced: Cell::new(false) }
     }
 
     async fn step(&mut self) {
+        if !self.find_out().await {
+            return self.only_look().await;
+        }
         let volumes = self.world.with(|w| w.volumes.len());
         let snapshots: usize =
             self.world.with(|w| w.volumes.values().map(|v| v.borrow().snapshots.len()).sum());
@@ -58,6 +64,13 @@ impl Controller {
         }
     }
 
+    async fn only_look(&mut self) {
+        if self.world.with(|w| w.volumes.is_empty()) {
+            return;
+        }
+        if self.rng.chance(1, 2) { self.reread_snapshot().await } else { self.diff().await }
+    }
+
     fn any_volume(&mut self) -> SharedVolume {
         let volumes: Vec<SharedVolume> = self.world.with(|w| w.volumes.values().cloned().collect());
         Rc::clone(&volumes[self.rng.index(volumes.len())])
@@ -72,17 +85,55 @@ impl Controller {
     }
 
     fn begin(&self, pending: Pending) {
+        self.fenced.set(self.world.with(|w| w.is_troubled()) && engine::is_fenced(&self.pool));
         self.world.with(|w| w.pending = pending);
     }
 
-    /// The operation is answered. A full pool may refuse what takes space.
+    /// The operation is answered. A full pool may refuse what takes space. Where the disk fails, an error leaves open
+    /// whether it has happened.
     fn answered<T>(&self, what: &str, answer: Result<T, Error>) -> Option<T> {
-        self.world.with(|w| w.pending = Pending::Nothing);
-        match answer {
-            Ok(value) => Some(value),
-            Err(e) if e.kind() == ErrorKind::NoSpace => None,
-            Err(e) => panic!("{what}: {e:?}"),
+        let error = match answer {
+            Ok(value) => {
+                assert!(!self.fenced.get(), "{what} in a fenced pool");
+                self.world.with(|w| w.pending = Pending::Nothing);
+                return Some(value);
+            }
+            Err(error) => error,
+        };
+        if self.fenced.get() {
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{what}: {error:?}");
         }
+        if self.world.with(|w| w.excuses(&error)) {
+            return None;
+        }
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{what}: {error:?}");
+        if !self.world.with(|w| w.is_troubled()) {
+            self.world.with(|w| w.pending = Pending::Nothing);
+        }
+        None
+    }
+
+    /// Finds out what became of an operation that was answered with an error: what the pool shows, and flushes, has
+    /// happened. Until then nothing else is begun; whether that is over.
+    async fn find_out(&mut self) -> bool {
+        if matches!(self.world.with(|w| w.pending.clone()), Pending::Nothing) {
+            return true;
+        }
+        let flushed = self.pool.flush().await;
+        if let Err(e) = &flushed {
+            assert!(self.excused(e), "a flush: {e:?}");
+            return false;
+        }
+        reconcile(&self.pool, &self.world, true);
+        true
+    }
+
+    /// Only a disk that fails may hinder anything, and only what may have been deleted be gone.
+    fn excused(&self, error: &Error) -> bool {
+        self.world.with(|w| {
+            let deleting = matches!(w.pending, Pending::DeleteVolume { .. } | Pending::DeleteSnapshot { .. });
+            w.excuses(error) || deleting && error.kind() == ErrorKind::NotFound
+        })
     }
 
     async fn create(&mut self) {
@@ -149,10 +200,20 @@ impl Controller {
         };
         if has_snapshots && self.rng.chance(1, 2) {
             let refused = self.pool.delete_volume(&name, false).await;
-            assert_eq!(refused.err().map(|e| e.kind()), Some(ErrorKind::HasSnapshots));
+            self.assert_refused(refused, ErrorKind::HasSnapshots);
             return;
         }
         self.delete(&volume).await;
+    }
+
+    fn assert_refused<T>(&self, answer: Result<T, Error>, kind: ErrorKind) {
+        let refused = answer.err().is_some_and(|e| e.kind() == kind || self.excused(&e));
+        assert!(refused, "this is {}", kind.code());
+    }
+
+    /// Deleting takes no space.
+    fn assert_troubled(&self) {
+        assert!(self.world.with(|w| w.is_troubled()), "a full pool cannot be emptied");
     }
 
     pub(crate) async fn delete(&self, volume: &SharedVolume) {
@@ -160,7 +221,9 @@ impl Controller {
         volume.borrow_mut().doomed = true;
         self.begin(Pending::DeleteVolume { name: name.clone() });
         let answer = self.pool.delete_volume(&name, true).await;
-        self.answered("deleting a volume", answer).expect("deleting takes no space");
+        if self.answered("deleting a volume", answer).is_none() {
+            return self.assert_troubled();
+        }
         self.world.with(|w| w.volumes.remove(&name));
     }
 
@@ -203,8 +266,7 @@ impl Controller {
         let borrowed: Vec<(&str, &str)> = of.iter().map(|(v, s)| (v.as_str(), s.as_str())).collect();
         let answer = self.pool.create_snapshots(&borrowed, "").await;
         if taken {
-            assert_eq!(answer.err().map(|e| e.kind()), Some(ErrorKind::Exists));
-            return;
+            return self.assert_refused(answer, ErrorKind::Exists);
         }
         let answered = self.world.with(|w| w.tick());
         let Some(infos) = self.answered("taking snapshots", answer) else { return };
@@ -224,7 +286,8 @@ impl Controller {
         let mut seen = Vec::new();
         for volume in volumes {
             let snapshot = volume.borrow().snapshots[name].clone();
-            seen.push(self.contents(&snapshot).await);
+            let Some(contents) = self.contents(&snapshot).await else { return };
+            seen.push(contents);
         }
         assert_point_in_order(volumes, &seen, name, asked, answered);
         for (volume, seen) in volumes.iter().zip(seen) {
@@ -234,10 +297,14 @@ impl Controller {
         }
     }
 
-    async fn contents(&self, snapshot: &Snapshot) -> Contents {
-        engine::contents(&self.pool, snapshot.id, snapshot.size)
-            .await
-            .unwrap_or_else(|e| panic!("reading a snapshot: {e:?}"))
+    /// What it holds; nothing where the disk failed.
+    async fn contents(&self, snapshot: &Snapshot) -> Option<Contents> {
+        let read = engine::contents(&self.pool, snapshot.id, snapshot.size).await;
+        self.unless_excused("reading a snapshot", read)
+    }
+
+    fn unless_excused<T>(&self, what: &str, answer: Result<T, Error>) -> Option<T> {
+        answer.map_err(|e| assert!(self.excused(&e), "{what}: {e:?}")).ok()
     }
 
     async fn delete_snapshot(&mut self) {
@@ -249,7 +316,9 @@ impl Controller {
         let of = volume.borrow().name.clone();
         self.begin(Pending::DeleteSnapshot { volume: of.clone(), name: name.to_owned() });
         let answer = self.pool.delete_snapshot(&of, name).await;
-        self.answered("deleting a snapshot", answer).expect("deleting takes no space");
+        if self.answered("deleting a snapshot", answer).is_none() {
+            return self.assert_troubled();
+        }
         volume.borrow_mut().snapshots.remove(name);
     }
 
@@ -284,7 +353,10 @@ impl Controller {
         let answer = self.pool.replace(&of, (&source, name), "undo").await;
         let answered = self.world.with(|w| w.tick());
         let Some(kept) = self.answered("rolling back", answer) else {
-            return volume.borrow_mut().history.retract(asked);
+            if matches!(self.world.with(|w| w.pending.clone()), Pending::Nothing) {
+                volume.borrow_mut().history.retract(asked);
+            }
+            return;
         };
         assert!(kept.automatic && kept.volume == of);
         {
@@ -302,7 +374,7 @@ impl Controller {
     async fn reread_snapshot(&mut self) {
         let Some((volume, name, snapshot)) = self.any_snapshot() else { return };
         let Known::Exactly(expected) = &snapshot.known else { return };
-        let seen = self.contents(&snapshot).await;
+        let Some(seen) = self.contents(&snapshot).await else { return };
         let volume = volume.borrow();
         assert!(
             seen == **expected,
@@ -328,7 +400,8 @@ impl Controller {
         }
         let (a, old) = known[self.rng.index(known.len())];
         let (b, new) = known[self.rng.index(known.len())];
-        let extents = self.pool.diff(&of, a, Some(b)).await.unwrap_or_else(|e| panic!("diff: {e:?}"));
+        let told = self.pool.diff(&of, a, Some(b)).await;
+        let Some(extents) = self.unless_excused("diff", told) else { return };
         let mut covered = BTreeMap::new();
         for extent in &extents {
             covered.insert(extent.offset, extent);
@@ -356,7 +429,13 @@ impl Controller {
 
     /// A check beside running I/O finds nothing wrong.
     async fn check(&mut self) {
-        engine::assert_well(&self.pool).await;
+        let report = self.pool.check(false).await;
+        // Where the disk fails it may tell of what cannot be read.
+        if let Some(report) = self.unless_excused("check", report)
+            && !self.world.with(|w| w.is_troubled())
+        {
+            assert_eq!(report.error_count, 0, "{report:#?}");
+        }
     }
 }
 

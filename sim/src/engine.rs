@@ -40,16 +40,30 @@ pub fn options() -> Options {
 
 /// Does the pool's background duties until the world ends. On a healthy disk nothing but a lack of room may hinder
 /// them.
-pub fn maintain_forever(handle: &Handle, pool: &Arc<Pool>, mut rng: Rng, healthy: bool) {
-    let (pool, handle_inside) = (Arc::clone(pool), handle.clone());
-    drop(handle.spawn(async move {
-        loop {
-            handle_inside.sleep(1 + rng.below(300)).await;
-            if let Err(e) = pool.maintain(std::time::Duration::from_millis(100)).await {
-                assert!(!healthy || e.kind() == ErrorKind::NoSpace, "background duties: {e:?}");
-            }
+pub fn maintain_forever(handle: &Handle, pool: &Arc<Pool>, rng: Rng, healthy: bool) {
+    drop(handle.spawn(maintain(handle.clone(), Arc::clone(pool), rng, || false, move |_| !healthy)));
+}
+
+/// Does the pool's background duties until it is `over`. Nothing may hinder them but a lack of room and what is
+/// `excused`.
+pub(crate) async fn maintain(
+    handle: Handle,
+    pool: Arc<Pool>,
+    mut rng: Rng,
+    over: impl Fn() -> bool,
+    excused: impl Fn(&Error) -> bool,
+) {
+    while !over() {
+        handle.sleep(1 + rng.below(300)).await;
+        if let Err(e) = pool.maintain(std::time::Duration::from_millis(100)).await {
+            assert!(e.kind() == ErrorKind::NoSpace || excused(&e), "background duties: {e:?}");
         }
-    }));
+    }
+}
+
+/// Whether the pool refuses changes.
+pub fn is_fenced(pool: &Pool) -> bool {
+    pool.status().fenced.is_some()
 }
 
 /// Writes sectors with what write `id` puts there.

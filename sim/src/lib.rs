@@ -15,6 +15,7 @@
 //! | `verify` | the comparison after a death |
 //! | `damage` | what is read of a pool whose disk has changed behind its back |
 //! | [`life`] | a pool that lives, dies and comes back |
+//! | [`faults`] | the n-th fault: every operation of a piece of a life fails |
 //! | [`tally`] | counts of what was looked at |
 //! | [`mod@sweep`] | many deaths at each of many moments of a life |
 //! | [`sequences`] | every short sequence of operations, with every crash in it |
@@ -23,6 +24,7 @@ mod ballast;
 mod controller;
 mod damage;
 pub mod engine;
+pub mod faults;
 pub mod life;
 pub mod oracle;
 pub mod pattern;

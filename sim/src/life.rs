@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use cairn_cow::sim::{Rng, Sim, SimDisk, block_on};
-use cairn_cow::{Holder, Pool as AnyPool};
+use cairn_cow::sim::{Fault, Join, Op, Rng, Sim, SimDisk, block_on};
+use cairn_cow::{BLOCK_BYTES, BLOCK_SIZE, Disk as _, Error, ErrorKind, Holder, Pool as AnyPool};
 
-use crate::engine::{self, Pool, create, maintain_forever, options};
+use crate::engine::{self, Pool, create, options};
 use crate::tally::Tally;
 use crate::world::{Death, Scale, SharedWorld};
 use crate::{ballast, controller, damage, verify, writer};
@@ -14,6 +14,10 @@ use crate::{ballast, controller, damage, verify, writer};
 const WRITERS: usize = 3;
 /// Events of an opening before which another death may come.
 const OPENING_EVENTS: u64 = 200;
+/// Where the copies of the superblock are: docs/FORMAT.md.
+const SUPERBLOCKS: [u64; 2] = [0, 256 * BLOCK_SIZE];
+/// Events in which a pool has noticed that a barrier failed: the task that waits for it has had its turn.
+const EVENTS_TO_NOTICE: u64 = 1_000;
 /// Deaths on the way back at most.
 const DEATHS_ON_THE_WAY: u64 = 3;
 
@@ -24,6 +28,27 @@ pub enum Size {
     Small,
     /// Four volumes, ten snapshots.
     Large,
+}
+
+/// What a death left of a pool.
+pub(crate) struct Left {
+    pub(crate) disk: SimDisk,
+    pub(crate) world: SharedWorld,
+    pub(crate) death: Death,
+}
+
+impl Left {
+    /// The same after the pool was opened and stopped in good order.
+    pub(crate) fn closed(self) -> Left {
+        let Left { disk, world, death } = self;
+        let (left, known) = (disk.clone(), world.clone());
+        block_on(async move {
+            let pool = verify::come_up(left, &known, death, false).await;
+            pool.close().await.unwrap_or_else(|e| panic!("closing: {e:?}"));
+        });
+        let closed = disk.crash(&mut Rng::new(0));
+        Left { disk: closed, world, death: Death::Power }
+    }
 }
 
 /// A pool in its world, with all that was ever asked of it.
@@ -64,6 +89,20 @@ impl Life {
         self.sim.run(async move { ballast::fill(&pool, &world, slack).await });
     }
 
+    /// Leaves no room for the pool's file to grow, and fills it until it has room for about `slack` blocks.
+    ///
+    /// # Panics
+    /// When the pool fails.
+    pub fn make_tight_for_now(&mut self, slack: u64) {
+        self.disk.set_room(self.disk.len());
+        self.make_tight(slack);
+    }
+
+    /// Whether it was filled.
+    pub fn is_tight(&self) -> bool {
+        self.world.with(|w| w.ballast.is_some())
+    }
+
     /// Makes the journal go on by so many batches, so that its end comes at another time in each life.
     ///
     /// # Panics
@@ -88,19 +127,7 @@ impl Life {
 
     /// Writers, a controller and the background duties set to work.
     pub fn work(&mut self) {
-        let handle = self.sim.handle();
-        maintain_forever(&handle, &self.pool, self.rng.fork(), true);
-        for lane in 0..WRITERS {
-            drop(self.sim.spawn(writer::write_forever(
-                handle.clone(),
-                Arc::clone(&self.pool),
-                self.world.clone(),
-                lane % 2,
-                self.rng.fork(),
-            )));
-        }
-        let (pool, world, rng) = (Arc::clone(&self.pool), self.world.clone(), self.rng.fork());
-        drop(self.sim.spawn(controller::control_forever(handle, pool, world, rng)));
+        drop(set_to_work(&self.sim, &self.pool, &self.world, &mut self.rng));
     }
 
     /// Goes on for so many events: a task polled or an I/O completed.
@@ -116,9 +143,14 @@ impl Life {
     /// # Panics
     /// As [`Life::go_on`].
     pub fn go_on_until_it_grows(&self, events: u64) {
-        let before = self.disk.counts().grows;
+        self.go_on_until_another(events, |disk| disk.counts().grows);
+    }
+
+    /// Goes on until something of the disk has changed, for so many events at most.
+    fn go_on_until_another<T: PartialEq>(&self, events: u64, what: impl Fn(&SimDisk) -> T) {
+        let before = what(&self.disk);
         for _ in 0..events {
-            if self.disk.counts().grows > before {
+            if what(&self.disk) != before {
                 return;
             }
             self.go_on(1);
@@ -131,16 +163,49 @@ impl Life {
     /// # Panics
     /// With whatever is found wrong.
     pub fn die_and_come_back(self, thorough: bool) -> Life {
+        let failed = barrier_failed(&self.sim, &self.disk, &self.pool);
         let digest = self.digest.rotate_left(9) ^ self.sim.trace();
         self.sim.stop();
         drop(self.pool);
         let mut rng = self.rng;
-        let (mut disk, mut death) = die(&mut rng, &self.disk, 2);
+        let (mut disk, mut death) = die(&mut rng, &self.disk, 2, failed);
         deaths_on_the_way(&mut rng, &mut disk, &mut death);
+        self.world.with(|w| w.excuses = &[]);
         let sim = engine::world(rng.next_u64(), &disk);
         let (left, world) = (disk.clone(), self.world.clone());
         let pool = sim.run(async move { verify::come_up(left, &world, death, thorough).await });
         Life { seed: self.seed, rng, disk, sim, pool, world: self.world, digest }
+    }
+
+    /// Dies, and nobody has opened the pool since.
+    pub(crate) fn leave(mut self) -> Left {
+        let failed = barrier_failed(&self.sim, &self.disk, &self.pool);
+        self.sim.stop();
+        let (disk, death) = die(&mut self.rng, &self.disk, 2, failed);
+        Left { disk, world: self.world, death }
+    }
+
+    /// One of the next barriers fails, once or like all after it; goes on until the pool has noticed, for so many events
+    /// at most.
+    ///
+    /// # Panics
+    /// With whatever is found wrong.
+    pub fn let_a_barrier_fail(&mut self, events: u64) {
+        let commits = self.rng.chance(1, 2);
+        if !commits {
+            // There are many fewer checkpoints.
+            let superblock = |disk: &SimDisk| SUPERBLOCKS.map(|at| disk.peek(at, BLOCK_BYTES));
+            self.go_on_until_another(events, superblock);
+        }
+        let fault = Fault::on(Op::Sync).after(self.rng.below(if commits { 4 } else { 2 }));
+        self.disk.inject(if self.rng.chance(1, 2) { fault.once() } else { fault });
+        self.world.with(|w| w.excuses = &[ErrorKind::Io, ErrorKind::Fenced]);
+        for _ in 0..events {
+            if barrier_failed(&self.sim, &self.disk, &self.pool) {
+                return;
+            }
+            self.go_on(1);
+        }
     }
 
     /// What would be there if the pool died now: the life itself goes on.
@@ -148,17 +213,9 @@ impl Life {
     /// # Panics
     /// With whatever is found wrong.
     pub fn look_beyond(&mut self) -> Tally {
-        let rng = &mut self.rng;
-        let (mut disk, mut death) = die(rng, &self.disk, 4);
-        let nested = if rng.chance(1, 8) { deaths_on_the_way(rng, &mut disk, &mut death) } else { 0 };
-        if death == Death::Power && rng.chance(7, 8) {
-            // It is empty: setting it up takes longer than all the rest.
-            disk.forget_all();
-        }
-        let thorough = rng.chance(1, 32);
-        let world = self.world.fork();
-        drop(block_on(async move { verify::come_up(disk, &world, death, thorough).await }));
-        Tally { nested, ..Tally::state(thorough) }
+        let failed = barrier_failed(&self.sim, &self.disk, &self.pool);
+        let thorough = self.rng.chance(1, 32);
+        look(&mut self.rng, &self.disk, &self.world, failed, thorough)
     }
 
     /// What would be read if the pool were stopped now, and its disk then changed behind its back.
@@ -166,7 +223,8 @@ impl Life {
     /// # Panics
     /// When anything wrong is served.
     pub fn look_at_damage(&mut self) {
-        let (disk, _) = die(&mut self.rng, &self.disk, 2);
+        let failed = barrier_failed(&self.sim, &self.disk, &self.pool);
+        let (disk, _) = die(&mut self.rng, &self.disk, 2, failed);
         damage::look(disk, &mut self.rng);
     }
 
@@ -176,9 +234,68 @@ impl Life {
     }
 }
 
-/// One death in so many is that of the process alone.
-fn die(rng: &mut Rng, disk: &SimDisk, kills: u64) -> (SimDisk, Death) {
-    if rng.chance(1, kills) { (disk.kill(rng), Death::Process) } else { (disk.crash(rng), Death::Power) }
+/// Sets writers, a controller and the background duties to work, until the world ends or comes to an end.
+pub(crate) fn set_to_work(sim: &Sim, pool: &Arc<Pool>, world: &SharedWorld, rng: &mut Rng) -> Vec<Join<()>> {
+    let handle = sim.handle();
+    let (over, excuses) = (world.clone(), world.clone());
+    let over = move || over.with(|w| w.over);
+    let excused = move |e: &Error| excuses.with(|w| w.excuses(e));
+    let mut at_work =
+        vec![sim.spawn(engine::maintain(handle.clone(), Arc::clone(pool), rng.fork(), over, excused))];
+    for lane in 0..WRITERS {
+        let (pool, world) = (Arc::clone(pool), world.clone());
+        at_work.push(sim.spawn(writer::write_forever(handle.clone(), pool, world, lane % 2, rng.fork())));
+    }
+    let (pool, world) = (Arc::clone(pool), world.clone());
+    at_work.push(sim.spawn(controller::control_forever(handle, pool, world, rng.fork())));
+    at_work
+}
+
+/// Whether a barrier has failed, and the pool has noticed: nobody can write down what nobody has been told of.
+///
+/// # Panics
+/// When the pool takes writes nevertheless.
+pub(crate) fn barrier_failed(sim: &Sim, disk: &SimDisk, pool: &Pool) -> bool {
+    if disk.syncs_failed() == 0 {
+        return false;
+    }
+    for _ in 0..EVENTS_TO_NOTICE {
+        if engine::is_fenced(pool) {
+            return true;
+        }
+        sim.run_events(1);
+    }
+    panic!("a barrier has failed, and the pool is not fenced");
+}
+
+/// One death in so many is that of the process alone; perhaps after one of its barriers has failed.
+pub(crate) fn die(rng: &mut Rng, disk: &SimDisk, kills: u64, failed: bool) -> (SimDisk, Death) {
+    let alone = if failed { Death::Failure } else { Death::Process };
+    if rng.chance(1, kills) { (disk.kill(rng), alone) } else { (disk.crash(rng), Death::Power) }
+}
+
+/// What would be there if a pool died now, perhaps after a barrier of it has `failed`.
+pub(crate) fn look(
+    rng: &mut Rng,
+    disk: &SimDisk,
+    world: &SharedWorld,
+    failed: bool,
+    thorough: bool,
+) -> Tally {
+    let (mut disk, mut death) = die(rng, disk, if failed { 2 } else { 4 }, failed);
+    // After a failed barrier most can go wrong on the way back.
+    let nested = if rng.chance(if failed { 4 } else { 1 }, 8) {
+        deaths_on_the_way(rng, &mut disk, &mut death)
+    } else {
+        0
+    };
+    if death == Death::Power && rng.chance(7, 8) {
+        // It is empty: setting it up takes longer than all the rest.
+        disk.forget_all();
+    }
+    let world = world.fork();
+    drop(block_on(async move { verify::come_up(disk, &world, death, thorough).await }));
+    Tally { nested, ..Tally::state(thorough) }
 }
 
 /// Opens the pool up to three times, each time to die before it is done; how many deaths that were.
@@ -188,14 +305,22 @@ fn deaths_on_the_way(rng: &mut Rng, disk: &mut SimDisk, death: &mut Death) -> u6
             return deaths;
         }
         let sim = engine::world(rng.next_u64(), disk);
-        let opened = sim.run_for(rng.below(OPENING_EVENTS), AnyPool::open(disk.clone(), options()));
-        if let Some(Err(e)) = opened {
-            panic!("reopening: {e:?}");
+        if rng.chance(1, 4) {
+            disk.inject(Fault::on(Op::Sync).after(rng.below(4)).once());
         }
-        drop((opened, sim));
+        let opened = sim.run_for(rng.below(OPENING_EVENTS), AnyPool::open(disk.clone(), options()));
+        let failed = disk.syncs_failed() > 0;
+        if failed {
+            // Nobody can write down what nobody has been told of.
+            sim.run_events(EVENTS_TO_NOTICE);
+        }
+        if let Some(Err(e)) = opened {
+            assert!(failed && e.kind() == ErrorKind::Io, "reopening: {e:?}");
+        }
+        drop(sim);
         let again;
-        (*disk, again) = die(rng, disk, 2);
-        if again == Death::Power {
+        (*disk, again) = die(rng, disk, 2, failed);
+        if again != Death::Process {
             *death = again;
         }
     }

@@ -25,11 +25,13 @@ pub struct Event {
     pub end: Time,
     /// Whether it is durable whatever was flushed.
     pub durable: bool,
+    /// Whether it was answered with an error: it may have happened by then, all or in part, or not.
+    pub failed: bool,
 }
 
 impl Event {
     fn base(id: u64) -> Event {
-        Event { id, start: 0, end: 0, durable: true }
+        Event { id, start: 0, end: 0, durable: true, failed: false }
     }
 }
 
@@ -63,7 +65,7 @@ impl History {
 
     /// A write was asked for; it is not answered.
     pub fn begin(&mut self, sector: u64, id: u64, start: Time) {
-        let event = Event { id, start, end: NEVER, durable: false };
+        let event = Event { id, start, end: NEVER, durable: false, failed: false };
         self.sectors.entry(sector).or_insert_with(|| vec![Event::base(ZERO)]).push(event);
     }
 
@@ -73,6 +75,23 @@ impl History {
         for event in events.filter(|e| e.id == id && e.start == start) {
             event.end = end;
             event.durable |= durable;
+        }
+    }
+
+    /// The write that was asked for at `start` is answered with an error.
+    pub fn fail(&mut self, sector: u64, start: Time, end: Time) {
+        let events = self.sectors.get_mut(&sector).into_iter().flatten();
+        for event in events.filter(|e| e.start == start) {
+            event.end = end;
+            event.failed = true;
+        }
+    }
+
+    /// What was asked for at this time has happened by `end`, and is durable.
+    pub fn happened(&mut self, start: Time, end: Time) {
+        for event in self.sectors.values_mut().flatten().filter(|e| e.start == start) {
+            event.end = end;
+            event.durable = true;
         }
     }
 
@@ -90,7 +109,7 @@ impl History {
                 event.end = now - 1;
             }
             let id = seen.get(sector).copied().unwrap_or(ZERO);
-            events.push(Event { id, start: now, end: now, durable: false });
+            events.push(Event { id, start: now, end: now, durable: false, failed: false });
         }
     }
 
@@ -99,7 +118,7 @@ impl History {
         let base = [Event::base(ZERO)];
         let events = self.sectors.get(&sector).map_or(&base[..], Vec::as_slice);
         // Whatever was answered before this was asked for has been succeeded.
-        let newest = events.iter().filter(|e| must(e)).map(|e| e.start).max().unwrap_or(0);
+        let newest = events.iter().filter(|e| !e.failed && must(e)).map(|e| e.start).max().unwrap_or(0);
         events.iter().filter(|e| may(e) && e.end >= newest).map(|e| e.id).collect()
     }
 
@@ -140,16 +159,22 @@ impl History {
         starts.max().unwrap_or(0)
     }
 
+    /// Whatever the sector ever held or was to hold.
+    pub fn ever(&self, sector: u64) -> Vec<u64> {
+        self.allowed(sector, |_| false, |_| true)
+    }
+
     /// Everything about one sector, for a failure's message.
     pub fn story(&self, sector: u64) -> String {
         let events = self.sectors.get(&sector).map_or(&[][..], Vec::as_slice);
         let lines = events.iter().map(|e| match e.end {
             NEVER => format!("  write {} asked at {}, not answered", e.id, e.start),
             end => format!(
-                "  write {} asked at {}, answered at {end}{}",
+                "  write {} asked at {}, answered at {end}{}{}",
                 e.id,
                 e.start,
-                if e.durable { ", durable" } else { "" }
+                if e.durable { ", durable" } else { "" },
+                if e.failed { ", failed" } else { "" }
             ),
         });
         lines.collect::<Vec<_>>().join("\n")

@@ -24,27 +24,21 @@ const YOUTH: u64 = 15_000;
 /// With whatever is found wrong.
 pub fn sweep(seed: u64) -> Tally {
     let mut rng = Rng::new(seed ^ 0x5eeb);
-    // Some have room for little more than the superblocks, the ring and a handful of segments.
-    let limit = match rng.below(3) {
-        0 => (7 << 20) + (rng.below(8) << 18),
-        1 => 8 << 20,
-        _ => 12 << 20,
-    };
+    let (mut life, size) = birth(seed, &mut rng);
+    let deaths = if size == Size::Large { 2 } else { DEATHS };
     let lives = 1 + rng.below(LIVES);
     let mut tally = Tally::default();
-    let (size, deaths) = if rng.chance(1, 8) { (Size::Large, 2) } else { (Size::Small, DEATHS) };
-    let mut life = Life::new(seed, rng.fork(), limit, size);
-    life.turn_the_journal(rng.below(JOURNAL_BATCHES));
-    if rng.chance(1, 2) {
-        life.make_tight(24 + rng.below(100));
-    }
     for _ in 0..lives {
         life.be_patient(if rng.chance(1, 3) { 20 } else { 1 });
         life.work();
         if rng.chance(1, 4) {
             life.go_on(rng.below(YOUTH));
         }
-        for _ in 0..MOMENTS {
+        let failing = if rng.chance(1, 5) { rng.below(MOMENTS) } else { MOMENTS };
+        for moment in 0..MOMENTS {
+            if moment == failing {
+                life.let_a_barrier_fail(4 * EVENTS);
+            }
             if rng.chance(1, 8) {
                 life.go_on_until_it_grows(4 * EVENTS);
             }
@@ -62,4 +56,21 @@ pub fn sweep(seed: u64) -> Tally {
         tally.add(Tally::state(thorough));
     }
     tally
+}
+
+/// A pool with much room or little, somewhere in its journal.
+pub(crate) fn birth(seed: u64, rng: &mut Rng) -> (Life, Size) {
+    // Some have room for little more than the superblocks, the ring and a handful of segments.
+    let limit = match rng.below(3) {
+        0 => (7 << 20) + (rng.below(8) << 18),
+        1 => 8 << 20,
+        _ => 12 << 20,
+    };
+    let size = if rng.chance(1, 8) { Size::Large } else { Size::Small };
+    let mut life = Life::new(seed, rng.fork(), limit, size);
+    life.turn_the_journal(rng.below(JOURNAL_BATCHES));
+    if rng.chance(1, 2) {
+        life.make_tight(24 + rng.below(100));
+    }
+    (life, size)
 }

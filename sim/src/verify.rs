@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use cairn_cow::Pool as AnyPool;
 use cairn_cow::sim::{Rng, SimDisk};
+use cairn_cow::{Error, ErrorKind, ExtentKind, Pool as AnyPool, VersionId};
 
 use crate::ballast;
-use crate::engine::{self, Pool, options};
+use crate::engine::{self, BLOCK_SECTORS, Pool, options};
 use crate::oracle::{Contents, Time, assert_allowed};
+use crate::pattern::{SECTOR, ZERO};
 use crate::world::{Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
 
 /// Opens what a death left and compares it with the world. With `thorough`, the pool is then tidied up and every block of it
@@ -25,8 +26,8 @@ pub(crate) async fn come_up(disk: SimDisk, world: &SharedWorld, death: Death, th
 }
 
 /// Compares the reopened pool with the world, and makes what is there now the world's new beginning.
-async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
-    reconcile(pool, world);
+pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
+    reconcile(pool, world, false);
     let (volumes, flushed) =
         world.with(|w| (w.volumes.values().cloned().collect::<Vec<SharedVolume>>(), w.flushed));
     let ballast = world.with(|w| w.ballast);
@@ -42,13 +43,12 @@ async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
         };
         let info = pool.volume(&name).unwrap_or_else(|e| panic!("volume {name} is gone: {e:?}"));
         assert_eq!((info.id, info.size), (id, size), "volume {name}");
-        heads
-            .push(engine::contents(pool, id, size).await.unwrap_or_else(|e| panic!("reading {name}: {e:?}")));
+        heads.push(contents(pool, id, size, &name).await);
     }
     // What comes up is a prefix of the log: whatever was answered before the latest thing in it was asked for is there.
     let latest = volumes.iter().zip(&heads).map(|(v, seen)| v.borrow().history.latest_start(seen)).max();
     let flushed = match death {
-        Death::Power => flushed,
+        Death::Power | Death::Failure => flushed,
         // All that was answered is, flushed or not.
         Death::Process => world.with(|w| w.tick()),
     };
@@ -64,7 +64,7 @@ async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
         let mut volume = volume.borrow_mut();
         volume.doomed = false;
         match death {
-            Death::Power => volume.restart_history(seen),
+            Death::Power | Death::Failure => volume.restart_history(seen),
             Death::Process => volume.history.survived(seen, now),
         }
     }
@@ -80,10 +80,8 @@ async fn verify_snapshots(pool: &Pool, volumes: &[SharedVolume], flushed: Time) 
         for (name, snapshot) in snapshots {
             let info = pool.snapshot(&of, &name).unwrap_or_else(|e| panic!("{of}@{name} is gone: {e:?}"));
             assert_eq!((info.id, info.size), (snapshot.id, snapshot.size), "snapshot {of}@{name}");
-            let seen = engine::contents(pool, snapshot.id, snapshot.size)
-                .await
-                .unwrap_or_else(|e| panic!("reading {of}@{name}: {e:?}"));
             let what = format!("snapshot {of}@{name}");
+            let seen = contents(pool, snapshot.id, snapshot.size, &what).await;
             match snapshot.known {
                 Known::Exactly(expected) => {
                     let differing =
@@ -158,10 +156,109 @@ fn same_names(pool: &Pool, volumes: &[SharedVolume], ballast: Option<&str>) {
     }
 }
 
-/// The one operation that was not answered happened or did not; the pool tells which.
-fn reconcile(pool: &Pool, world: &SharedWorld) {
+/// Compares a pool at work, and that nobody works on for now, with the world: all that was answered is there.
+pub(crate) async fn compare(pool: &Pool, world: &SharedWorld) {
+    let (volumes, now) =
+        world.with(|w| (w.volumes.values().cloned().collect::<Vec<SharedVolume>>(), w.tick()));
+    for volume in volumes {
+        let volume = volume.borrow().clone();
+        if volume.doomed && pool.volume(&volume.name).is_err() {
+            continue;
+        }
+        let what = format!("volume {} at {now}", volume.name);
+        let seen = contents(pool, volume.id, volume.size, &what).await;
+        assert_allowed(&what, &seen, &volume.history, |sector| volume.history.live(sector, now, now));
+        for (name, snapshot) in volume.snapshots {
+            let what = format!("snapshot {}@{name}", volume.name);
+            if pool.snapshot(&volume.name, &name).is_err() {
+                let pending = world.with(|w| w.pending.clone());
+                let deleted = matches!(pending, Pending::DeleteSnapshot { name: gone, .. } if gone == name);
+                assert!(deleted, "{what} is gone");
+                continue;
+            }
+            let seen = contents(pool, snapshot.id, snapshot.size, &what).await;
+            match snapshot.known {
+                Known::Exactly(expected) => assert!(seen == *expected, "{what} has changed"),
+                Known::Answered { asked, answered } => assert_allowed(&what, &seen, &volume.history, |s| {
+                    volume.history.in_snapshot(s, asked, asked, answered)
+                }),
+                Known::Unanswered { .. } => {}
+            }
+        }
+    }
+}
+
+async fn contents(pool: &Pool, id: VersionId, size: u64, what: &str) -> Contents {
+    engine::contents(pool, id, size).await.unwrap_or_else(|e| panic!("reading {what}: {e:?}"))
+}
+
+/// Reads all of a pool whose disk has lied: what can be read was there at some time, and a snapshot is what it was.
+pub(crate) async fn never_wrong(pool: &Pool, world: &SharedWorld) {
+    let volumes = world.with(|w| w.volumes.values().cloned().collect::<Vec<SharedVolume>>());
+    for volume in volumes {
+        let volume = volume.borrow().clone();
+        readable(pool, (volume.id, volume.size), &volume.history.touched(), |sector, id| {
+            let ever = volume.history.ever(sector);
+            assert!(
+                ever.contains(&id),
+                "sector {sector} of {} holds write {id}, never {ever:?}",
+                volume.name
+            );
+        })
+        .await;
+        for (name, snapshot) in &volume.snapshots {
+            let Known::Exactly(expected) = &snapshot.known else { continue };
+            let tracked = expected.keys().copied().collect();
+            readable(pool, (snapshot.id, snapshot.size), &tracked, |sector, id| {
+                let was = expected.get(&sector).copied().unwrap_or(ZERO);
+                assert_eq!(id, was, "sector {sector} of {}@{name} has changed", volume.name);
+            })
+            .await;
+        }
+    }
+}
+
+/// Tells of each sector that can be read and is not in a hole, or is one of those that are `tracked`. There may be no
+/// such version, or a smaller or damaged one.
+async fn readable(
+    pool: &Pool,
+    (id, size): (VersionId, u64),
+    tracked: &BTreeSet<u64>,
+    mut each: impl FnMut(u64, u64),
+) {
+    let clear = [ErrorKind::Corrupt, ErrorKind::NotFound, ErrorKind::OutOfRange];
+    let clear = |e: &Error| clear.contains(&e.kind());
+    let (extents, error) = engine::extents(pool, id, size).await;
+    assert!(error.as_ref().is_none_or(clear), "{error:?}");
+    for extent in extents {
+        let (first, end) = (extent.offset / SECTOR, (extent.offset + extent.len) / SECTOR);
+        if extent.kind != ExtentKind::Data {
+            tracked.range(first..end).for_each(|sector| each(*sector, ZERO));
+            continue;
+        }
+        for at in (first..end).step_by(BLOCK_SECTORS as usize) {
+            match engine::read(pool, id, at, BLOCK_SECTORS.min(end - at)).await {
+                Ok(ids) => {
+                    for (sector, id) in (at..).zip(ids) {
+                        each(sector, id.unwrap_or_else(|| panic!("sector {sector} holds garbage")));
+                    }
+                }
+                Err(e) => assert!(clear(&e), "{e:?}"),
+            }
+        }
+    }
+}
+
+/// The one operation that is not known to have happened did so or did not; the pool tells which. A pool that is at work has
+/// flushed it.
+pub(crate) fn reconcile(pool: &Pool, world: &SharedWorld, at_work: bool) {
     let pending = world.with(|w| std::mem::replace(&mut w.pending, Pending::Nothing));
     let volume = |name: &str| world.with(|w| w.volumes.get(name).cloned()).expect("the world knows it");
+    let now = world.with(|w| w.tick());
+    let known = |asked| match at_work {
+        true => Known::Answered { asked, answered: now },
+        false => Known::Unanswered { asked },
+    };
     match pending {
         Pending::Nothing => {}
         Pending::Create { name, size } => {
@@ -174,11 +271,10 @@ fn reconcile(pool: &Pool, world: &SharedWorld) {
                 world.with(|w| w.add(&name, info.id, size, &contents));
             }
         }
-        Pending::DeleteVolume { name } => {
-            if pool.volume(&name).is_err() {
-                world.with(|w| w.volumes.remove(&name));
-            }
-        }
+        Pending::DeleteVolume { name } => match pool.volume(&name) {
+            Ok(_) => volume(&name).borrow_mut().doomed = false,
+            Err(_) => _ = world.with(|w| w.volumes.remove(&name)),
+        },
         Pending::Resize { name, size } => {
             if pool.volume(&name).is_ok_and(|info| info.size == size) {
                 let volume = volume(&name);
@@ -200,7 +296,7 @@ fn reconcile(pool: &Pool, world: &SharedWorld) {
                 "a group of forks is all or none: {there:?}"
             );
             for info in there {
-                let known = Known::Unanswered { asked };
+                let known = known(asked);
                 let snapshot = Snapshot { id: info.id, size: info.size, known };
                 volume(&info.volume).borrow_mut().snapshots.insert(info.name, snapshot);
             }
@@ -216,7 +312,10 @@ fn reconcile(pool: &Pool, world: &SharedWorld) {
                 None => volume.history.retract(asked),
                 Some(info) => {
                     assert!(info.automatic, "{info:?}");
-                    let known = Known::Unanswered { asked };
+                    if at_work {
+                        volume.history.happened(asked, now);
+                    }
+                    let known = known(asked);
                     volume.snapshots.insert(info.name, Snapshot { id: info.id, size: info.size, known });
                 }
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use cairn_cow::VersionId;
+use cairn_cow::{Error, ErrorKind, VersionId};
 
 use crate::oracle::{Contents, History, Time};
 use crate::pattern::SECTOR;
@@ -17,6 +17,9 @@ pub(crate) enum Death {
     Power,
     /// Completed writes are there; a later power loss may still take them.
     Process,
+    /// The death of a process for which a barrier had failed. The disk gives back what it may yet lose, so the pool goes
+    /// back to what was flushed; what is there then is durable.
+    Failure,
 }
 
 /// What is known about a snapshot's contents.
@@ -88,6 +91,10 @@ pub(crate) struct World {
     pub(crate) pending: Pending,
     /// The volume that [`crate::ballast`] made, if there is one, and the blocks that it holds.
     pub(crate) ballast: Option<(VersionId, u64)>,
+    /// What the pool may answer because of its disk: nothing as long as that is healthy.
+    pub(crate) excuses: &'static [ErrorKind],
+    /// Whoever works on the pool is to come to an end.
+    pub(crate) over: bool,
     /// Writers flush once where they would so many times: batches of few records, or of many.
     pub(crate) patience: u64,
     /// All that was answered before this time was flushed.
@@ -125,6 +132,16 @@ impl World {
         format!("n{}", self.next_name % 23)
     }
 
+    /// Whether the disk is one that fails.
+    pub(crate) fn is_troubled(&self) -> bool {
+        !self.excuses.is_empty()
+    }
+
+    /// Whether the disk may be to blame for an error.
+    pub(crate) fn excuses(&self, error: &Error) -> bool {
+        self.excuses.contains(&error.kind())
+    }
+
     pub(crate) fn add(&mut self, name: &str, id: VersionId, size: u64, contents: &Contents) {
         let mut volume = Volume {
             name: name.to_owned(),
@@ -153,6 +170,8 @@ impl SharedWorld {
             volumes: BTreeMap::new(),
             pending: Pending::Nothing,
             ballast: None,
+            excuses: &[],
+            over: false,
             patience: 1,
             flushed: 0,
             clock: 0,

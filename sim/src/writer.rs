@@ -22,7 +22,7 @@ pub(crate) struct Writer {
     rng: Rng,
 }
 
-/// Works until the world ends.
+/// Works until the world ends, or comes to an end.
 pub(crate) async fn write_forever(
     handle: Handle,
     pool: Arc<Pool>,
@@ -31,7 +31,7 @@ pub(crate) async fn write_forever(
     rng: Rng,
 ) {
     let mut writer = Writer::new(pool, world, lane, rng);
-    loop {
+    while !writer.world.with(|w| w.over) {
         let volumes: Vec<SharedVolume> = writer.world.with(|w| w.volumes.values().cloned().collect());
         if volumes.is_empty() {
             handle.sleep(50).await;
@@ -92,7 +92,7 @@ impl Writer {
         fua: bool,
     ) -> bool {
         let (start, id) = self.world.with(|w| (w.tick(), w.write_id()));
-        let (version, id, changed) = {
+        let (version, id, may_change, changed) = {
             let mut volume = volume.borrow_mut();
             let (id, may_change, changed) = match what {
                 What::Data => (id, sector..sector + count, sector..sector + count),
@@ -102,9 +102,10 @@ impl Writer {
                     (ZERO, zeroed(volume.size), zeroed(u64::MAX))
                 }
             };
-            may_change.for_each(|s| volume.history.begin(s, id, start));
-            (volume.id, id, changed)
+            may_change.clone().for_each(|s| volume.history.begin(s, id, start));
+            (volume.id, id, may_change, changed)
         };
+        let fenced = self.is_fenced();
         let written = match what {
             What::Data => engine::write(&self.pool, self.lane, version, sector, count, id).await,
             What::Zero(kind) => engine::zero(&self.pool, self.lane, version, sector, count, kind).await,
@@ -114,6 +115,8 @@ impl Writer {
             Ok(_) => Ok(()),
             Err(e) => Err(e),
         };
+        let kind = done.as_ref().err().map(Error::kind);
+        assert!(!fenced || kind == Some(ErrorKind::Fenced), "a write to a fenced pool: {done:?}");
         match done {
             Ok(()) => {
                 let end = self.world.with(|w| w.tick());
@@ -121,9 +124,14 @@ impl Writer {
                 changed.for_each(|s| volume.history.end(s, id, start, end, fua));
                 true
             }
-            // A write that did not fit may have happened in part; it stays unanswered.
-            Err(e) if e.kind() == ErrorKind::NoSpace => false,
-            Err(e) => excused(volume, &e),
+            // A write that did not fit, or met a disk that fails, may have happened in part.
+            Err(e) => {
+                assert!(e.kind() == ErrorKind::NoSpace || self.excuses(volume, &e), "I/O on a volume: {e:?}");
+                let end = self.world.with(|w| w.tick());
+                let history = &mut volume.borrow_mut().history;
+                may_change.for_each(|s| history.fail(s, start, end));
+                false
+            }
         }
     }
 
@@ -133,7 +141,10 @@ impl Writer {
         let version = volume.borrow().id;
         let ids = match engine::read(&self.pool, version, sector, count).await {
             Ok(ids) => ids,
-            Err(e) => return excused(volume, &e),
+            Err(e) => {
+                assert!(self.excuses(volume, &e), "reading a volume: {e:?}");
+                return false;
+            }
         };
         let end = self.world.with(|w| w.tick());
         let volume = volume.borrow();
@@ -150,17 +161,25 @@ impl Writer {
     }
 
     pub(crate) async fn flush(&self) -> bool {
-        let start = self.world.with(|w| w.tick());
-        self.pool.flush().await.unwrap_or_else(|e| panic!("a flush failed on a healthy disk: {e:?}"));
-        self.world.with(|w| w.flushed = w.flushed.max(start));
+        let (start, fenced) = (self.world.with(|w| w.tick()), self.is_fenced());
+        match self.pool.flush().await {
+            // A fenced pool may say so of what was durable before.
+            Ok(()) => self.world.with(|w| w.flushed = w.flushed.max(start)),
+            Err(e) => {
+                assert!(self.world.with(|w| w.excuses(&e)), "a flush: {e:?}");
+                assert!(!fenced || e.kind() == ErrorKind::Fenced, "a flush of a fenced pool: {e:?}");
+                return false;
+            }
+        }
         true
     }
-}
 
-/// Only a volume that is being deleted may be gone.
-fn excused(volume: &SharedVolume, error: &Error) -> bool {
-    let volume = volume.borrow();
-    let gone = error.kind() == ErrorKind::NotFound;
-    assert!(volume.doomed && gone, "I/O on {}: {error:?}", volume.name);
-    false
+    fn is_fenced(&self) -> bool {
+        self.world.with(|w| w.is_troubled()) && engine::is_fenced(&self.pool)
+    }
+
+    /// Only a volume that is being deleted may be gone, and only a disk that fails may hinder anything.
+    fn excuses(&self, volume: &SharedVolume, error: &Error) -> bool {
+        volume.borrow().doomed && error.kind() == ErrorKind::NotFound || self.world.with(|w| w.excuses(error))
+    }
 }

@@ -1,5 +1,6 @@
 //! What cairn's developers run beside cargo's own commands: `cargo xtask --help`.
 
+mod faults;
 mod mutants;
 mod sequences;
 mod sim;
@@ -23,6 +24,8 @@ enum Command {
     Sim(sim::Arguments),
     /// Every short sequence of operations, a crash between any two I/Os, every part of what was not synced
     Sequences(sequences::Arguments),
+    /// Every I/O and barrier fails once, and for ever: all is told, and nothing that was flushed is lost
+    Faults(faults::Arguments),
     /// Plants one defect after the other in the engine and sees that the simulator finds it
     Mutants(mutants::Arguments),
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Sequences(arguments) => sequences::run(&arguments),
+        Command::Faults(arguments) => faults::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
     }
 }

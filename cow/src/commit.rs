@@ -251,10 +251,16 @@ impl<D: Disk> Pool<D> {
             state.writable()?;
             state.barriers += 1;
         }
-        let synced = self.disk.sync().await.map_err(|e| Error::io("making writes durable", e));
+        let mut synced = self.disk.sync().await;
+        if synced.is_err() && planted(Defect::FailedBarrierTriedAgain) {
+            synced = self.disk.sync().await;
+        }
+        let synced = synced.map_err(|e| Error::io("making writes durable", e));
         // Before the next barrier may begin, and before anybody is told.
         synced.inspect_err(|error| {
-            if let Some(shadow) = &mut self.state.lock().shadow {
+            if let Some(shadow) = &mut self.state.lock().shadow
+                && !planted(Defect::FailedBarrierNotNoted)
+            {
                 shadow.barrier_failed();
             }
             self.fence(error);
@@ -263,6 +269,9 @@ impl<D: Disk> Pool<D> {
 
     /// Refuses all further writes: what the disk holds is not known any more.
     pub(crate) fn fence(&self, error: &Error) {
+        if planted(Defect::FenceForgotten) {
+            return;
+        }
         self.state.lock().fenced.get_or_insert_with(|| error.with_cause());
         self.work.notify_all();
     }

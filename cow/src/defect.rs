@@ -42,6 +42,16 @@ defects! {
     FlushNotWaitedFor,
     /// A flush is done when all but the last record are durable.
     FlushOneRecordShort,
+    /// A barrier that has failed does not fence the pool.
+    FenceForgotten,
+    /// A barrier that has failed is tried again, and believed when it succeeds.
+    FailedBarrierTriedAgain,
+    /// A barrier that has failed is not noted for the next process.
+    FailedBarrierNotNoted,
+    /// Recovery believes what it reads though a barrier has failed for the process before.
+    FailedBarrierIgnored,
+    /// Recovery does not write again the superblocks that it has read.
+    SuperblocksNotConfirmed,
     /// Recovery does not look whether the data of the last writes is there.
     DataNotVerified,
     /// Recovery does not look whether the pool file grew as the journal says.

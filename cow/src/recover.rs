@@ -459,6 +459,10 @@ impl<D: Disk> Pool<D> {
         };
         let mut shadow = memory.map(|memory| Shadow::new(memory, superblock.pool, geometry));
         let left = shadow.as_mut().map_or(Left::Records(Vec::new()), |shadow| shadow.examine(&end));
+        let left = match left {
+            Left::Failed { .. } if planted(Defect::FailedBarrierIgnored) => Left::Records(Vec::new()),
+            left => left,
+        };
         let (last, barrier_failed) = (end.seq, matches!(left, Left::Failed { .. }));
         if let Left::Failed { durable } = left {
             // The rest can be read, and may be gone with the power: a barrier that succeeds now says nothing of it.
@@ -553,14 +557,15 @@ impl<D: Disk> Pool<D> {
     /// second holds a whole older state, and the second after the barrier of the first.
     async fn confirm_superblocks(&self, superblocks: &Superblocks, barrier_failed: bool) -> Result<()> {
         let (first, second) = (SUPERBLOCKS[0], SUPERBLOCKS[1]);
-        if superblocks.first_is_newest() && superblocks.second_is_older() {
+        let confirms = !planted(Defect::SuperblocksNotConfirmed);
+        if superblocks.first_is_newest() && superblocks.second_is_older() && confirms {
             self.put_superblock(&superblocks.newest, first).await?;
         }
         self.barrier().await?;
         if !barrier_failed {
             self.state.lock().all_found_is_durable();
         }
-        if superblocks.first_is_newest() {
+        if superblocks.first_is_newest() && confirms {
             self.put_superblock(&superblocks.newest, second).await?;
             self.barrier().await?;
         }

@@ -22,8 +22,11 @@ pub trait Buf: Send + 'static + DerefMut<Target = [u8]> {
 
 /// Memory that outlives the process; see [`Disk::survivor`].
 pub trait Survivor: Send {
-    /// Copies all of it into `into`, which is as long as it.
-    fn load(&self, into: &mut [u8]);
+    /// Copies what is at `at` into all of `into`.
+    ///
+    /// # Panics
+    /// When there is not so much.
+    fn load(&self, at: usize, into: &mut [u8]);
 
     /// Copies `bytes` to `at`. What was stored before a call is there before what the call stores.
     ///

@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** above a dirty node, in every tree that contains it, all nodes are dirty.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -46,10 +47,26 @@ pub(crate) fn span_end(level: u8, at: u64) -> u64 {
 
 /// Goes to the leaf that maps block `at`.
 pub(crate) fn visit<R>(root: &mut Slot, at: u64, f: impl FnOnce(View<'_>) -> R) -> Result<R, Missing> {
-    visit_below(root, ROOT_LEVEL, at, f)
+    visit_below(root, ROOT_LEVEL, at..at + 1, f)
 }
 
-fn visit_below<R>(slot: &mut Slot, level: u8, at: u64, f: impl FnOnce(View<'_>) -> R) -> Result<R, Missing> {
+/// Goes to the leaf that maps the first of these blocks; where it is in a uniform range, the view covers as many more of
+/// them as one node tells.
+pub(crate) fn visit_range<R>(
+    root: &mut Slot,
+    blocks: Range<u64>,
+    f: impl FnOnce(View<'_>) -> R,
+) -> Result<R, Missing> {
+    visit_below(root, ROOT_LEVEL, blocks, f)
+}
+
+fn visit_below<R>(
+    slot: &mut Slot,
+    level: u8,
+    blocks: Range<u64>,
+    f: impl FnOnce(View<'_>) -> R,
+) -> Result<R, Missing> {
+    let at = blocks.start;
     if let Some(entry) = slot.uniform() {
         return Ok(f(View::Uniform { entry, end: span_end(level, at) }));
     }
@@ -59,19 +76,34 @@ fn visit_below<R>(slot: &mut Slot, level: u8, at: u64, f: impl FnOnce(View<'_>) 
         CellState::Evicted(ptr) | CellState::Patched { base: ptr, .. } => {
             Err(Missing { ptr: *ptr, level, cell: Arc::clone(cell) })
         }
-        CellState::Dirty(node) => visit_node(node, level, at, f),
+        CellState::Dirty(node) => visit_node(node, level, blocks, f),
         CellState::Clean { node, hot, .. } => {
             *hot = true;
-            visit_node(node, level, at, f)
+            visit_node(node, level, blocks, f)
         }
     }
 }
 
-fn visit_node<R>(node: &mut Node, level: u8, at: u64, f: impl FnOnce(View<'_>) -> R) -> Result<R, Missing> {
-    match node {
-        Node::Leaf(entries) => Ok(f(View::Leaf(entries))),
-        Node::Inner(slots) => visit_below(&mut slots[index_at(at, level)], level - 1, at, f),
+fn visit_node<R>(
+    node: &mut Node,
+    level: u8,
+    blocks: Range<u64>,
+    f: impl FnOnce(View<'_>) -> R,
+) -> Result<R, Missing> {
+    let slots = match node {
+        Node::Leaf(entries) => return Ok(f(View::Leaf(entries))),
+        Node::Inner(slots) => slots,
+    };
+    let index = index_at(blocks.start, level);
+    let Some(entry) = slots[index].uniform() else {
+        return visit_below(&mut slots[index], level - 1, blocks, f);
+    };
+    let mut end = span_end(level - 1, blocks.start);
+    let mut alike = slots[index + 1..].iter().take_while(|slot| slot.uniform() == Some(entry));
+    while end < blocks.end && alike.next().is_some() {
+        end += entry_span(level);
     }
+    Ok(f(View::Uniform { entry, end }))
 }
 
 /// Makes sure that the way to block `at`, and its leaf unless `replaying`, is in memory.

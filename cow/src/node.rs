@@ -333,7 +333,11 @@ impl Node {
         }
         let chunks = bytes.chunks_exact(ENTRY_BYTES);
         if level > 0 {
-            let slots = chunks.map(Slot::decode).collect::<Result<Vec<Slot>>>()?;
+            // As many as there will be: a collection of results cannot know that, and would grow and move them.
+            let mut slots = Vec::with_capacity(FANOUT);
+            for chunk in chunks {
+                slots.push(Slot::decode(chunk)?);
+            }
             return Ok(Node::Inner(Slots::new(slots.try_into().map_err(|_| short_node())?)));
         }
         let entries: Vec<Entry> = chunks.map(Entry::decode).collect();

@@ -124,8 +124,8 @@ impl<D> Overlay<D> {
 struct Copied(Vec<u8>);
 
 impl Survivor for Copied {
-    fn load(&self, into: &mut [u8]) {
-        into.copy_from_slice(&self.0);
+    fn load(&self, at: usize, into: &mut [u8]) {
+        into.copy_from_slice(&self.0[at..at + into.len()]);
     }
 
     fn store(&mut self, at: usize, bytes: &[u8]) {

@@ -6,7 +6,7 @@ use crate::cache::{BlockCache, Memory};
 use crate::defect::{Defect, planted};
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
-use crate::map::{View, kind_of, visit};
+use crate::map::{View, kind_of, visit_range};
 use crate::node::{Entry, FANOUT, index_at};
 use crate::pool::Pool;
 use crate::space::ReadGuard;
@@ -64,7 +64,7 @@ impl LookUp {
         let end = (offset + len).div_ceil(BLOCK_SIZE);
         entries.reserve_exact((end - at) as usize);
         while at < end {
-            let visited = visit(&mut version.root, at, |view| match view {
+            let visited = visit_range(&mut version.root, at..end, |view| match view {
                 View::Uniform { end: until, .. } => {
                     let until = until.min(end);
                     entries.resize(entries.len() + (until - at) as usize, entry_in(&view, at));
@@ -299,7 +299,8 @@ impl<D: Disk> Pool<D> {
             let found: Vec<(u64, ExtentKind)> = self
                 .step(|state| {
                     let version = state.version(id)?;
-                    let seen = visit(&mut version.root, lba, |view| match view {
+                    let until = end.div_ceil(BLOCK_SIZE);
+                    let seen = visit_range(&mut version.root, lba..until, |view| match view {
                         View::Uniform { end, .. } => vec![(end, kind_of(entry_in(&view, lba)))],
                         View::Leaf(leaf) => {
                             let base = lba - index_at(lba, 0) as u64;

@@ -8,6 +8,7 @@
 //! them waits beside their address until somebody needs them ([`crate::node::CellState::Patched`]).
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::checkpoint::slot_crc;
@@ -236,17 +237,16 @@ fn load_space(
     Ok(space)
 }
 
-/// Reads a part of the ring that may go over its end. What of it cannot be read is zeroes when it is to be `mended`.
+/// Reads a part of the ring that may go over its end, and puts it behind what is in `out`. What of it cannot be read is zeroes
+/// when it is to be `mended`.
 async fn read_ring<D: Disk>(
     disk: &D,
     geometry: Geometry,
-    pos: u64,
-    blocks: u64,
+    Range { start: mut pos, end }: Range<u64>,
     mended: bool,
-) -> Result<Vec<u8>> {
-    let mut out = Vec::with_capacity((blocks * BLOCK_SIZE) as usize);
-    let mut pos = pos;
-    let end = pos + blocks;
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    out.reserve_exact(((end - pos) * BLOCK_SIZE) as usize);
     while pos < end {
         let at = pos % geometry.journal_blocks;
         let part = (geometry.journal_blocks - at).min(end - pos).min(256);
@@ -268,7 +268,7 @@ async fn read_ring<D: Disk>(
         }
         pos += part;
     }
-    Ok(out)
+    Ok(())
 }
 
 /// The highest number that any batch in the ring has, intact or not.
@@ -276,7 +276,8 @@ async fn highest_batch<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Bat
     let geometry = superblock.geometry;
     let mut highest = superblock.journal_seq;
     for pos in 0..geometry.journal_blocks {
-        let block = read_ring(disk, geometry, pos, 1, true).await?;
+        let mut block = Vec::new();
+        read_ring(disk, geometry, pos..pos + 1, true, &mut block).await?;
         if let Some((seq, _)) = batch_at(&block, &superblock.pool, geometry, pos) {
             highest = highest.max(seq);
         }
@@ -318,8 +319,7 @@ pub(crate) async fn read_log<D: Disk>(
         if have < pos + window_blocks {
             window.drain(..((pos - window_pos) * BLOCK_SIZE) as usize);
             window_pos = pos;
-            let blocks = pos + 2 * window_blocks - have;
-            window.extend(read_ring(disk, geometry, have, blocks, mended).await?);
+            read_ring(disk, geometry, have..pos + 2 * window_blocks, mended, &mut window).await?;
         }
         let here = &window[((pos - window_pos) * BLOCK_SIZE) as usize..];
         let found = batch_at(here, &superblock.pool, geometry, pos).filter(|(seq, bytes)| {

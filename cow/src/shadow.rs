@@ -24,6 +24,8 @@
 //! the number of its first record; and the CRC of the batch before it, where the journal still has that. What its writes
 //! point to is verified as after a power loss. A record that was copied only in part fails its CRC, and ends its slot.
 
+use std::ops::Range;
+
 use crate::codec::{Reader, Writer};
 use crate::disk::Survivor;
 use crate::format::{Geometry, PoolId};
@@ -119,34 +121,49 @@ fn slot_start(geometry: Geometry, seq: BatchSeq) -> usize {
     SLOTS_START + (seq.0 % 2) as usize * slot_bytes(geometry)
 }
 
-/// The records in the slot of batch `seq`, if it is that batch's.
-fn slot(bytes: &[u8], pool: &PoolId, geometry: Geometry, seq: BatchSeq) -> Option<Leftover> {
+/// The records in the slot of batch `seq`, if it is that batch's. No more of it is loaded than it uses.
+fn slot(memory: &dyn Survivor, pool: &PoolId, geometry: Geometry, seq: BatchSeq) -> Option<Leftover> {
     let start = slot_start(geometry, seq);
-    let slot = &bytes[start..start + slot_bytes(geometry)];
-    let mut r = Reader::new(slot, "shadow");
+    let mut header = [0; SLOT_HEADER_BYTES];
+    memory.load(start, &mut header);
+    let mut r = Reader::new(&header, "shadow");
     let named = BatchSeq(r.u64().ok()?);
     let first_lsn = Lsn(r.u64().ok()?);
     let before = r.u32().ok()?;
-    let whole = crc32fast::hash(&slot[..SLOT_HEADER_BYTES - 4]) == r.u32().ok()?;
+    let whole = crc32fast::hash(&header[..SLOT_HEADER_BYTES - 4]) == r.u32().ok()?;
     if !whole || named != seq {
         return None;
     }
     let mut left = Leftover { seq, first_lsn, before, crc: seed(pool, seq), records: Vec::new() };
     // Whatever does not fit ends the slot: the process died while it copied.
-    while let Some((record, raw, crc)) = frame(&mut r, left.crc) {
+    let mut rest = start + SLOT_HEADER_BYTES..start + slot_bytes(geometry);
+    while let Some((record, raw, crc)) = frame(memory, rest.clone(), left.crc) {
+        rest.start += FRAME_BYTES + raw.len();
         left.crc = crc;
         left.records.push((record, raw));
     }
     Some(left)
 }
 
-fn frame(r: &mut Reader<'_>, so_far: u32) -> Option<(Record, Vec<u8>, u32)> {
+/// The record at the beginning of what is left of a slot.
+fn frame(memory: &dyn Survivor, rest: Range<usize>, so_far: u32) -> Option<(Record, Vec<u8>, u32)> {
+    let room = rest.len().checked_sub(FRAME_BYTES)?;
+    let mut header = [0; FRAME_BYTES];
+    memory.load(rest.start, &mut header);
+    let mut r = Reader::new(&header, "shadow");
     let len = r.u32().ok()? as usize;
     let crc = r.u32().ok()?;
-    let raw = r.raw(len).ok().filter(|raw| !raw.is_empty() && extend(so_far, raw) == crc)?;
-    let mut inside = Reader::new(raw, "shadow");
+    if len == 0 || len > room {
+        return None;
+    }
+    let mut raw = vec![0; len];
+    memory.load(rest.start + FRAME_BYTES, &mut raw);
+    if extend(so_far, &raw) != crc {
+        return None;
+    }
+    let mut inside = Reader::new(&raw, "shadow");
     let record = Record::decode(&mut inside).ok()?;
-    inside.is_empty().then(|| (record, raw.to_vec(), crc))
+    inside.is_empty().then_some((record, raw, crc))
 }
 
 #[derive(Clone, Default)]
@@ -246,9 +263,11 @@ impl Shadow {
     /// What an earlier process left of this pool, whose journal ends like this. Nothing when the memory is new, of another
     /// pool, or of another history than the journal's.
     pub(crate) fn examine(&mut self, end: &JournalEnd) -> Left {
-        let mut bytes = vec![0; shadow_bytes(self.geometry)];
-        self.memory.load(&mut bytes);
-        let headers = [0, SECOND_COPY].map(|at| Header::decode(&bytes[at..at + HEADER_BYTES]));
+        let headers = [0, SECOND_COPY].map(|at| {
+            let mut bytes = [0; HEADER_BYTES];
+            self.memory.load(at, &mut bytes);
+            Header::decode(&bytes)
+        });
         let found = headers.into_iter().flatten().max_by_key(|h| h.count);
         self.header = Header {
             pool: self.header.pool,
@@ -274,7 +293,7 @@ impl Shadow {
         let (mut crc, mut lsn) = (end.crc, end.lsn);
         while records.len() < 2 {
             seq = BatchSeq(seq.0 + 1);
-            let next = slot(&bytes, &self.header.pool, self.geometry, seq)
+            let next = slot(&*self.memory, &self.header.pool, self.geometry, seq)
                 .filter(|left| left.first_lsn == lsn && crc.is_none_or(|crc| crc == left.before));
             let Some(next) = next else { break };
             lsn = Lsn(lsn.0 + next.records.len() as u64);
@@ -418,8 +437,8 @@ mod tests {
     struct Memory(Arc<Mutex<Vec<u8>>>);
 
     impl Survivor for Memory {
-        fn load(&self, into: &mut [u8]) {
-            into.copy_from_slice(&self.0.lock());
+        fn load(&self, at: usize, into: &mut [u8]) {
+            into.copy_from_slice(&self.0.lock()[at..at + into.len()]);
         }
 
         fn store(&mut self, at: usize, bytes: &[u8]) {

@@ -80,8 +80,8 @@ struct InMemoryFile {
 }
 
 impl Survivor for InMemoryFile {
-    fn load(&self, into: &mut [u8]) {
-        self.memory.load(into);
+    fn load(&self, at: usize, into: &mut [u8]) {
+        self.memory.load(at, into);
     }
 
     fn store(&mut self, at: usize, bytes: &[u8]) {
@@ -113,7 +113,7 @@ mod tests {
         open(&path, 8192).expect("opens").store(100, b"cairn");
         let found = open(&path, 8192).expect("opens");
         let mut seen = vec![0; 8192];
-        found.load(&mut seen);
+        found.load(0, &mut seen);
         assert_eq!(&seen[99..106], b"\0cairn\0");
         found.discard();
         assert!(!path.exists());
@@ -125,7 +125,7 @@ mod tests {
         let path = folder.path().join("memory");
         open(&path, 8192).expect("opens").store(0, b"cairn");
         let mut seen = vec![1; 12_288];
-        open(&path, 12_288).expect("opens").load(&mut seen);
+        open(&path, 12_288).expect("opens").load(0, &mut seen);
         assert!(seen.iter().all(|b| *b == 0));
     }
 

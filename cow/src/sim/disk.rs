@@ -109,12 +109,12 @@ type SharedSurvivor = Arc<Mutex<Vec<Option<Box<[u8; PAGE_BYTES]>>>>>;
 struct SimSurvivor(SharedSurvivor);
 
 impl Survivor for SimSurvivor {
-    fn load(&self, into: &mut [u8]) {
+    fn load(&self, at: usize, into: &mut [u8]) {
         let pages = self.0.lock();
-        assert_eq!(into.len().div_ceil(PAGE_BYTES), pages.len(), "all of it is loaded");
-        for (page, into) in pages.iter().zip(into.chunks_mut(PAGE_BYTES)) {
-            match page {
-                Some(page) => into.copy_from_slice(&page[..into.len()]),
+        for (page, within, range) in pieces(at as u64, into.len()) {
+            let into = &mut into[range];
+            match &pages[page as usize] {
+                Some(page) => into.copy_from_slice(&page[within..within + into.len()]),
                 None => into.fill(0),
             }
         }

@@ -58,14 +58,18 @@ impl SharedMemory {
         self.len == 0
     }
 
-    /// Copies the beginning of the memory into all of `into`.
+    /// Copies what is at `at` into all of `into`.
     ///
     /// # Panics
-    /// When `into` is longer than the memory.
-    pub fn load(&self, into: &mut [u8]) {
-        assert!(into.len() <= self.len, "a load past the end of shared memory");
-        // SAFETY: within the mapping, by the check above; `into` is memory of ours that the mapping does not overlap.
-        unsafe { ptr::copy_nonoverlapping(self.base.as_ptr(), into.as_mut_ptr(), into.len()) }
+    /// When `into` is longer than what is there.
+    pub fn load(&self, at: usize, into: &mut [u8]) {
+        let fits = at.checked_add(into.len()).is_some_and(|end| end <= self.len);
+        assert!(fits, "a load past the end of shared memory");
+        // SAFETY: `at` lies in the mapping, by the check above.
+        let from = unsafe { self.base.as_ptr().add(at) };
+        // SAFETY: `from` and all bytes that `into` takes lie in the mapping, by the check above; `into` is memory of ours
+        // that the mapping does not overlap.
+        unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
     }
 
     /// Copies `bytes` to `at`. Whoever finds anything of them there after the death of this process finds all that was
@@ -105,7 +109,7 @@ mod tests {
         first.store(9_995, b"cairn");
         drop(first);
         let mut seen = vec![1; 10_000];
-        SharedMemory::of(&file, 10_000).expect("maps").load(&mut seen);
+        SharedMemory::of(&file, 10_000).expect("maps").load(0, &mut seen);
         assert_eq!((&seen[9_995..], seen[..9_995].iter().all(|b| *b == 0)), (&b"cairn"[..], true));
     }
 

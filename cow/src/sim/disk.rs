@@ -97,6 +97,7 @@ struct State {
     hits: u64,
     syncs_failed: u64,
     counts: Counts,
+    last_written: Range<u64>,
     rng: Rng,
     survivor: SharedSurvivor,
     /// There is memory that outlives the process.
@@ -206,6 +207,7 @@ impl SimDisk {
             hits: 0,
             syncs_failed: 0,
             counts: Counts::default(),
+            last_written: 0..0,
             rng: Rng::new(0),
             survivor: SharedSurvivor::default(),
             survives: true,
@@ -248,6 +250,16 @@ impl SimDisk {
     pub fn remember(&self, other: &SimDisk) {
         let theirs = other.state.lock().survivor.lock().clone();
         *self.state.lock().survivor.lock() = theirs;
+    }
+
+    /// The bytes that the last write to complete was for.
+    pub fn last_written(&self) -> Range<u64> {
+        self.state.lock().last_written.clone()
+    }
+
+    /// Whether a barrier was asked for that has not ended.
+    pub fn is_syncing(&self) -> bool {
+        self.state.lock().pending.iter().any(|pending| matches!(pending.work, Work::Sync { .. }))
     }
 
     /// From now on there is no memory that outlives the process, as on a host that gives none.
@@ -514,7 +526,8 @@ impl State {
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.store.len()) {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end of the disk"));
         }
-        let racing = self.in_flight();
+        let end = offset + buf.len() as u64;
+        let racing = self.in_flight_where(|at, len| at < end && at + len > offset);
         for (page, chunk) in (offset / PAGE_SIZE..).zip(buf.chunks_exact_mut(PAGE_BYTES)) {
             match self.store.page(page) {
                 Some(stored) => chunk.copy_from_slice(&**stored),
@@ -545,16 +558,21 @@ impl State {
         if offset.checked_add(total(bufs)).is_none_or(|end| end > self.store.len()) {
             return Err(io::Error::other("write past the end of the disk"));
         }
+        self.last_written = offset..offset + total(bufs);
         let error = effect.and_then(Effect::error);
         let chunks = bufs.iter().flat_map(|buf| buf.chunks_exact(PAGE_BYTES));
         for (page, chunk) in (offset / PAGE_SIZE..).zip(chunks) {
-            let mut contents = self.store.page(page).map_or([0; PAGE_BYTES], |stored| **stored);
+            let mut contents = Arc::new([0; PAGE_BYTES]);
+            let page_now = Arc::make_mut(&mut contents);
             if error.is_some() {
-                mix(&mut contents, chunk, &mut self.rng);
+                if let Some(stored) = self.store.page(page) {
+                    page_now.copy_from_slice(&**stored);
+                }
+                mix(page_now, chunk, &mut self.rng);
             } else {
-                contents.copy_from_slice(chunk);
+                page_now.copy_from_slice(chunk);
             }
-            self.store.write(page, Arc::new(contents));
+            self.store.write(page, contents);
         }
         error.map_or(Ok(()), Err)
     }
@@ -589,9 +607,17 @@ impl State {
 
     /// Every page that a write in flight would change, in order of issue.
     fn in_flight(&self) -> Vec<InFlight> {
+        self.in_flight_where(|_, _| true)
+    }
+
+    /// Those of writes at an offset and of a length that `wanted` says.
+    fn in_flight_where(&self, wanted: impl Fn(u64, u64) -> bool) -> Vec<InFlight> {
         let mut all = Vec::new();
         for pending in &self.pending {
             let Work::Write { offset, bufs } = &pending.work else { continue };
+            if !wanted(*offset, total(bufs)) {
+                continue;
+            }
             // What will be refused anyway changes nothing.
             if !offset.is_multiple_of(PAGE_SIZE) || !bufs.iter().all(SimBuf::suits_direct_io) {
                 continue;

@@ -43,6 +43,8 @@ struct Core {
     rng: RefCell<Option<Rng>>,
     /// Of 8 choices between a task and an I/O, how many fall on the I/O: slow disks and fast ones.
     io_share: u64,
+    /// Of 8 choices of an I/O, how many fall on the newest: what was asked for long ago waits on behind all that comes later.
+    newest_share: u64,
     tasks: RefCell<BTreeMap<u64, Task>>,
     next_task: Cell<u64>,
     ready: Arc<Mutex<Vec<u64>>>,
@@ -99,19 +101,21 @@ impl Sim {
     pub fn new(seed: u64) -> Sim {
         let mut rng = Rng::new(seed);
         let io_share = 1 + rng.below(7);
-        Sim::with(seed, Some(rng), io_share)
+        let newest_share = [0, 0, 7, 8][rng.index(4)];
+        Sim::with(seed, Some(rng), io_share, newest_share)
     }
 
     /// A world without surprises: tasks in the order of their wakes, then I/O in the order of issue.
     pub fn in_order() -> Sim {
-        Sim::with(0, None, 0)
+        Sim::with(0, None, 0, 0)
     }
 
-    fn with(seed: u64, rng: Option<Rng>, io_share: u64) -> Sim {
+    fn with(seed: u64, rng: Option<Rng>, io_share: u64, newest_share: u64) -> Sim {
         let core = Core {
             seed,
             rng: RefCell::new(rng),
             io_share,
+            newest_share,
             tasks: RefCell::default(),
             next_task: Cell::new(0),
             ready: Arc::default(),
@@ -320,7 +324,8 @@ impl Core {
                     let index = rng.index(ready.len());
                     return Event::Task(ready.swap_remove(index));
                 }
-                rng.index(in_flight)
+                let newest = rng.chance(self.newest_share, 8);
+                if newest { in_flight - 1 } else { rng.index(in_flight) }
             }
         };
         for (disk, &count) in pending.iter().enumerate() {

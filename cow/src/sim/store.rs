@@ -11,6 +11,50 @@ pub(super) const PAGE_SIZE: u64 = PAGE_BYTES as u64;
 /// Shared between the images before and after a crash, so that a crash copies only what it changes.
 pub(super) type Page = Arc<[u8; PAGE_BYTES]>;
 
+/// Pages of a [`Chunk`].
+const CHUNK_PAGES: u64 = 64;
+
+type Chunk = [Option<Page>; CHUNK_PAGES as usize];
+
+/// Pages by their numbers. A copy shares them in chunks, so that it takes next to nothing: most of them are only looked at.
+#[derive(Clone, Default)]
+struct Pages(BTreeMap<u64, Arc<Chunk>>);
+
+impl Pages {
+    fn get(&self, page: u64) -> Option<&Page> {
+        self.0.get(&(page / CHUNK_PAGES))?[(page % CHUNK_PAGES) as usize].as_ref()
+    }
+
+    fn place(&mut self, page: u64) -> &mut Option<Page> {
+        let chunk = self.0.entry(page / CHUNK_PAGES).or_insert_with(|| Arc::new([const { None }; _]));
+        &mut Arc::make_mut(chunk)[(page % CHUNK_PAGES) as usize]
+    }
+
+    fn insert(&mut self, page: u64, contents: Page) {
+        *self.place(page) = Some(contents);
+    }
+
+    /// Only the pages below this one stay.
+    fn cut(&mut self, end: u64) {
+        self.0.split_off(&end.div_ceil(CHUNK_PAGES));
+        if !end.is_multiple_of(CHUNK_PAGES)
+            && let Some(last) = self.0.get_mut(&(end / CHUNK_PAGES))
+        {
+            let beyond = (end % CHUNK_PAGES) as usize..;
+            if last[beyond.clone()].iter().any(Option::is_some) {
+                Arc::make_mut(last)[beyond].fill(None);
+            }
+        }
+    }
+
+    /// The numbers of all there are, in order.
+    fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().flat_map(|(chunk, pages)| {
+            (chunk * CHUNK_PAGES..).zip(pages.iter()).filter(|(_, page)| page.is_some()).map(|(at, _)| at)
+        })
+    }
+}
+
 /// One unsynced write of a page, in the order of completion.
 #[derive(Clone)]
 struct Version {
@@ -23,7 +67,7 @@ struct Version {
 /// Invariant: the versions of a page are all newer than its durable contents, and sorted by `seq`.
 #[derive(Clone, Default)]
 pub(super) struct Store {
-    durable: BTreeMap<u64, Page>,
+    durable: Pages,
     unsynced: BTreeMap<u64, Vec<Version>>,
     durable_len: u64,
     /// Unsynced growths: completion and length.
@@ -73,7 +117,7 @@ impl Store {
     }
 
     pub(super) fn page(&self, page: u64) -> Option<&Page> {
-        self.unsynced.get(&page).and_then(|v| v.last()).map(|v| &v.page).or_else(|| self.durable.get(&page))
+        self.unsynced.get(&page).and_then(|v| v.last()).map(|v| &v.page).or_else(|| self.durable.get(page))
     }
 
     pub(super) fn write(&mut self, page: u64, contents: Page) {
@@ -115,7 +159,7 @@ impl Store {
 
     /// Changes what is stored, wherever it is stored, behind the disk's back.
     pub(super) fn damage(&mut self, page: u64, change: impl Fn(&mut [u8; PAGE_BYTES])) {
-        let durable = self.durable.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES]));
+        let durable = self.durable.place(page).get_or_insert_with(|| Arc::new([0; PAGE_BYTES]));
         change(Arc::make_mut(durable));
         for version in self.unsynced.get_mut(&page).into_iter().flatten() {
             change(Arc::make_mut(&mut version.page));
@@ -124,7 +168,7 @@ impl Store {
 
     /// Pages that hold anything, in order.
     pub(super) fn stored_pages(&self) -> Vec<u64> {
-        let mut pages: Vec<u64> = self.durable.keys().chain(self.unsynced.keys()).copied().collect();
+        let mut pages: Vec<u64> = self.durable.numbers().chain(self.unsynced.keys().copied()).collect();
         pages.sort_unstable();
         pages.dedup();
         pages
@@ -132,7 +176,7 @@ impl Store {
 
     pub(super) fn truncate(&mut self, len: u64) {
         let pages = len.div_ceil(PAGE_SIZE);
-        self.durable.split_off(&pages);
+        self.durable.cut(pages);
         self.unsynced.split_off(&pages);
         self.growths.clear();
         self.durable_len = len.min(self.durable_len);
@@ -153,21 +197,24 @@ impl Store {
             5 | 6 => Loss::After(self.some_time(rng)),
             _ => Loss::Before(self.some_time(rng)),
         };
-        let mut candidates = self.unsynced.clone();
-        for write in in_flight {
-            let version = Version { seq: u64::MAX, page: Arc::clone(&write.contents), abandoned: false };
+        let mut candidates: BTreeMap<u64, Vec<&Version>> =
+            self.unsynced.iter().map(|(page, versions)| (*page, versions.iter().collect())).collect();
+        let cut_off: Vec<Version> = in_flight
+            .iter()
+            .map(|w| Version { seq: u64::MAX, page: Arc::clone(&w.contents), abandoned: false })
+            .collect();
+        for (write, version) in in_flight.iter().zip(&cut_off) {
             candidates.entry(write.page).or_default().push(version);
         }
         let durable_len = self.len_after_crash(&loss, grow, rng);
         let mut durable = self.durable.clone();
         for (page, versions) in candidates {
-            let old = self.durable.get(&page);
+            let old = self.durable.get(page);
             if let Some(survivor) = surviving_page(&loss, old, &versions, rng) {
                 durable.insert(page, survivor);
             }
         }
-        let beyond = durable_len.div_ceil(PAGE_SIZE);
-        durable.split_off(&beyond);
+        durable.cut(durable_len.div_ceil(PAGE_SIZE));
         Store { durable, durable_len, ..Store::default() }
     }
 
@@ -197,7 +244,7 @@ impl Store {
                 durable.insert(page, Arc::clone(contents));
             }
         }
-        durable.split_off(&durable_len.div_ceil(PAGE_SIZE));
+        durable.cut(durable_len.div_ceil(PAGE_SIZE));
         Store { durable, durable_len, ..Store::default() }
     }
 
@@ -238,7 +285,7 @@ impl Store {
 }
 
 /// What is left of a page with unsynced versions; `None` keeps the durable contents.
-fn surviving_page(loss: &Loss, old: Option<&Page>, versions: &[Version], rng: &mut Rng) -> Option<Page> {
+fn surviving_page(loss: &Loss, old: Option<&Page>, versions: &[&Version], rng: &mut Rng) -> Option<Page> {
     let newest = |keep: &mut dyn FnMut(&Version) -> bool| {
         versions.iter().rev().find(|v| keep(v)).map(|v| Arc::clone(&v.page))
     };

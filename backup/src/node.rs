@@ -96,7 +96,8 @@ impl Inner {
     }
 
     pub(crate) fn chunks(&self) -> u64 {
-        self.children.iter().flatten().map(|child| child.chunks).sum()
+        // Whoever wrote the node may have put down anything.
+        self.children.iter().flatten().fold(0, |sum, child| sum.saturating_add(child.chunks))
     }
 }
 

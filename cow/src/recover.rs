@@ -7,7 +7,7 @@
 //! ([`crate::shadow`]). Leaves are not read: what the journal says of
 //! them waits beside their address until somebody needs them ([`crate::node::CellState::Patched`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -61,6 +61,16 @@ impl Log {
         let base = BatchSeq(superblock.journal_seq.0 - 1);
         let proven = |b: &Batch| confirmed_by(b.seq, b.confirmed, b.records.is_empty());
         self.batches.last().map_or(base, |batch| proven(batch).max(base))
+    }
+
+    /// How many segments the pool has in the end, if it grew, and no more than it can have.
+    fn segments(&self, geometry: Geometry) -> usize {
+        let most = geometry.segments_in(MAX_POOL_BLOCKS * BLOCK_SIZE);
+        let grown = self.batches.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
+            Record::Grow { segments } => usize::try_from(*segments).ok(),
+            _ => None,
+        });
+        grown.max().unwrap_or(0).min(most)
     }
 
     fn end(&self, superblock: &Superblock) -> JournalEnd {
@@ -145,7 +155,7 @@ pub(crate) async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> 
     let mut body = Vec::new();
     let mut blocks = Vec::new();
     let mut next = superblock.catalog;
-    let room = disk.len() / BLOCK_SIZE;
+    let mut seen = HashSet::new();
     while next.0 != 0 {
         let block = read_block(disk, next, "catalog").await?;
         let here = next;
@@ -157,7 +167,7 @@ pub(crate) async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> 
         }
         let mut r = Reader::new(&block[HEADER_BYTES..], "catalog");
         blocks.push(Run { start: next, len: 1 });
-        if blocks.len() as u64 > room {
+        if !seen.insert(next) {
             return Err(bad("is part of a loop"));
         }
         next = BlockAddr(r.u64()?);
@@ -491,6 +501,10 @@ impl<D: Disk> Pool<D> {
             lsn: superblock.journal_lsn,
             catalog,
         };
+        if let Some(mend) = mend.as_deref_mut() {
+            mend.lengthen(&disk, geometry.bytes_with(log.segments(geometry))).await?;
+        }
+        let most_segments = geometry.segments_in(disk.len());
         let pool = Pool::assemble(disk, loaded, &options);
         if let Some(mend) = mend.as_deref_mut() {
             pool.lose_what_is_damaged(mend).await?;
@@ -498,7 +512,7 @@ impl<D: Disk> Pool<D> {
         pool.read_ways(log.batches.iter().flat_map(|batch| &batch.records)).await;
         for batch in &log.batches {
             for record in &batch.records {
-                pool.step(|state| replay(state, record)).await?;
+                pool.step(|state| replay(state, record, most_segments)).await?;
             }
             // As while running: what a batch freed is reusable once the disk says that the batch is confirmed. Until
             // then another recovery would verify data that may stand in those very blocks.
@@ -575,6 +589,7 @@ impl<D: Disk> Pool<D> {
     /// Brings into the journal what a process that died had only in its shadow. Cut short, it is done again: the shadow
     /// stays as it is until all is durable.
     async fn take_over(&self, leftovers: Vec<Leftover>) -> Result<()> {
+        let most_segments = self.geometry.segments_in(self.disk.len());
         for left in leftovers {
             let checks = left.records.iter();
             let checks = checks.map(|(record, _)| data_is_there(&self.disk, record, self.geometry)).collect();
@@ -583,7 +598,7 @@ impl<D: Disk> Pool<D> {
             self.read_ways(left.records[..whole].iter().map(|(record, _)| record)).await;
             for (record, raw) in &left.records[..whole] {
                 let step = self.step(|state| {
-                    replay(state, record)?;
+                    replay(state, record, most_segments)?;
                     state.append_again(raw);
                     Ok(())
                 });
@@ -657,8 +672,8 @@ fn check_length<D: Disk>(disk: &D, geometry: Geometry, segments: usize) -> Resul
     Ok(())
 }
 
-/// Does again what a record says.
-fn replay(state: &mut State, record: &Record) -> Result<(), Blocked> {
+/// Does again what a record says, in a pool whose disk has room for so many segments.
+fn replay(state: &mut State, record: &Record, most_segments: usize) -> Result<(), Blocked> {
     match record {
         Record::Write { head, lba, epoch, runs, crcs, mapped, freed } => {
             if *epoch != state.versions.epoch {
@@ -707,10 +722,12 @@ fn replay(state: &mut State, record: &Record) -> Result<(), Blocked> {
         Record::Grow { segments } => {
             let target = usize::try_from(*segments).unwrap_or(usize::MAX);
             let now = state.space.segment_count();
-            if target > state.geometry.segments_in(crate::format::MAX_POOL_BLOCKS * BLOCK_SIZE) {
-                return Err(
-                    Error::new(ErrorKind::Corrupt, "the journal grows the pool past all bounds").into()
+            // Looked at before there is memory for them: a disk is only ever longer than its pool.
+            if target > most_segments {
+                let why = format!(
+                    "the pool is truncated: the journal has it grow to {segments} segments, but it is only long enough for {most_segments}"
                 );
+                return Err(Error::new(ErrorKind::Truncated, why).into());
             }
             state.space.add_segments(target.saturating_sub(now));
         }
@@ -760,5 +777,28 @@ mod tests {
         disk.flip_bit(root.addr.offset() + 5, 1);
         let pool = block_on(Pool::open(disk, Options::default())).expect("opening");
         assert_eq!(pool.status().checksum_errors, 0);
+    }
+
+    /// Memory for every segment that the journal named was taken before anybody looked how long the disk is. Found while
+    /// fuzzing.
+    #[test]
+    fn a_pool_does_not_grow_past_its_disk_by_its_journal() {
+        let disk = SimDisk::file(64 << 20);
+        let made = disk.clone();
+        let pool = block_on(async move {
+            let create = CreateOptions { limit: 64 << 20, journal_bytes: None, segment_blocks: None };
+            let pool = Pool::create(made, *b"a pool in a test", create, Options::default()).await?;
+            pool.state.lock().append(&Record::Grow { segments: 1 << 40 });
+            pool.flush().await?;
+            // The batch after it says that it is durable.
+            pool.create_volume("v", 1 << 20, "").await?;
+            pool.flush().await?;
+            Ok::<_, Error>(pool)
+        })
+        .expect("a pool");
+        let disk = disk.kill(&mut Rng::new(0));
+        drop(pool);
+        let error = block_on(Pool::open(disk, Options::default())).err().expect("it cannot be");
+        assert_eq!(error.kind(), ErrorKind::Truncated);
     }
 }

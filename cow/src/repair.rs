@@ -78,7 +78,7 @@ pub(crate) struct Mend {
 impl Mend {
     /// Gives a file that was cut off its length back.
     pub(crate) async fn lengthen<D: Disk>(&mut self, disk: &D, needed: u64) -> Result<()> {
-        self.report.missing_bytes = needed.saturating_sub(disk.len());
+        self.report.missing_bytes += needed.saturating_sub(disk.len());
         let grown = disk.grow(needed).await;
         grown.map_err(|e| Error::io("making the pool as long again as it should be", e))
     }

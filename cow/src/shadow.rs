@@ -40,6 +40,8 @@ const WITHOUT_BARRIERS: u32 = 1;
 const SECOND_COPY: usize = 2048;
 const OLD_HEADER_BYTES: usize = 8 + 4 + 16 + 8 + 8 + 8 + 8 + 4;
 const HEADER_BYTES: usize = OLD_HEADER_BYTES + 4 + 8 + 8 + 4;
+/// No header was ever written so often; one that says so leaves none to count on with.
+const MOST_COUNT: u64 = 1 << 62;
 /// Stands for the newest durable batch where that is not known.
 const EVERY_BATCH: BatchSeq = BatchSeq(u64::MAX);
 const SLOTS_START: usize = BLOCK_BYTES;
@@ -226,7 +228,7 @@ impl Header {
             header.last_crc = r.u32().ok()?;
         }
         let whole = crc32fast::hash(&bytes[..len - 4]) == r.u32().ok()?;
-        (ours && whole).then_some(header)
+        (ours && whole && count < MOST_COUNT).then_some(header)
     }
 
     /// Whether the superblock is one of those that there could be. Another process, too, may have written one of the
@@ -458,6 +460,17 @@ mod tests {
         let mut w = Writer::default();
         record.encode(&mut w);
         w.into_bytes()
+    }
+
+    /// A header that had been written as often as can be counted was believed, and the next one would have counted as older.
+    /// Found by fuzzing.
+    #[test]
+    fn a_header_that_leaves_nothing_to_count_on_with_is_none() {
+        let header = Header { pool: POOL, count: MOST_COUNT - 1, ..Header::default() };
+        assert!(Header::decode(&header.encode()).is_some());
+        for count in [MOST_COUNT, u64::MAX] {
+            assert!(Header::decode(&Header { count, ..header.clone() }.encode()).is_none());
+        }
     }
 
     /// Memory in which records 0 to 2 belong to batch 7 and 3 to 4 to batch 8, after a superblock of generation 5.

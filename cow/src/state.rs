@@ -13,7 +13,7 @@ use crate::codec::Writer;
 use crate::commit::batch_blocks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Geometry;
-use crate::map::{Change, Missing, Superseded, lose};
+use crate::map::{Change, MAP_END, Missing, Superseded, lose};
 use crate::node::{Cell, CellState, LEAF_MEMORY, Slot, inner_memory};
 use crate::record::Record;
 use crate::shadow::Shadow;
@@ -179,6 +179,10 @@ impl State {
         }
         let version = self.version(head)?;
         version.mapped = version.mapped.saturating_add_signed(mapped);
+        if version.mapped > MAP_END {
+            let why = format!("version {head} would map {} blocks, more than any can", version.mapped);
+            return Err(Error::new(ErrorKind::Corrupt, why));
+        }
         Ok(())
     }
 

@@ -186,10 +186,23 @@ impl Versions {
         self.all.get_mut(&id).ok_or_else(|| Versions::bad(format_args!("version {id} does not exist")))
     }
 
+    /// A version that others may descend from. Nothing ever descends from a head, so no version comes to descend from
+    /// itself.
+    fn known_snapshot(&mut self, id: VersionId) -> Result<&mut Version> {
+        let version = self.known(id)?;
+        match version.kind {
+            Kind::Snapshot { .. } => Ok(version),
+            Kind::Head { .. } | Kind::Ghost => {
+                Err(Versions::bad(format_args!("version {id} is no snapshot")))
+            }
+        }
+    }
+
     fn insert(&mut self, id: VersionId, version: Version) -> Result<()> {
         if id.0 < self.next || id.0 == u32::MAX {
             return Err(Versions::bad(format_args!("version {id} is not new")));
         }
+        check_size(version.size)?;
         self.next = id.0 + 1;
         self.index(id, &version)?;
         if let Some(parent) = version.parent {
@@ -310,7 +323,7 @@ impl Versions {
                 self.next_epoch()
             }
             Record::Clone { head, from, name, size, created_ms, origin } => {
-                let source = self.known(*from)?;
+                let source = self.known_snapshot(*from)?;
                 let kind = Kind::Head {
                     name: name.clone(),
                     description: String::new(),
@@ -322,8 +335,14 @@ impl Versions {
                 self.insert(*head, clone)
             }
             Record::Rollback { head, to, kept, created_ms } => {
+                if *head != kept.head {
+                    return Err(Versions::bad(format_args!(
+                        "version {head} goes back, {} is kept",
+                        kept.head
+                    )));
+                }
                 self.fork(kept, "what the volume held before", true, *created_ms)?;
-                let target = self.known(*to)?;
+                let target = self.known_snapshot(*to)?;
                 let (root, mapped) = (target.root.clone(), target.mapped);
                 self.set_parent(*head, Some(*to))?;
                 let head = self.known(*head)?;
@@ -355,12 +374,17 @@ impl Versions {
                 self.next_epoch()
             }
             Record::Resize { head, size } => {
+                check_size(*size)?;
                 self.known(*head)?.size = *size;
                 self.size_changes.fetch_add(1, Ordering::Release);
                 Ok(())
             }
             Record::Reap { version, cursor, .. } => {
-                self.known(*version)?;
+                if self.known(*version)?.kind != Kind::Ghost || *cursor > MAP_END {
+                    let what =
+                        format_args!("the space of version {version} is given back up to block {cursor}");
+                    return Err(Versions::bad(what));
+                }
                 self.reaping = Some(Reaping { version: *version, cursor: *cursor });
                 Ok(())
             }
@@ -468,8 +492,9 @@ impl Versions {
             let parent = Some(VersionId(r.u32()?)).filter(|p| p.0 != 0);
             let epoch = Epoch(r.u32()?);
             let (size, mapped, created_ms) = (r.u64()?, r.u64()?, r.u64()?);
-            if size > MAX_VOLUME_BYTES || mapped > MAP_END {
-                return Err(r.bad("a version is larger than any can be"));
+            check_size(size)?;
+            if mapped > MAP_END {
+                return Err(r.bad("a version maps more than any can"));
             }
             let root = Slot::decode(r.raw(16)?)?;
             let kind = match r.u8()? {
@@ -516,6 +541,14 @@ impl Versions {
     }
 }
 
+/// Whatever a journal says: a checkpoint must not store what no later start would take.
+fn check_size(size: u64) -> Result<()> {
+    if size <= MAX_VOLUME_BYTES {
+        return Ok(());
+    }
+    Err(Versions::bad(format_args!("a version of {size} bytes is larger than any can be")))
+}
+
 impl Kind {
     /// Bytes of a version of this kind in a catalog, or more, but for its attributes.
     fn encoded_bytes(&self) -> usize {
@@ -552,6 +585,63 @@ impl Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A volume 1 whose only snapshot is 2.
+    fn with_a_snapshot() -> Versions {
+        let mut versions = Versions::new();
+        let (head, snapshot) = (VersionId(1), VersionId(2));
+        let create = Record::CreateVolume {
+            head,
+            name: "v".into(),
+            description: String::new(),
+            size: 4096,
+            created_ms: 7,
+        };
+        let forks = vec![Fork { head, snapshot, name: "s".into() }];
+        let fork = Record::Fork { forks, description: String::new(), automatic: false, created_ms: 7 };
+        versions.apply(&create).unwrap();
+        versions.apply(&fork).unwrap();
+        versions
+    }
+
+    /// A journal's records were done whatever sizes and ancestors they gave; the next checkpoint stored what no later start
+    /// would take. Found by fuzzing.
+    #[test]
+    fn no_record_makes_a_version_that_a_catalog_may_not_hold() {
+        let (head, snapshot, new) = (VersionId(1), VersionId(2), VersionId(3));
+        let kept = |head| Fork { head, snapshot: new, name: "kept".into() };
+        let size = MAX_VOLUME_BYTES + 1;
+        let clone = |from, size| Record::Clone {
+            head: new,
+            from,
+            name: "c".into(),
+            size,
+            created_ms: 7,
+            origin: ("v".into(), "s".into()),
+        };
+        let volume = Record::CreateVolume {
+            head: new,
+            name: "c".into(),
+            description: String::new(),
+            size,
+            created_ms: 7,
+        };
+        let back = |head, to, of| Record::Rollback { head, to, kept: kept(of), created_ms: 7 };
+        for wrong in [
+            Record::Resize { head, size },
+            volume,
+            clone(snapshot, size),
+            clone(head, 4096),
+            back(head, head, head),
+            back(snapshot, snapshot, head),
+            Record::Reap { version: snapshot, cursor: 256, freed: Vec::new(), nodes: Vec::new() },
+        ] {
+            let error = with_a_snapshot().apply(&wrong).expect_err("it cannot be");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{wrong:?}");
+        }
+        with_a_snapshot().apply(&clone(snapshot, 4096)).unwrap();
+        with_a_snapshot().apply(&back(head, snapshot, head)).unwrap();
+    }
 
     /// Catalogs written before there were attributes end each version, and the versions, without any.
     #[test]

@@ -31,24 +31,13 @@ fn cairnd(args: &[&str]) -> Outcome {
     run(&binary("cairnd").display().to_string(), args)
 }
 
-/// Where in the pool's file the data of the volume's first block is, by what `dump` says.
+/// Where in the pool's file the first of what `dump` calls so is, of the volume's map.
 #[track_caller]
-fn first_block(pool: &str) -> u64 {
+fn place_of(what: &str, pool: &str) -> u64 {
     let dump = cairnd(&["dump", pool, "--map", "demo", "--json"]).json();
     let map = dump["map"]["read"].as_array().expect("a map");
-    let data =
-        map.iter().find(|part| part["what"] == "data" && part["offset"] == 0).expect("the first block");
-    data["block"].as_u64().expect("an address") * BLOCK as u64
-}
-
-/// Where the leaf of the volume's first MiB is.
-#[track_caller]
-fn first_leaf(pool: &str) -> u64 {
-    let dump = cairnd(&["dump", pool, "--map", "demo", "--json"]).json();
-    let map = dump["map"]["read"].as_array().expect("a map");
-    let leaf =
-        map.iter().find(|part| part["what"] == "level 0" && part["offset"] == 0).expect("the first leaf");
-    leaf["block"].as_u64().expect("an address") * BLOCK as u64
+    let found = map.iter().find(|part| part["what"] == what && part["offset"] == 0);
+    found.and_then(|part| part["block"].as_u64()).expect("an address") * BLOCK as u64
 }
 
 #[test]
@@ -88,7 +77,7 @@ fn damage_is_told_by_bytes_and_repaired_only_when_asked_to() {
     filled(&work).stop();
     let pool = work.join(POOL_FILE);
     let path = pool.to_str().expect("UTF-8");
-    flip_byte(&pool, first_block(path) + 100, 0x10).expect("damaged");
+    flip_byte(&pool, place_of("data", path) + 100, 0x10).expect("damaged");
     let whole = cairnd(&["check", path, "--data", "--json"]).json();
     let both = |report: &Value, len: u64, kind: &str| {
         let losses = report["losses"].as_array().expect("losses");
@@ -102,7 +91,7 @@ fn damage_is_told_by_bytes_and_repaired_only_when_asked_to() {
         }
     };
     both(&whole, BLOCK as u64, "data");
-    flip_byte(&pool, first_leaf(path) + 100, 0x10).expect("damaged");
+    flip_byte(&pool, place_of("level 0", path) + 100, 0x10).expect("damaged");
     let before = checksum(&pool).expect("readable");
     let foretold = cairnd(&["repair", path]);
     assert_eq!(foretold.status.code(), Some(1));
@@ -134,7 +123,7 @@ fn a_scrub_finds_damage_and_tells_it() {
     let work = dir.path().join("work");
     filled(&work).stop();
     let pool = work.join(POOL_FILE);
-    let damaged = first_block(pool.to_str().expect("UTF-8"));
+    let damaged = place_of("data", pool.to_str().expect("UTF-8"));
     let daemon = Launch::dev(&work).start();
     assert!(daemon.cairn(&["pool", "scrub", "--status"]).ok().stdout.contains("was not scrubbed"));
     let clean = daemon.cairn(&["pool", "scrub"]).ok().stdout;

@@ -37,6 +37,14 @@ impl Line {
     }
 }
 
+/// Lines as text; `paint` makes heads look as their moods say.
+pub fn text(lines: Vec<Line>, paint: impl Fn(Mood, String) -> String) -> String {
+    let lines = lines.into_iter().map(|Line { mood, head, rest }| {
+        format!("{} {rest}", paint(mood, head)).trim_end().to_owned() + "\n"
+    });
+    lines.collect()
+}
+
 /// `1 block`, `2 blocks`.
 pub fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })

@@ -5,7 +5,6 @@
 
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::SEGMENT_HEADER_BLOCKS;
 use crate::pool::Pool;
 use crate::survey::{Subject, Survey, losses};
 use crate::types::CheckReport;
@@ -39,19 +38,17 @@ impl<D: Disk> Pool<D> {
                 self.room_to_go_on(free_before)
             })
             .await?;
-        let mut leaked = 0;
         for (segment, used) in written.segments.iter().enumerate() {
-            leaked += self.compare_space(&mut survey, segment, used);
+            self.compare_space(&mut survey, segment, used);
         }
-        let gone =
-            if survey.found_damage() { self.gone(&written.versions, &survey).await? } else { Vec::new() };
+        let gone = self.gone(&written.versions, &survey).await?;
         let (losses, lost_bytes) = losses(&written.versions, &gone);
         let report = CheckReport {
             versions: written.versions.len(),
             nodes: survey.nodes,
             data_blocks: survey.data_blocks,
             data_verified: survey.data_verified,
-            leaked,
+            leaked: survey.leaked(&written.segments),
             errors: survey.errors,
             error_count: survey.error_count,
             losses,
@@ -82,15 +79,10 @@ impl<D: Disk> Pool<D> {
         ))
     }
 
-    /// Compares a segment's map with what refers to its blocks; returns how many are used without that.
-    fn compare_space(&self, survey: &mut Survey, segment: usize, used: &[u64]) -> u64 {
-        let header = (1u64 << SEGMENT_HEADER_BLOCKS) - 1;
-        let mut leaked = 0;
-        let referenced = std::mem::take(&mut survey.referenced[segment]);
-        for (word, (used, referenced)) in used.iter().zip(&referenced).enumerate() {
-            let used = if word == 0 { used & !header } else { *used };
-            leaked += u64::from((used & !referenced).count_ones());
-            let mut lost = referenced & !used;
+    /// Tells of blocks of a segment that something refers to and that its map calls free.
+    fn compare_space(&self, survey: &mut Survey, segment: usize, used: &[u64]) {
+        for (word, used) in used.iter().enumerate() {
+            let mut lost = survey.referenced[segment][word] & !used;
             while lost != 0 {
                 let index = word as u64 * 64 + u64::from(lost.trailing_zeros());
                 let addr = self.geometry.segment_start(segment) + index;
@@ -98,6 +90,5 @@ impl<D: Disk> Pool<D> {
                 lost &= lost - 1;
             }
         }
-        leaked
     }
 }

@@ -100,7 +100,7 @@ impl Error {
     }
 
     /// The sentence and its cause.
-    pub(crate) fn with_cause(&self) -> String {
+    pub fn with_cause(&self) -> String {
         self.source.as_ref().map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
     }
 

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::format::SEGMENT_HEADER_BLOCKS;
 use crate::map::{MAP_END, View, visit};
 use crate::node::FANOUT;
 use crate::pool::{Options, Pool};
@@ -114,11 +113,7 @@ pub async fn repair<D: Disk>(disk: D, options: Options, progress: impl Fn(u64, u
         .await?;
     let gone = pool.gone(&written.versions, &survey).await?;
     let report = &mut mend.report;
-    let headers = SEGMENT_HEADER_BLOCKS as u32;
-    for (used, referenced) in written.segments.iter().zip(&survey.referenced) {
-        let leaked: u32 = used.iter().zip(referenced).map(|(used, refs)| (used & !refs).count_ones()).sum();
-        report.freed += u64::from(leaked - headers);
-    }
+    report.freed = survey.leaked(&written.segments);
     (report.losses, report.lost_bytes) = losses(&written.versions, &gone);
     report.versions = written.versions.len();
     report.nodes = survey.nodes;

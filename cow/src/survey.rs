@@ -2,13 +2,15 @@
 //! be read, which volumes and snapshots lose which bytes with it.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::error::Result;
+use crate::format::SEGMENT_HEADER_BLOCKS;
 use crate::map::MAP_END;
 use crate::node::{Entry, Node, Ptr, ROOT_LEVEL, Slot, entry_span};
 use crate::pool::Pool;
-use crate::space::{Run, is_set};
+use crate::space::{Bits, Run, is_set};
 use crate::sync::join_all;
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Loss, LossKind, VersionId};
 use crate::version::{Kind, Versions};
@@ -99,6 +101,13 @@ impl Survey {
         }
     }
 
+    /// Blocks that a space map calls used and that nothing refers to, but for each segment's own.
+    pub(crate) fn leaked(&self, segments: &[Arc<Bits>]) -> u64 {
+        let used = segments.iter().zip(&self.referenced).flat_map(|(used, refs)| used.iter().zip(refs));
+        let unreferenced: u64 = used.map(|(used, refs)| u64::from((used & !refs).count_ones())).sum();
+        unreferenced - segments.len() as u64 * SEGMENT_HEADER_BLOCKS
+    }
+
     /// Why what an entry leads to cannot be read.
     fn why(&self, entry: &Entry) -> Option<Why> {
         match entry.is_lost() {
@@ -108,7 +117,7 @@ impl Survey {
     }
 
     /// Whether anything that somebody stored cannot be read.
-    pub(crate) fn found_damage(&self) -> bool {
+    fn found_damage(&self) -> bool {
         self.lost_root
             || [&self.bad_nodes, &self.bad_data, &self.bearers].iter().any(|blocks| !blocks.is_empty())
     }
@@ -281,6 +290,9 @@ impl<D: Disk> Pool<D> {
     /// Sorted by version and place.
     pub(crate) async fn gone(&self, versions: &Versions, survey: &Survey) -> Result<Vec<Gone>> {
         let mut gone = Vec::new();
+        if !survey.found_damage() {
+            return Ok(gone);
+        }
         // Inner nodes below which nothing is bad.
         let mut intact: HashSet<BlockAddr> = HashSet::new();
         for (id, version) in versions.iter() {

@@ -52,14 +52,6 @@ where
     reactor.spawn_with(f).map_err(gone)?.wait().map_err(gone)
 }
 
-/// An error with its cause.
-pub(crate) fn sentence(error: &cairn_cow::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
 impl PoolKeeper {
     /// Pools are opened with `options`; `reactor` sees to them.
     pub(crate) fn new(reactor: Handle, options: Options) -> PoolKeeper {
@@ -124,7 +116,7 @@ impl PoolKeeper {
                     ErrorKind::Corrupt => "; make a copy before anything else",
                     _ => "",
                 };
-                format!("cannot open the pool {shown}: {}{hint}", sentence(&e))
+                format!("cannot open the pool {shown}: {}{hint}", e.with_cause())
             });
         };
         disk.clear().map_err(|e| format!("cannot make a pool at {shown}: {e}"))?;
@@ -134,7 +126,7 @@ impl PoolKeeper {
         let made = on(&self.reactor, move || async move { Pool::create(disk, id, create, options).await })?;
         made.map_err(|e| {
             discard_unfinished(path, created);
-            format!("cannot make a pool at {shown}: {}", sentence(&e))
+            format!("cannot make a pool at {shown}: {}", e.with_cause())
         })
     }
 
@@ -166,7 +158,7 @@ impl PoolKeeper {
         self.forget(&slot.name);
         let pool = Arc::clone(pool);
         let closed = on(&self.reactor, move || async move { pool.close().await })?;
-        closed.map_err(|e| format!("the pool {} was not closed cleanly: {}", slot.path, sentence(&e)))
+        closed.map_err(|e| format!("the pool {} was not closed cleanly: {}", slot.path, e.with_cause()))
     }
 }
 
@@ -263,7 +255,7 @@ async fn maintain(pool: Arc<Pool<PoolDisk>>, name: String, stop: Shutdown) {
                     tracing::error!(
                         pool = name,
                         "background work on the pool failed: {}{held_back}",
-                        sentence(&error)
+                        error.with_cause()
                     );
                 }
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cairn_api::Size;
-use cairn_api::report::{Line, Mood, count, of_check, of_losses};
+use cairn_api::report::{self, Line, Mood, count, of_check, of_losses};
 use cairn_cow::{Error, ErrorKind, Options, Overlay, Pool, RepairReport};
 use cairn_uring::Reactor;
 use clap::Subcommand;
@@ -18,7 +18,6 @@ use serde_json::Value;
 use crate::config::POOL_FILE;
 use crate::control::convert;
 use crate::disk::{Found, PoolDisk};
-use crate::keeper::sentence;
 use crate::survivor;
 
 /// What can be done to a pool that no daemon uses.
@@ -147,7 +146,7 @@ fn cannot(what: &str, path: &Path, error: &Error) -> String {
         }
         _ => "",
     };
-    format!("cannot {what} the pool {}: {}{hint}", path.display(), sentence(error))
+    format!("cannot {what} the pool {}: {}{hint}", path.display(), error.with_cause())
 }
 
 /// Draws on stderr, when that is a terminal.
@@ -172,15 +171,11 @@ fn print<T: Serialize>(json: bool, report: &T, lines: impl FnOnce() -> Vec<Line>
         return write(&format!("{value}\n"));
     }
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let shown = lines().into_iter().map(|Line { mood, head, rest }| {
-        let head = match mood {
-            Mood::Good if colour => format!("\x1b[32m{head}\x1b[0m"),
-            Mood::Bad if colour => format!("\x1b[31m{head}\x1b[0m"),
-            _ => head,
-        };
-        format!("{head} {rest}").trim_end().to_owned() + "\n"
-    });
-    write(&shown.collect::<String>())
+    write(&report::text(lines(), |mood, head| match mood {
+        Mood::Good if colour => format!("\x1b[32m{head}\x1b[0m"),
+        Mood::Bad if colour => format!("\x1b[31m{head}\x1b[0m"),
+        _ => head,
+    }))
 }
 
 fn write(text: &str) -> Result<(), String> {

@@ -23,7 +23,7 @@ use crate::control::{self, ControlThread, PoolEngine};
 use crate::descriptors::connections_allowed;
 use crate::devices::{Devices, ServedDevices};
 use crate::disk::{Found, PoolDisk};
-use crate::keeper::{PoolFiles as _, PoolKeeper, on, sentence};
+use crate::keeper::{PoolFiles as _, PoolKeeper, on};
 use crate::listeners::{Listeners, SocketFile};
 use crate::pools::PoolSlot;
 use crate::serve::NbdServer;
@@ -302,7 +302,7 @@ fn take_up(
         tracing::warn!(
             pool = slot.name,
             "what the last daemon has left cannot be deleted: {}",
-            sentence(&error)
+            error.with_cause()
         );
     }
     Ok(())
@@ -319,7 +319,7 @@ fn create_volumes(config: &Config, volumes: &Volumes<PoolDisk>, reactor: &Handle
             }
             let (pool, name, size) = (Arc::clone(volumes.pools.main()), wanted.name.clone(), wanted.size);
             let made = on(reactor, move || async move { pool.create_volume(&name, size, "").await })?;
-            made.map_err(|e| format!("cannot create the volume {}: {}", wanted.name, sentence(&e)))?;
+            made.map_err(|e| format!("cannot create the volume {}: {}", wanted.name, e.with_cause()))?;
         }
     }
     Ok(())

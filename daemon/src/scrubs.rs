@@ -13,7 +13,6 @@ use cairn_uring::sleep;
 use parking_lot::Mutex;
 
 use crate::courtesy::{Courtesy, PIECE};
-use crate::keeper::sentence;
 
 /// Blocks of data that are read at once while nobody else is at work.
 const MOST_BLOCKS: usize = 256;
@@ -107,7 +106,7 @@ async fn run<D: Disk>(pool: Arc<Pool<D>>, job: Arc<Job>, courtesy: Arc<Courtesy>
         let blocks = if busy { PIECE as usize / cairn_cow::BLOCK_BYTES } else { MOST_BLOCKS };
         let step = match courtesy.in_turn(pool.scrub_step(&mut cursor, blocks)).await {
             Ok(step) => step,
-            Err(error) => break (ScrubState::Failed, Some(sentence(&error))),
+            Err(error) => break (ScrubState::Failed, Some(error.with_cause())),
         };
         read += step.bytes;
         {

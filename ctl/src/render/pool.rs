@@ -2,7 +2,7 @@
 
 use cairn_api::Size;
 use cairn_api::pool::{CheckReport, Fill, PoolEntry, PoolStatus, Scrub, ScrubState};
-use cairn_api::report::{self, Line, Mood};
+use cairn_api::report::{self, Mood};
 use comfy_table::Cell;
 
 use super::{Look, Tone, count, fields, left, right, table};
@@ -195,15 +195,11 @@ pub(crate) fn scrub(scrub: &Scrub, look: &Look) -> String {
 
 /// What a check found.
 pub(crate) fn check(report: &CheckReport, look: &Look) -> String {
-    let painted = report::of_check(report).into_iter().map(|Line { mood, head, rest }| {
-        let head = match mood {
-            Mood::Plain => head,
-            Mood::Good => look.paint(Tone::Good, &head),
-            Mood::Bad => look.paint(Tone::Bad, &head),
-        };
-        format!("{head} {rest}").trim_end().to_owned() + "\n"
-    });
-    painted.collect()
+    report::text(report::of_check(report), |mood, head| match mood {
+        Mood::Plain => head,
+        Mood::Good => look.paint(Tone::Good, &head),
+        Mood::Bad => look.paint(Tone::Bad, &head),
+    })
 }
 
 #[cfg(test)]

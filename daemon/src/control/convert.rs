@@ -19,11 +19,7 @@ use crate::staging::{VOLUME_FROM_BACKUP, is_hidden};
 /// An engine's error with its cause in the sentence and, by its kind, what to do about it.
 pub(super) fn error(error: &cow::Error) -> ApiError {
     let (code, hint) = explain(error.kind());
-    let message = match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
-    let api = ApiError::new(code, message);
+    let api = ApiError::new(code, error.with_cause());
     match hint {
         Some(hint) => api.with_hint(hint),
         None => api,

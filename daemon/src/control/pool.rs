@@ -516,7 +516,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport> {
         self.context.run(async move |c| {
-            let pool = api(c.volumes.pools.get(name.as_deref().unwrap_or(MAIN_POOL)))?;
+            let (_, pool) = api(pools::named(&c.volumes, name))?;
             Ok(convert::check_report(api(pool.check(data).await)?))
         })
     }

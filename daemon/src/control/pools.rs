@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
-use cairn_cow::{Disk, Holder};
+use cairn_cow::{Disk, Holder, Pool};
 
 use super::context::{Context, blocking, busy, check_name, invalid, volumes_counted};
 use super::{convert, restores};
@@ -26,15 +26,24 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>) -> PoolList {
     PoolList { pools: volumes.pools.slots().iter().map(entry).collect() }
 }
 
-pub(super) fn status<D: Disk>(volumes: &Volumes<D>, name: Option<String>) -> cairn_cow::Result<PoolStatus> {
+/// A pool and its name; the first one without a name.
+pub(super) fn named<D: Disk>(
+    volumes: &Volumes<D>,
+    name: Option<String>,
+) -> cairn_cow::Result<(String, Arc<Pool<D>>)> {
     let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
     let pool = volumes.pools.get(&name)?;
+    Ok((name, pool))
+}
+
+pub(super) fn status<D: Disk>(volumes: &Volumes<D>, name: Option<String>) -> cairn_cow::Result<PoolStatus> {
+    let (name, pool) = named(volumes, name)?;
     Ok(convert::pool_status(&pool, &volumes.pools.slot(&name)?))
 }
 
 pub(super) fn scrub<D: Disk>(volumes: &Volumes<D>, name: Option<String>) -> cairn_cow::Result<Scrub> {
-    let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
-    Ok(volumes.scrubs.show(&*volumes.pools.get(&name)?, &name))
+    let (name, pool) = named(volumes, name)?;
+    Ok(volumes.scrubs.show(&*pool, &name))
 }
 
 /// On the reactor, where the scrub then goes on.
@@ -46,8 +55,7 @@ pub(super) fn start_scrub<D: Disk>(
     if request.rate == Some(0) {
         return Err(invalid("a rate of 0 bytes a second").with_hint("leave it out for no limit"));
     }
-    let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
-    let pool = c.volumes.pools.get(&name).map_err(|e| convert::error(&e))?;
+    let (name, pool) = named(&c.volumes, name).map_err(|e| convert::error(&e))?;
     let Some(scrub) = c.volumes.scrubs.begin(&pool, &name, request.rate, &c.volumes.courtesy) else {
         return Err(busy(format!("a scrub of the pool '{name}' is under way"))
             .with_hint("see how far it is: cairn pool scrub --status; or end it: --stop"));
@@ -57,8 +65,7 @@ pub(super) fn start_scrub<D: Disk>(
 }
 
 pub(super) async fn stop_scrub<D: Disk>(c: &Context<D>, name: Option<String>) -> Result<Scrub, ApiError> {
-    let name = name.unwrap_or_else(|| MAIN_POOL.to_owned());
-    let pool = c.volumes.pools.get(&name).map_err(|e| convert::error(&e))?;
+    let (name, pool) = named(&c.volumes, name).map_err(|e| convert::error(&e))?;
     c.volumes.scrubs.ended(pool.id()).await;
     Ok(c.volumes.scrubs.show(&*pool, &name))
 }

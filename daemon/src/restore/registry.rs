@@ -135,7 +135,7 @@ impl<D: Disk> Restores<D> {
         let chunks = Chunks { size: volume.size, chunk: settings.chunk.into() };
         let companion = pool.volume(&settings.companion).map_err(|e| e.to_string())?;
         let filled = Filled::load(Arc::clone(pool), companion.id, chunks.count()).await;
-        let filled = filled.map_err(|e| crate::keeper::sentence(&e))?;
+        let filled = filled.map_err(|e| e.with_cause())?;
         let source = Arc::new(RepoSource::new(wanted, backup, settings.hold));
         let made = self.make(volume.id, settings, chunks, (Arc::clone(pool), filled), source);
         made.map_err(|e| e.to_string())

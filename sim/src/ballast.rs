@@ -1,12 +1,15 @@
-//! A volume that nobody works on and that leaves little room, so that what is freed is used again at once.
+//! A volume that takes up room: an image that somebody copies in, which makes the pool grow, or one that leaves room for some
+//! blocks only, so that what is freed is used again at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_cow::sim::Rng;
-use cairn_cow::{BLOCK_SIZE, ErrorKind, VersionId};
+use cairn_cow::sim::{Handle, Rng};
+use cairn_cow::{BLOCK_SIZE, ErrorKind, Lsn, Result, VersionId};
 
 use crate::engine::{self, BLOCK_SECTORS, Pool};
-use crate::world::SharedWorld;
+use crate::pattern::ZERO;
+use crate::world::{Ballast, SharedWorld};
 
 /// Its name.
 pub(crate) const NAME: &str = "ballast";
@@ -16,44 +19,136 @@ const ID: u64 = u64::MAX;
 const SIZE: u64 = 1 << 30;
 /// Blocks of a write that fills a pool.
 const PIECE: u64 = 16;
+/// Pieces after which whoever copies an image flushes.
+const PIECES_A_FLUSH: u64 = 3;
+/// One block in so many is a hole in a pool that has aged.
+const HOLES: u64 = 5;
 /// Blocks of it that are looked at after a death.
 const LOOKS: usize = 2;
 
-/// Fills the pool until it has room for about `slack` blocks.
+async fn create(pool: &Pool) -> VersionId {
+    let volume = pool.create_volume(NAME, SIZE, "").await;
+    volume.unwrap_or_else(|e| panic!("creating a volume: {e:?}")).id
+}
+
+/// Writes a piece behind so many blocks.
+async fn add(pool: &Pool, id: VersionId, blocks: u64) -> Result<Lsn> {
+    let (sector, count) = (blocks * BLOCK_SECTORS, PIECE * BLOCK_SECTORS);
+    engine::write(pool, 0, id, sector, count, ID).await
+}
+
+/// Whether there was room.
+fn fitted<T>(answer: Result<T>) -> Result<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NoSpace => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn went_well<T>(answer: Result<T>) -> bool {
+    fitted(answer).unwrap_or_else(|e| panic!("filling the pool: {e:?}"))
+}
+
+/// Fills the pool until `full`, or until nothing fits any more, and returns how many blocks it then holds.
+async fn add_until(pool: &Pool, id: VersionId, mut blocks: u64, full: impl Fn() -> bool) -> u64 {
+    while !full()
+        && went_well(add(pool, id, blocks).await)
+        && went_well(pool.maintain(Duration::from_millis(100)).await)
+    {
+        blocks += PIECE;
+    }
+    blocks
+}
+
+/// Fills the pool until `full` says that it is, or until nothing fits any more.
+///
+/// # Panics
+/// When the pool fails.
+pub(crate) async fn fill_until(pool: &Pool, world: &SharedWorld, full: impl Fn() -> bool) {
+    let id = create(pool).await;
+    let blocks = add_until(pool, id, 0, full).await;
+    pool.flush().await.unwrap_or_else(|e| panic!("flushing: {e:?}"));
+    world.with(|w| w.ballast = Some(Ballast { id, blocks, holes: false }));
+}
+
+/// Fills the pool until it has room for about `slack` blocks. Those, and the ones that it keeps for itself, are not at its
+/// end but all over, as in a pool that has aged: in one that was filled from the front, whole segments are empty, and what
+/// is freed has long to wait for its turn.
 ///
 /// # Panics
 /// When the pool fails.
 pub(crate) async fn fill(pool: &Pool, world: &SharedWorld, slack: u64) {
-    let volume = pool.create_volume(NAME, SIZE, "").await;
-    let id = volume.unwrap_or_else(|e| panic!("creating a volume: {e:?}")).id;
-    let mut blocks = 0;
-    let full = loop {
-        let (sector, count) = (blocks * BLOCK_SECTORS, PIECE * BLOCK_SECTORS);
-        match engine::write(pool, 0, id, sector, count, ID).await {
-            Ok(_) => blocks += PIECE,
-            Err(e) => break e,
-        }
-        if let Err(e) = pool.maintain(Duration::from_millis(100)).await {
-            break e;
-        }
-    };
-    assert_eq!(full.kind(), ErrorKind::NoSpace, "filling the pool: {full:?}");
-    let kept = blocks.saturating_sub(slack).max(1);
-    let (from, to) = (kept * BLOCK_SIZE, (blocks + PIECE) * BLOCK_SIZE);
-    pool.trim(id, from, to - from).await.unwrap_or_else(|e| panic!("trimming: {e:?}"));
+    let id = create(pool).await;
+    let first = add_until(pool, id, 0, || false).await;
+    for block in (0..first).step_by(HOLES as usize) {
+        pool.trim(id, block * BLOCK_SIZE, BLOCK_SIZE).await.unwrap_or_else(|e| panic!("trimming: {e:?}"));
+    }
+    // A checkpoint, and what it gives back.
+    engine::assert_well(pool).await;
+    let has_room = || pool.status().free > (slack + PIECE) * BLOCK_SIZE;
+    add_until(pool, id, first, || !has_room()).await;
     pool.flush().await.unwrap_or_else(|e| panic!("flushing: {e:?}"));
-    world.with(|w| w.ballast = Some((id, kept)));
+    world.with(|w| w.ballast = Some(Ballast { id, blocks: first, holes: true }));
 }
 
-/// It stays as it is; some of it is looked at, another part each time.
+/// Copies more and more of an image in, until the world ends or its disk fails; begins again where the pool is full.
+pub(crate) async fn copy_forever(handle: Handle, pool: Arc<Pool>, world: SharedWorld, rng: Rng) {
+    let Some(ballast @ Ballast { holes: false, .. }) = world.with(|w| w.ballast) else { return };
+    if let Err(e) = copy(&handle, &pool, &world, ballast, rng).await {
+        assert!(world.with(|w| w.excuses(&e)), "copying an image in: {e:?}");
+    }
+}
+
+async fn copy(
+    handle: &Handle,
+    pool: &Pool,
+    world: &SharedWorld,
+    Ballast { id, mut blocks, .. }: Ballast,
+    mut rng: Rng,
+) -> Result<()> {
+    while !world.with(|w| w.over) {
+        for _ in 0..PIECES_A_FLUSH {
+            handle.sleep(rng.below(40)).await;
+            if fitted(add(pool, id, blocks).await)? {
+                blocks += PIECE;
+                continue;
+            }
+            let kept = world.with(|w| {
+                let ballast = w.ballast.as_mut().expect("it does not go away");
+                ballast.blocks -= ballast.blocks / 8;
+                ballast.blocks
+            });
+            let end = (blocks + PIECE) * BLOCK_SIZE;
+            // It may have been done in part.
+            fitted(pool.trim(id, kept * BLOCK_SIZE, end - kept * BLOCK_SIZE).await)?;
+            blocks = kept;
+        }
+        pool.flush().await?;
+        world.with(|w| w.ballast = Some(Ballast { id, blocks, holes: false }));
+    }
+    Ok(())
+}
+
+/// Whether what begins like this was written here.
+pub(crate) fn is_of_it(page: &[u8]) -> bool {
+    page.starts_with(&ID.to_le_bytes())
+}
+
+/// What was flushed stays as it is; some of it is looked at, another part each time.
 ///
 /// # Panics
 /// When it has changed.
-pub(crate) async fn assert_same(pool: &Pool, (id, blocks): (VersionId, u64), mut rng: Rng) {
+pub(crate) async fn assert_same(pool: &Pool, Ballast { id, blocks, holes }: Ballast, mut rng: Rng) {
     for _ in 0..LOOKS {
-        let sector = rng.below(blocks) * BLOCK_SECTORS;
+        let block = rng.below(blocks.max(1));
+        if block == blocks {
+            return;
+        }
+        let sector = block * BLOCK_SECTORS;
         let ids = engine::read(pool, id, sector, 1).await;
         let ids = ids.unwrap_or_else(|e| panic!("reading what nobody works on: {e:?}"));
-        assert_eq!(ids, [Some(ID)], "what nobody works on has changed in sector {sector}");
+        let expected = if holes && block.is_multiple_of(HOLES) { ZERO } else { ID };
+        assert_eq!(ids, [Some(expected)], "what nobody works on has changed in sector {sector}");
     }
 }

@@ -25,9 +25,11 @@ pub(crate) struct Controller {
 /// Works until the world ends, or comes to an end.
 pub(crate) async fn control_forever(handle: Handle, pool: Arc<Pool>, world: SharedWorld, rng: Rng) {
     let mut controller = Controller::new(pool, world, rng);
+    // Some are in a hurry.
+    let pause = [400, 400, 40][controller.rng.index(3)];
     while !controller.world.with(|w| w.over) {
         controller.step().await;
-        handle.sleep(controller.rng.below(400)).await;
+        handle.sleep(controller.rng.below(pause)).await;
     }
 }
 

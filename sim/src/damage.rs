@@ -1,6 +1,7 @@
 //! What is read of a pool whose disk has changed behind its back: what was there before, or an error; after a repair,
 //! an error exactly where the repair says.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,9 +40,9 @@ struct Held {
 /// When that is anything but what was there before.
 pub(crate) fn look(disk: SimDisk, rng: &mut Rng) {
     let before = disk.clone();
-    let held = block_on(async move {
+    let (listed, held) = block_on(async move {
         let pool = AnyPool::open(before, options()).await.unwrap_or_else(|e| panic!("reopening: {e:?}"));
-        let held = all(&pool).await;
+        let held = (list(&pool), all(&pool).await);
         pool.close().await.unwrap_or_else(|e| panic!("closing: {e:?}"));
         held
     });
@@ -51,6 +52,7 @@ pub(crate) fn look(disk: SimDisk, rng: &mut Rng) {
     block_on(async move {
         match AnyPool::open(disk, options()).await {
             Ok(pool) => {
+                assert_eq!(list(&pool), listed, "with {what}, other volumes and snapshots are there");
                 let lost = compare_all(&pool, &held, &what).await;
                 if let Ok(report) = pool.check(false).await {
                     let taken = report.errors.iter().find(|e| e.contains("says that it is free"));
@@ -119,6 +121,13 @@ fn id_of(pool: &Pool, loss: &Loss) -> VersionId {
     pool.resolve(&name).unwrap_or_else(|e| panic!("{name} has lost something and is not there: {e:?}")).id
 }
 
+/// Volumes and snapshots: names, ids, sizes and how much is mapped.
+fn list(pool: &Pool) -> Vec<(String, VersionId, u64, u64)> {
+    let volumes = pool.volumes().into_iter().map(|v| (v.name, v.id, v.size, v.mapped));
+    let snapshots = pool.snapshots(None).unwrap_or_else(|e| panic!("snapshots: {e:?}"));
+    volumes.chain(snapshots.into_iter().map(|s| (s.name, s.id, s.size, s.mapped))).collect()
+}
+
 async fn all(pool: &Pool) -> Vec<Held> {
     let mut held = Vec::new();
     let volumes = pool.volumes();
@@ -137,12 +146,18 @@ async fn all(pool: &Pool) -> Vec<Held> {
 /// Changes one or two pages that hold something; says how.
 fn damage(disk: &SimDisk, rng: &mut Rng) -> String {
     let pages = disk.stored_pages();
-    // Of all there is the least of these.
-    let of_the_pool = |page: &u64| disk.peek(page * BLOCK_SIZE, HEADER_MAGIC.len()) == HEADER_MAGIC;
-    let metadata: Vec<u64> = pages.iter().copied().filter(of_the_pool).collect();
+    let header = |page: u64| disk.peek(page * BLOCK_SIZE, HEADER_MAGIC.len() + 4);
+    let (metadata, others): (Vec<u64>, Vec<u64>) =
+        pages.into_iter().partition(|page| header(*page).starts_with(HEADER_MAGIC));
+    // Most of the one is the journal, of which nothing is needed, and of the other in a full pool what is not compared.
+    let kinds: Vec<Vec<u8>> =
+        metadata.iter().map(|page| header(*page)).collect::<BTreeSet<_>>().into_iter().collect();
+    let others: Vec<u64> = others.into_iter().filter(|page| !ballast::is_of_it(&header(*page))).collect();
     let mut what = Vec::new();
     for _ in 0..1 + rng.below(2) {
-        let among = if rng.chance(1, 2) { &metadata } else { &pages };
+        let kind = &kinds[rng.index(kinds.len())];
+        let alike: Vec<u64> = metadata.iter().copied().filter(|page| header(*page) == *kind).collect();
+        let among = if others.is_empty() || rng.chance(1, 2) { &alike } else { &others };
         let (page, other) = (among[rng.index(among.len())], among[rng.index(among.len())]);
         let at = page * BLOCK_SIZE;
         match rng.below(5) {

@@ -23,6 +23,11 @@ pub fn tiny(limit: u64) -> CreateOptions {
     CreateOptions { limit, segment_blocks: Some(64), journal_bytes: Some(1 << 20) }
 }
 
+/// Where superblocks begin: docs/FORMAT.md ...
+pub const SUPERBLOCKS: [u64; 2] = [0, 256 * BLOCK_SIZE];
+/// ... and where the bytes of its ring are.
+pub const JOURNAL: Range<u64> = 512 * BLOCK_SIZE..768 * BLOCK_SIZE;
+
 /// Makes a pool of [`tiny`] pieces on an empty disk.
 pub async fn create(disk: SimDisk, limit: u64) -> Result<Arc<Pool>> {
     Pool::create(disk, *b"a pool in a test", tiny(limit), options()).await
@@ -111,7 +116,10 @@ pub async fn read_bytes(pool: &Pool, v: VersionId, offset: u64, len: usize) -> R
 
 /// Reads sectors: the id of the write each holds, `None` for one that no write made.
 pub async fn read(pool: &Pool, v: VersionId, sector: u64, count: u64) -> Result<Vec<Option<u64>>> {
-    let bytes = read_bytes(pool, v, sector * SECTOR, (count * SECTOR) as usize).await?;
+    let (offset, len) = (sector * SECTOR, (count * SECTOR) as usize);
+    let reply = pool.read(v, offset, len).await?;
+    let Some(buf) = reply.buf else { return Ok(vec![Some(ZERO); count as usize]) };
+    let bytes = &buf[(offset % BLOCK_SIZE) as usize..][..len];
     Ok((sector..).zip(bytes.chunks_exact(SECTOR as usize)).map(|(s, b)| decode(b, s)).collect())
 }
 
@@ -148,7 +156,7 @@ pub async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTreeMap<u
     if let Some(error) = error {
         return Err(error);
     }
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     for extent in extents.iter().filter(|extent| extent.kind == ExtentKind::Data) {
         let (first, end) = (extent.offset / SECTOR, (extent.offset + extent.len) / SECTOR);
         for at in (first..end).step_by(64 * BLOCK_SECTORS as usize) {
@@ -156,12 +164,13 @@ pub async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTreeMap<u
             for (sector, id) in (at..).zip(ids) {
                 let id = id.unwrap_or_else(|| panic!("version {v}: sector {sector} holds garbage"));
                 if id != ZERO {
-                    found.insert(sector, id);
+                    found.push((sector, id));
                 }
             }
         }
     }
-    Ok(found)
+    // In order, so that the map is built at once.
+    Ok(found.into_iter().collect())
 }
 
 /// Gives back the space of deleted versions, but for those that several others still descend from.

@@ -14,7 +14,7 @@ use cairn_cow::{ErrorKind, Pool as AnyPool};
 
 use crate::engine::{self, Pool, options};
 use crate::life::{self, Left};
-use crate::sweep::birth;
+use crate::sweep::{Birth, birth};
 use crate::tally::Tally;
 use crate::verify;
 use crate::world::{Death, SharedWorld};
@@ -217,7 +217,7 @@ impl Chapter {
     /// With whatever is found wrong in the life before it, or in it while the disk is healthy.
     pub fn new(seed: u64) -> Chapter {
         let mut rng = Rng::new(seed ^ 0xfa17);
-        let (mut life, _) = birth(seed, &mut rng);
+        let Birth { mut life, .. } = birth(seed, &mut rng);
         if !life.is_tight() && rng.chance(1, 2) {
             life.make_tight_for_now(24 + rng.below(100));
         }
@@ -350,7 +350,7 @@ impl Run {
         let opening = Operations::since(disk.counts(), Counts::default());
         disk.without_faults(|| {
             let (pool, world) = (Arc::clone(&pool), world.clone());
-            sim.run(async move { verify::verify(&pool, &world, death).await });
+            sim.run(async move { verify::verify(&pool, &world, death).await.go_on(&world) });
         });
         inject(false);
         world.with(|w| w.excuses = kind.map_or(&[], Kind::excuses));

@@ -11,7 +11,8 @@
 //! | [`oracle`] | what a volume may hold, given what was asked of it and when it answered |
 //! | `world` | what was asked of a pool so far |
 //! | `writer`, `controller` | who asks |
-//! | `ballast` | what leaves little room in a pool |
+//! | `ballast` | what leaves little room in a pool, or makes it grow |
+//! | `note` | a number in the pool's attributes |
 //! | `verify` | the comparison after a death |
 //! | `damage` | what is read of a pool whose disk has changed behind its back |
 //! | [`life`] | a pool that lives, dies and comes back |
@@ -26,6 +27,7 @@ mod damage;
 pub mod engine;
 pub mod faults;
 pub mod life;
+mod note;
 pub mod oracle;
 pub mod pattern;
 pub mod sequences;

@@ -3,23 +3,33 @@
 use std::sync::Arc;
 
 use cairn_cow::sim::{Fault, Join, Op, Rng, Sim, SimDisk, block_on};
-use cairn_cow::{BLOCK_BYTES, BLOCK_SIZE, Disk as _, Error, ErrorKind, Holder, Pool as AnyPool};
+use cairn_cow::{BLOCK_BYTES, Disk as _, Error, ErrorKind, Pool as AnyPool};
 
-use crate::engine::{self, Pool, create, options};
+use crate::engine::{self, Pool, SUPERBLOCKS, create, options};
+use crate::note::Form;
 use crate::tally::Tally;
 use crate::world::{Death, Scale, SharedWorld};
-use crate::{ballast, controller, damage, verify, writer};
+use crate::{ballast, controller, damage, note, verify, writer};
 
 /// Writers at work at once.
 const WRITERS: usize = 3;
 /// Events of an opening before which another death may come.
 const OPENING_EVENTS: u64 = 200;
-/// Where the copies of the superblock are: docs/FORMAT.md.
-const SUPERBLOCKS: [u64; 2] = [0, 256 * BLOCK_SIZE];
 /// Events in which a pool has noticed that a barrier failed: the task that waits for it has had its turn.
 const EVENTS_TO_NOTICE: u64 = 1_000;
 /// Deaths on the way back at most.
 const DEATHS_ON_THE_WAY: u64 = 3;
+
+/// Blocks of a journal that is about to begin anew.
+const LAST_BATCHES: u64 = 4;
+/// Deaths after the first one at most, where it is looked further, ...
+const MORE_DEATHS: u64 = 3;
+/// ... events between two moments after each, at most, ...
+const MORE_EVENTS: u64 = 60;
+/// ... and the moments.
+const MORE_LOOKS: u64 = 2;
+/// Patience without end.
+const NEVER_FLUSHES: u64 = 1_000_000;
 
 /// How much there is in a pool at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +53,8 @@ impl Left {
         let Left { disk, world, death } = self;
         let (left, known) = (disk.clone(), world.clone());
         block_on(async move {
-            let pool = verify::come_up(left, &known, death, false).await;
+            let (pool, found) = verify::come_up(left, &known, death, false).await;
+            found.go_on(&known);
             pool.close().await.unwrap_or_else(|e| panic!("closing: {e:?}"));
         });
         let closed = disk.crash(&mut Rng::new(0));
@@ -103,31 +114,71 @@ impl Life {
         self.world.with(|w| w.ballast.is_some())
     }
 
-    /// Makes the journal go on by so many batches, so that its end comes at another time in each life.
+    /// Fills the pool until it is about to grow, which an image that is copied in from then on makes it do again and again.
+    ///
+    /// # Panics
+    /// When the pool fails.
+    pub fn make_it_grow(&mut self) {
+        let (pool, world, disk) = (Arc::clone(&self.pool), self.world.clone(), self.disk.clone());
+        let before = disk.counts().grows;
+        self.sim.run(async move {
+            ballast::fill_until(&pool, &world, || disk.counts().grows > before).await;
+        });
+    }
+
+    /// Makes the journal go on by so many batches of one block or several, or until it is about to begin anew.
     ///
     /// # Panics
     /// When the pool fails.
     pub fn turn_the_journal(&mut self, batches: u64) {
-        let pool = Arc::clone(&self.pool);
+        let (pool, world, disk) = (Arc::clone(&self.pool), self.world.clone(), self.disk.clone());
+        let mut rng = self.rng.fork();
         self.sim.run(async move {
-            for batch in 0..batches {
-                let change = [("batch", Some(batch.to_string()))];
-                let change = change.each_ref().map(|(key, value)| (*key, value.as_deref()));
-                let changed = pool.set_attributes(Holder::Pool, &change).await;
-                changed.unwrap_or_else(|e| panic!("changing an attribute: {e:?}"));
-                pool.flush().await.unwrap_or_else(|e| panic!("flushing: {e:?}"));
+            for _ in 0..batches {
+                note::write(&pool, &world, Form::any(&mut rng)).await;
+                if note::journal_left(&disk).is_some_and(|left| left <= LAST_BATCHES) {
+                    break;
+                }
             }
         });
     }
 
-    /// Writers flush as often as their users would, or hardly ever.
+    /// Writers flush as often as their users would, hardly ever, or with 0 after every write.
     pub fn be_patient(&mut self, patience: u64) {
         self.world.with(|w| w.patience = patience);
     }
 
-    /// Writers, a controller and the background duties set to work.
+    /// Writers, a controller and the background duties set to work, and whoever copies an image in.
     pub fn work(&mut self) {
         drop(set_to_work(&self.sim, &self.pool, &self.world, &mut self.rng));
+        let (handle, pool, world) = (self.sim.handle(), Arc::clone(&self.pool), self.world.clone());
+        drop(self.sim.spawn(ballast::copy_forever(handle, pool, world, self.rng.fork())));
+        if self.rng.chance(1, 3) {
+            self.take_notes();
+        }
+    }
+
+    /// Some of those who work set to it.
+    fn work_in_part(&mut self) {
+        let writers = 1 + self.rng.index(WRITERS);
+        drop(set_writers(&self.sim, &self.pool, &self.world, writers, &mut self.rng));
+        if self.rng.chance(1, 3) {
+            drop(set_controller(&self.sim, &self.pool, &self.world, &mut self.rng));
+        }
+        if self.rng.chance(1, 6) {
+            self.take_notes();
+        }
+        if self.rng.chance(1, 3) {
+            self.begin_a_check();
+        }
+        if self.rng.chance(1, 3) {
+            drop(set_background(&self.sim, &self.pool, &self.world, &mut self.rng));
+        }
+    }
+
+    fn take_notes(&mut self) {
+        let (pool, world, rng) = (Arc::clone(&self.pool), self.world.clone(), self.rng.fork());
+        drop(self.sim.spawn(note::write_forever(self.sim.handle(), pool, world, rng)));
     }
 
     /// Goes on for so many events: a task polled or an I/O completed.
@@ -146,15 +197,46 @@ impl Life {
         self.go_on_until_another(events, |disk| disk.counts().grows);
     }
 
+    /// Goes on until a barrier is under way: much is written, and none of it durable.
+    ///
+    /// # Panics
+    /// As [`Life::go_on`].
+    pub fn go_on_until_it_syncs(&self, events: u64) {
+        self.go_on_until(events, || self.disk.is_syncing());
+    }
+
+    /// Goes on until a superblock is written, and the other is not yet.
+    ///
+    /// # Panics
+    /// As [`Life::go_on`].
+    pub fn go_on_until_a_superblock(&self, events: u64) {
+        self.go_on_until(events, || engine::SUPERBLOCKS.contains(&self.disk.last_written().start));
+    }
+
     /// Goes on until something of the disk has changed, for so many events at most.
     fn go_on_until_another<T: PartialEq>(&self, events: u64, what: impl Fn(&SimDisk) -> T) {
         let before = what(&self.disk);
+        self.go_on_until(events, || what(&self.disk) != before);
+    }
+
+    fn go_on_until(&self, events: u64, there: impl Fn() -> bool) {
         for _ in 0..events {
-            if what(&self.disk) != before {
+            if there() {
                 return;
             }
             self.go_on(1);
         }
+    }
+
+    /// Somebody has the pool checked, which begins with a checkpoint.
+    pub fn begin_a_check(&self) {
+        let (pool, world) = (Arc::clone(&self.pool), self.world.clone());
+        drop(self.sim.spawn(async move {
+            match pool.check(false).await {
+                Ok(report) => assert_eq!(report.error_count, 0, "{report:#?}"),
+                Err(e) => assert!(world.with(|w| w.excuses(&e)), "check: {e:?}"),
+            }
+        }));
     }
 
     /// Dies, perhaps again on the way back, and comes back: everything that must be there is, and nothing else. With
@@ -170,11 +252,52 @@ impl Life {
         let mut rng = self.rng;
         let (mut disk, mut death) = die(&mut rng, &self.disk, 2, failed);
         deaths_on_the_way(&mut rng, &mut disk, &mut death);
-        self.world.with(|w| w.excuses = &[]);
+        Life { digest, ..Life::after(self.seed, rng, (disk, death), self.world, thorough) }
+    }
+
+    /// The life that goes on from what a death left.
+    fn after(
+        seed: u64,
+        mut rng: Rng,
+        (disk, death): (SimDisk, Death),
+        world: SharedWorld,
+        thorough: bool,
+    ) -> Life {
+        world.with(|w| w.excuses = &[]);
         let sim = engine::world(rng.next_u64(), &disk);
-        let (left, world) = (disk.clone(), self.world.clone());
-        let pool = sim.run(async move { verify::come_up(left, &world, death, thorough).await });
-        Life { seed: self.seed, rng, disk, sim, pool, world: self.world, digest }
+        let (left, known) = (disk.clone(), world.clone());
+        let pool = sim.run(async move {
+            let (pool, found) = verify::come_up(left, &known, death, thorough).await;
+            found.go_on(&known);
+            pool
+        });
+        Life { seed, rng, disk, sim, pool, world, digest: 0 }
+    }
+
+    /// What would be there if the pool died now, did a little, died again, and so on: what recovery left half done shows
+    /// only then. The life itself goes on.
+    ///
+    /// # Panics
+    /// With whatever is found wrong.
+    pub fn look_further_beyond(&mut self) -> Tally {
+        let failed = barrier_failed(&self.sim, &self.disk, &self.pool);
+        let mut rng = self.rng.fork();
+        let left = die(&mut rng, &self.disk, 4, failed);
+        let mut other = Life::after(self.seed, rng, left, self.world.fork(), false);
+        let mut tally = Tally::state(false);
+        for _ in 0..1 + other.rng.below(MORE_DEATHS) {
+            let patience = if other.rng.chance(1, 2) { NEVER_FLUSHES } else { 1 };
+            other.be_patient(patience);
+            other.work_in_part();
+            for _ in 0..MORE_LOOKS {
+                let events = 1 + other.rng.below(MORE_EVENTS);
+                other.go_on(events);
+                tally.add(other.look_beyond());
+            }
+            other = other.die_and_come_back(false);
+            tally.add(Tally::state(false));
+        }
+        tally
     }
 
     /// Dies, and nobody has opened the pool since.
@@ -236,19 +359,36 @@ impl Life {
 
 /// Sets writers, a controller and the background duties to work, until the world ends or comes to an end.
 pub(crate) fn set_to_work(sim: &Sim, pool: &Arc<Pool>, world: &SharedWorld, rng: &mut Rng) -> Vec<Join<()>> {
-    let handle = sim.handle();
+    let mut at_work = vec![set_background(sim, pool, world, rng)];
+    at_work.extend(set_writers(sim, pool, world, WRITERS, rng));
+    at_work.push(set_controller(sim, pool, world, rng));
+    at_work
+}
+
+fn set_background(sim: &Sim, pool: &Arc<Pool>, world: &SharedWorld, rng: &mut Rng) -> Join<()> {
     let (over, excuses) = (world.clone(), world.clone());
     let over = move || over.with(|w| w.over);
     let excused = move |e: &Error| excuses.with(|w| w.excuses(e));
-    let mut at_work =
-        vec![sim.spawn(engine::maintain(handle.clone(), Arc::clone(pool), rng.fork(), over, excused))];
-    for lane in 0..WRITERS {
+    sim.spawn(engine::maintain(sim.handle(), Arc::clone(pool), rng.fork(), over, excused))
+}
+
+fn set_writers(
+    sim: &Sim,
+    pool: &Arc<Pool>,
+    world: &SharedWorld,
+    writers: usize,
+    rng: &mut Rng,
+) -> Vec<Join<()>> {
+    let write = |lane| {
         let (pool, world) = (Arc::clone(pool), world.clone());
-        at_work.push(sim.spawn(writer::write_forever(handle.clone(), pool, world, lane % 2, rng.fork())));
-    }
+        sim.spawn(writer::write_forever(sim.handle(), pool, world, lane % 2, rng.fork()))
+    };
+    (0..writers).map(write).collect()
+}
+
+fn set_controller(sim: &Sim, pool: &Arc<Pool>, world: &SharedWorld, rng: &mut Rng) -> Join<()> {
     let (pool, world) = (Arc::clone(pool), world.clone());
-    at_work.push(sim.spawn(controller::control_forever(handle, pool, world, rng.fork())));
-    at_work
+    sim.spawn(controller::control_forever(sim.handle(), pool, world, rng.fork()))
 }
 
 /// Whether a barrier has failed, and the pool has noticed: nobody can write down what nobody has been told of.

@@ -5,12 +5,13 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use cairn_cow::ExtentKind;
 use cairn_cow::sim::{Rng, Sim, SimDisk, block_on};
-use cairn_cow::{ExtentKind, Pool as AnyPool};
 
 use crate::ballast;
 use crate::controller::Controller;
-use crate::engine::{self, BLOCK_SECTORS, Pool, create, options};
+use crate::engine::{self, BLOCK_SECTORS, Pool, create};
+use crate::note::{self, Form};
 use crate::pattern::SECTOR;
 use crate::tally::Tally;
 use crate::verify;
@@ -55,11 +56,13 @@ pub enum Step {
     Delete,
     Background,
     Check,
+    Note,
+    Die,
 }
 
 impl Step {
     /// All there are.
-    pub const ALL: [Step; 22] = [
+    pub const ALL: [Step; 24] = [
         Step::Write,
         Step::WriteNext,
         Step::WritePart,
@@ -82,6 +85,8 @@ impl Step {
         Step::Delete,
         Step::Background,
         Step::Check,
+        Step::Note,
+        Step::Die,
     ];
 }
 
@@ -110,7 +115,7 @@ impl Beginning {
     pub fn new(tight: bool) -> Beginning {
         let disk = SimDisk::file(2 * LIMIT);
         let world = SharedWorld::new(Scale::SMALL);
-        let (made, known) = (disk.clone(), world.clone());
+        let (made, known, disk_of_the_pool) = (disk.clone(), world.clone(), disk.clone());
         block_on(async move {
             let pool = create(made, LIMIT).await.unwrap_or_else(|e| panic!("creating the pool: {e:?}"));
             let asker = Asker::new(&pool, &known);
@@ -128,6 +133,10 @@ impl Beginning {
             if tight {
                 ballast::fill(&pool, &known, SLACK).await;
             }
+            // Closing takes another block, and leaves one before the journal begins anew.
+            while note::journal_left(&disk_of_the_pool) != Some(2) {
+                note::write(&pool, &known, Form::SHORT).await;
+            }
             pool.close().await.unwrap_or_else(|e| panic!("closing: {e:?}"));
         });
         assert_eq!(disk.unsynced_changes(), 0, "a pool that was closed is on disk");
@@ -139,40 +148,53 @@ impl Beginning {
     /// # Panics
     /// With whatever is found wrong.
     pub fn run(&self, steps: &[Step]) -> Tally {
-        let disk = self.disk.crash_keeping(|_| true);
+        let mut disk = self.disk.crash_keeping(|_| true);
         let world = self.world.fork();
-        let sim = Sim::in_order();
-        sim.attach(&disk);
-        let done = Rc::new(Cell::new(false));
-        let (inside, asked, ended) = (disk.clone(), world.clone(), Rc::clone(&done));
-        let steps: Vec<Step> = steps.to_vec();
-        drop(sim.spawn(async move {
-            let opened = AnyPool::open(inside, options()).await;
-            let pool = opened.unwrap_or_else(|e| panic!("reopening: {e:?}"));
-            let asker = Asker::new(&pool, &asked);
-            for step in steps {
-                asker.ask(step).await;
-            }
-            ended.set(true);
-        }));
         let mut tally = Tally::default();
-        let mut seen = None;
-        while !done.get() {
-            assert!(sim.run_events(1), "everything stands still");
-            let counts = disk.counts();
-            let point = (counts.writes, counts.syncs, counts.grows, disk.unsynced_changes());
-            let point = Some((point, world.with(|w| w.now())));
-            if point != seen {
-                seen = point;
-                all_crashes(&disk, &world, &mut tally);
-            }
+        for steps in steps.split(|step| *step == Step::Die) {
+            live(&disk, &world, steps, &mut tally);
+            // All that was written is there, so most is at stake in the next life; what was only in memory is gone.
+            disk = disk.crash_keeping(|_| true);
         }
         tally
     }
 }
 
-/// Looks at what a power loss may leave now, and the death of the process.
-fn all_crashes(disk: &SimDisk, world: &SharedWorld, tally: &mut Tally) {
+/// Comes up, carries out steps, and looks between any two I/Os at all that a crash may leave there.
+fn live(disk: &SimDisk, world: &SharedWorld, steps: &[Step], tally: &mut Tally) {
+    let sim = Sim::in_order();
+    sim.attach(disk);
+    let (up, done) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+    let (inside, asked) = (disk.clone(), world.clone());
+    let (came_up, ended) = (Rc::clone(&up), Rc::clone(&done));
+    let steps: Vec<Step> = steps.to_vec();
+    drop(sim.spawn(async move {
+        let (pool, found) = verify::come_up(inside, &asked, Death::Power, false).await;
+        found.go_on(&asked);
+        came_up.set(true);
+        let asker = Asker::new(&pool, &asked);
+        for step in steps {
+            asker.ask(step).await;
+        }
+        ended.set(true);
+    }));
+    let mut seen = None;
+    while !done.get() {
+        assert!(sim.run_events(1), "everything stands still");
+        let counts = disk.counts();
+        let point = (counts.writes, counts.syncs, counts.grows, disk.unsynced_changes());
+        let point = Some((point, world.with(|w| w.now())));
+        if point != seen {
+            seen = point;
+            // What the power took before is not there because the process dies on the way back.
+            let death = if up.get() { Death::Process } else { Death::Power };
+            all_crashes(disk, world, death, tally);
+        }
+    }
+}
+
+/// Looks at what a power loss may leave now, and the death of the process, after which there is what `death` leaves.
+fn all_crashes(disk: &SimDisk, world: &SharedWorld, death: Death, tally: &mut Tally) {
     let changes = disk.unsynced_changes();
     if changes <= ALL_SUBSETS {
         for subset in 0..1u64 << changes {
@@ -185,7 +207,7 @@ fn all_crashes(disk: &SimDisk, world: &SharedWorld, tally: &mut Tally) {
             look(disk.crash_keeping(|_| rng.chance(chance, 8)), world, Death::Power, tally);
         }
     }
-    look(disk.kill(&mut Rng::new(tally.states)), world, Death::Process, tally);
+    look(disk.kill(&mut Rng::new(tally.states)), world, death, tally);
 }
 
 fn look(disk: SimDisk, world: &SharedWorld, death: Death, tally: &mut Tally) {
@@ -302,6 +324,9 @@ impl Asker {
             Step::Background => engine::settle(&self.pool).await,
             // It begins with a checkpoint.
             Step::Check => engine::assert_well(&self.pool).await,
+            // A batch of two blocks.
+            Step::Note => drop(note::write(&self.pool, &self.world, Form::LONG).await),
+            Step::Die => unreachable!("nobody lives on to do it"),
         }
     }
 }

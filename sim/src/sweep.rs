@@ -10,13 +10,22 @@ const LIVES: u64 = 12;
 /// Moments of a life at which it is looked what a death would leave.
 const MOMENTS: u64 = 8;
 /// Deaths looked at in each moment, where that takes little: each leaves another part of what was not flushed.
-const DEATHS: u64 = 8;
-/// Events between two moments at most.
+const DEATHS: u64 = 6;
+/// Events between two moments at most, ...
 const EVENTS: u64 = 120;
-/// Blocks of the journal: after so many batches it begins anew.
-const JOURNAL_BATCHES: u64 = 256;
+/// ... and from something that was waited for to the next moment.
+const SOON: u64 = 30;
+/// Batches that are written before anything else, at most: more than the journal takes.
+const JOURNAL_BATCHES: u64 = 300;
 /// Events before the first moment of a life that is a long one, at most: the journal goes round, and the pool is full.
 const YOUTH: u64 = 15_000;
+
+/// Of four pools one has plenty of room, ...
+const PLENTY: u64 = 0;
+/// ... one grows all the time, and two have hardly any room.
+const GROWS: u64 = 1;
+/// How patient writers are: see [`Life::be_patient`].
+const PATIENCE: [u64; 5] = [0, 0, 1, 20, 20];
 
 /// The life of a seed, and all the deaths that it could have died.
 ///
@@ -24,12 +33,12 @@ const YOUTH: u64 = 15_000;
 /// With whatever is found wrong.
 pub fn sweep(seed: u64) -> Tally {
     let mut rng = Rng::new(seed ^ 0x5eeb);
-    let (mut life, size) = birth(seed, &mut rng);
+    let Birth { mut life, size, grows } = birth(seed, &mut rng);
     let deaths = if size == Size::Large { 2 } else { DEATHS };
     let lives = 1 + rng.below(LIVES);
     let mut tally = Tally::default();
     for _ in 0..lives {
-        life.be_patient(if rng.chance(1, 3) { 20 } else { 1 });
+        life.be_patient(PATIENCE[rng.index(PATIENCE.len())]);
         life.work();
         if rng.chance(1, 4) {
             life.go_on(rng.below(YOUTH));
@@ -39,17 +48,15 @@ pub fn sweep(seed: u64) -> Tally {
             if moment == failing {
                 life.let_a_barrier_fail(4 * EVENTS);
             }
-            if rng.chance(1, 8) {
-                life.go_on_until_it_grows(4 * EVENTS);
-            }
-            life.go_on(1 + rng.below(EVENTS));
-            if rng.chance(1, 6) {
+            go_on(&life, &mut rng, grows);
+            if rng.chance(1, 4) {
                 life.look_at_damage();
                 tally.damaged += 1;
             }
             for _ in 0..deaths {
                 tally.add(life.look_beyond());
             }
+            tally.add(life.look_further_beyond());
         }
         let thorough = rng.chance(1, 4);
         life = life.die_and_come_back(thorough);
@@ -58,19 +65,59 @@ pub fn sweep(seed: u64) -> Tally {
     tally
 }
 
+/// A pool in its youth.
+pub(crate) struct Birth {
+    pub(crate) life: Life,
+    pub(crate) size: Size,
+    /// An image is copied in, which makes it grow again and again.
+    pub(crate) grows: bool,
+}
+
 /// A pool with much room or little, somewhere in its journal.
-pub(crate) fn birth(seed: u64, rng: &mut Rng) -> (Life, Size) {
+pub(crate) fn birth(seed: u64, rng: &mut Rng) -> Birth {
+    let room = rng.below(4);
     // Some have room for little more than the superblocks, the ring and a handful of segments.
     let limit = match rng.below(3) {
+        _ if room == GROWS => 20 << 20,
         0 => (7 << 20) + (rng.below(8) << 18),
         1 => 8 << 20,
         _ => 12 << 20,
     };
     let size = if rng.chance(1, 8) { Size::Large } else { Size::Small };
     let mut life = Life::new(seed, rng.fork(), limit, size);
-    life.turn_the_journal(rng.below(JOURNAL_BATCHES));
-    if rng.chance(1, 2) {
-        life.make_tight(24 + rng.below(100));
+    match room {
+        PLENTY => {}
+        GROWS => life.make_it_grow(),
+        _ => life.make_tight(8 + rng.below(100)),
     }
-    (life, size)
+    if rng.chance(1, 2) {
+        life.turn_the_journal(rng.below(JOURNAL_BATCHES));
+    }
+    Birth { life, size, grows: room == GROWS }
+}
+
+/// To the next moment: any, or one of those at which most is at stake.
+fn go_on(life: &Life, rng: &mut Rng, grows: bool) {
+    let events = match rng.below(8) {
+        0 if grows => {
+            life.go_on_until_it_grows(4 * EVENTS);
+            life.go_on_until_it_syncs(SOON);
+            SOON / 4
+        }
+        1 | 2 => {
+            life.go_on_until_it_syncs(EVENTS);
+            2
+        }
+        3 => {
+            life.begin_a_check();
+            SOON
+        }
+        4 => {
+            life.begin_a_check();
+            life.go_on_until_a_superblock(4 * EVENTS);
+            4
+        }
+        _ => EVENTS,
+    };
+    life.go_on(1 + rng.below(events));
 }

@@ -9,28 +9,56 @@ use cairn_cow::{Error, ErrorKind, ExtentKind, Pool as AnyPool, VersionId};
 
 use crate::ballast;
 use crate::engine::{self, BLOCK_SECTORS, Pool, options};
+use crate::note;
 use crate::oracle::{Contents, Time, assert_allowed};
 use crate::pattern::{SECTOR, ZERO};
 use crate::world::{Death, Known, Pending, SharedVolume, SharedWorld, Snapshot};
 
+/// What a pool that came up after a death holds.
+pub(crate) struct Found {
+    death: Death,
+    heads: Vec<(SharedVolume, Contents)>,
+}
+
+impl Found {
+    /// Makes it the world's new beginning.
+    pub(crate) fn go_on(self, world: &SharedWorld) {
+        let now = world.with(|w| w.tick());
+        for (volume, seen) in self.heads {
+            let mut volume = volume.borrow_mut();
+            volume.doomed = false;
+            match self.death {
+                Death::Power | Death::Failure => volume.restart_history(&seen),
+                Death::Process => volume.history.survived(&seen, now),
+            }
+        }
+    }
+}
+
 /// Opens what a death left and compares it with the world. With `thorough`, the pool is then tidied up and every block of it
 /// accounted for.
-pub(crate) async fn come_up(disk: SimDisk, world: &SharedWorld, death: Death, thorough: bool) -> Arc<Pool> {
+pub(crate) async fn come_up(
+    disk: SimDisk,
+    world: &SharedWorld,
+    death: Death,
+    thorough: bool,
+) -> (Arc<Pool>, Found) {
     let pool = AnyPool::open(disk, options()).await.unwrap_or_else(|e| panic!("reopening: {e:?}"));
-    verify(&pool, world, death).await;
+    let found = verify(&pool, world, death).await;
     if thorough {
         engine::settle(&pool).await;
         engine::assert_sound(&pool, "after recovery").await;
     }
-    pool
+    (pool, found)
 }
 
-/// Compares the reopened pool with the world, and makes what is there now the world's new beginning.
-pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
+/// Compares the reopened pool with the world.
+pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) -> Found {
     reconcile(pool, world, false);
     let (volumes, flushed) =
         world.with(|w| (w.volumes.values().cloned().collect::<Vec<SharedVolume>>(), w.flushed));
     let ballast = world.with(|w| w.ballast);
+    note::assert_there(pool, world);
     same_names(pool, &volumes, ballast.map(|_| ballast::NAME));
     if let Some(there) = ballast {
         ballast::assert_same(pool, there, Rng::new(flushed)).await;
@@ -59,15 +87,7 @@ pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) {
         assert_allowed(&what, seen, &volume.history, |sector| volume.history.after_crash(sector, point));
     }
     verify_snapshots(pool, &volumes, flushed).await;
-    let now = world.with(|w| w.tick());
-    for (volume, seen) in volumes.iter().zip(&heads) {
-        let mut volume = volume.borrow_mut();
-        volume.doomed = false;
-        match death {
-            Death::Power | Death::Failure => volume.restart_history(seen),
-            Death::Process => volume.history.survived(seen, now),
-        }
-    }
+    Found { death, heads: volumes.into_iter().zip(heads).collect() }
 }
 
 async fn verify_snapshots(pool: &Pool, volumes: &[SharedVolume], flushed: Time) {
@@ -84,13 +104,16 @@ async fn verify_snapshots(pool: &Pool, volumes: &[SharedVolume], flushed: Time) 
             let seen = contents(pool, snapshot.id, snapshot.size, &what).await;
             match snapshot.known {
                 Known::Exactly(expected) => {
-                    let differing =
-                        expected.keys().chain(seen.keys()).find(|s| expected.get(s) != seen.get(s));
-                    let story = differing
-                        .map(|s| (s, expected.get(s), seen.get(s), volume.borrow().history.story(*s)));
+                    let story = || {
+                        let mut all = expected.keys().chain(seen.keys());
+                        let differing = all.find(|s| expected.get(s) != seen.get(s));
+                        differing
+                            .map(|s| (s, expected.get(s), seen.get(s), volume.borrow().history.story(*s)))
+                    };
                     assert!(
-                        story.is_none(),
-                        "{what} has changed (sector, was, is, its head's story): {story:?}"
+                        *expected == seen,
+                        "{what} has changed (sector, was, is, its head's story): {:?}",
+                        story()
                     );
                 }
                 Known::Answered { asked, answered } => {
@@ -167,7 +190,7 @@ pub(crate) async fn compare(pool: &Pool, world: &SharedWorld) {
         }
         let what = format!("volume {} at {now}", volume.name);
         let seen = contents(pool, volume.id, volume.size, &what).await;
-        assert_allowed(&what, &seen, &volume.history, |sector| volume.history.live(sector, now, now));
+        assert_allowed(&what, &seen, &volume.history, |sector| volume.history.live(sector, now, now).into_iter());
         for (name, snapshot) in volume.snapshots {
             let what = format!("snapshot {}@{name}", volume.name);
             if pool.snapshot(&volume.name, &name).is_err() {

@@ -70,6 +70,16 @@ pub(crate) enum Pending {
     Rollback { volume: String, asked: Time },
 }
 
+/// A volume that takes up room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ballast {
+    pub(crate) id: VersionId,
+    /// Blocks that hold what was written there, and were flushed ...
+    pub(crate) blocks: u64,
+    /// ... but for some that are holes.
+    pub(crate) holes: bool,
+}
+
 /// How much there is at once. What is small is looked at in no time, and shows most of what can go wrong.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
@@ -89,13 +99,15 @@ pub(crate) struct World {
     pub(crate) scale: Scale,
     pub(crate) volumes: BTreeMap<String, SharedVolume>,
     pub(crate) pending: Pending,
-    /// The volume that [`crate::ballast`] made, if there is one, and the blocks that it holds.
-    pub(crate) ballast: Option<(VersionId, u64)>,
+    /// The volume that [`crate::ballast`] made, if there is one.
+    pub(crate) ballast: Option<Ballast>,
+    /// The number that is on the pool's note, and the one that somebody last wanted there; see [`crate::note`].
+    pub(crate) note: (u64, u64),
     /// What the pool may answer because of its disk: nothing as long as that is healthy.
     pub(crate) excuses: &'static [ErrorKind],
     /// Whoever works on the pool is to come to an end.
     pub(crate) over: bool,
-    /// Writers flush once where they would so many times: batches of few records, or of many.
+    /// Writers flush once where they would so many times, or with 0 after every write: batches of few records, or of many.
     pub(crate) patience: u64,
     /// All that was answered before this time was flushed.
     pub(crate) flushed: Time,
@@ -172,6 +184,7 @@ impl SharedWorld {
             ballast: None,
             excuses: &[],
             over: false,
+            note: (0, 0),
             patience: 1,
             flushed: 0,
             clock: 0,

@@ -39,7 +39,10 @@ pub(crate) async fn write_forever(
         }
         let volume = Rc::clone(&volumes[writer.rng.index(volumes.len())]);
         let went_well = match writer.rng.below(100) {
-            0..50 => writer.change(&volume, What::Data, false).await,
+            0..50 => {
+                let fua = writer.world.with(|w| w.patience == 0);
+                writer.change(&volume, What::Data, fua).await
+            }
             50..57 => {
                 let fua = writer.would_flush();
                 writer.change(&volume, What::Data, fua).await
@@ -62,7 +65,7 @@ impl Writer {
 
     fn would_flush(&mut self) -> bool {
         let patience = self.world.with(|w| w.patience);
-        self.rng.chance(1, patience)
+        self.rng.chance(1, patience.max(1))
     }
 
     /// Some hot sectors of a volume; odd pieces, whole blocks and runs of blocks.

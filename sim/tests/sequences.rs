@@ -28,8 +28,8 @@ fn pairs_of_steps_survive_every_crash() {
 
 #[test]
 fn numbers_name_sequences() {
-    assert_eq!(count(3), 22 * 22 * 22);
+    assert_eq!(count(3), 24 * 24 * 24);
     assert_eq!(sequence(2, 0), [Step::Write, Step::Write]);
-    assert_eq!(sequence(2, 23), [Step::WriteNext, Step::WriteNext]);
-    assert_eq!(sequence(3, count(3) - 1), [Step::Check; 3]);
+    assert_eq!(sequence(2, 25), [Step::WriteNext, Step::WriteNext]);
+    assert_eq!(sequence(3, count(3) - 1), [Step::Die; 3]);
 }

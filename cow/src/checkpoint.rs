@@ -470,6 +470,7 @@ pub(crate) fn slot_crc(block: &[u8]) -> u32 {
 fn superseded_addr(superseded: &Superseded) -> Option<BlockAddr> {
     match superseded {
         Superseded::Addr(addr) => Some(*addr),
+        Superseded::Cell(_) if planted(Defect::ReplacedUnderWayLeaks) => None,
         // Without an address it was never part of a checkpoint.
         Superseded::Cell(cell) => cell.home().map(|ptr| ptr.addr),
     }

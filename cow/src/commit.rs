@@ -83,7 +83,7 @@ impl<D: Disk> Pool<D> {
                     return Ok(());
                 }
                 state.writable()?;
-                !std::mem::replace(&mut state.commit_running, true)
+                !std::mem::replace(&mut state.commit_running, true) || planted(Defect::BatchesOverlap)
             };
             if lead {
                 self.commit().await?;
@@ -147,8 +147,13 @@ impl<D: Disk> Pool<D> {
                 drop(state);
                 return Err(self.ring_is_full());
             }
-            let sealed = (!silent).then(|| seal_log(&mut state));
-            (freeze(&mut state), sealed)
+            if planted(Defect::FrozenBeforeItsBatch) {
+                let frozen = freeze(&mut state);
+                (frozen, (!silent).then(|| seal_log(&mut state)))
+            } else {
+                let sealed = (!silent).then(|| seal_log(&mut state));
+                (freeze(&mut state), sealed)
+            }
         };
         match sealed {
             Some(sealed) => self.write_batch(sealed).await?,

@@ -34,6 +34,8 @@ defects! {
     BatchCutAtTheRingsEnd,
     /// A batch says of itself that it is durable.
     BatchConfirmsItself,
+    /// A batch is sealed although the one before it is not durable.
+    BatchesOverlap,
     /// A batch of the journal is believed whatever its checksum says.
     BatchChecksumIgnored,
     /// A batch of the journal is believed whatever its number is.
@@ -54,6 +56,10 @@ defects! {
     SuperblocksNotConfirmed,
     /// Recovery does not look whether the data of the last writes is there.
     DataNotVerified,
+    /// Of data in several places recovery verifies the first only.
+    OnlyFirstRunVerified,
+    /// Opening relies on what it read without a barrier.
+    OpeningBarrierOmitted,
     /// Recovery does not look whether the pool file grew as the journal says.
     GrowthNotVerified,
     /// What recovery cut off the journal may be seen again.
@@ -62,6 +68,14 @@ defects! {
     ReplayFreesTooEarly,
     /// What a process that died had in its shadow is not taken over.
     ShadowNotTaken,
+    /// Of the two batches that a process that died may have had in its shadow, one is taken over.
+    ShadowTakenInPart,
+    /// Replay does not give back the nodes of deleted versions.
+    ReplayLeaksNodes,
+    /// The pool file grows after the journal says so.
+    GrowthLoggedFirst,
+    /// A checkpoint freezes the state before it seals the batch that belongs to it.
+    FrozenBeforeItsBatch,
     /// A checkpoint writes its superblock without a barrier before it.
     CheckpointBarrierOmitted,
     /// Both superblocks are written before one barrier.
@@ -72,6 +86,10 @@ defects! {
     SpaceMapInPlace,
     /// What a checkpoint replaces is reusable before its superblock is durable.
     ReplacedNodesFreedEarly,
+    /// What a checkpoint replaces is reusable while somebody reads it.
+    ReplacedFreedUnderReaders,
+    /// What a checkpoint wrote although it was replaced meanwhile is not given back.
+    ReplacedUnderWayLeaks,
     /// A checkpoint may be given blocks that were freed after it froze.
     CheckpointUnguarded,
     /// A checkpoint stores blocks of writes under way as used.
@@ -84,18 +102,32 @@ defects! {
     FreedBeforeDurable,
     /// Freed blocks are reusable while somebody reads them.
     FreedUnderReaders,
+    /// A node's block may be reused while the node is read.
+    NodeReadUnguarded,
     /// The read cache is not told that a block is used anew.
     CacheNotToldOfReuse,
     /// A volume frees blocks that its snapshots hold.
     SharedBlocksFreed,
     /// A snapshot does not begin a new epoch.
     EpochNotRaised,
+    /// A rollback does not begin a new epoch.
+    RollbackKeepsEpoch,
+    /// What was born in the epoch after the last snapshot counts as the snapshot's, too.
+    FloorOneTooHigh,
+    /// A clone does not count among those that descend from its snapshot.
+    CloneNotCounted,
+    /// A version is given back by addresses that no durable checkpoint knows.
+    ReapedDuringCheckpoint,
     /// Deleting a version frees blocks that its successor holds.
     ReapFreesSuccessors,
     /// Deleting a version frees blocks that its predecessors hold.
     ReapFreesPredecessors,
     /// Two writes of parts of one block do not wait for each other, and do not look whether it has changed.
     PartsNotMerged,
+    /// A write of a part of a block does not look whether the block has changed.
+    ChangedBlockMergedOver,
+    /// Blocks of a write that did not happen are not given back.
+    AbandonedBlocksLeak,
     /// A write of a part of a block keeps nothing of what was behind it.
     TailOfABlockLost,
     /// A trim takes the block that it begins in the middle of.
@@ -110,18 +142,15 @@ defects! {
     DataServedUnverified,
     /// A node of the map is believed whatever its checksum says.
     NodeChecksumIgnored,
+    /// A block of the catalog is believed whatever its checksum says.
+    CatalogChecksumIgnored,
     /// A block of the space map is believed whatever its checksum says.
     SpaceMapChecksumIgnored,
 }
 
 impl Defect {
     /// Those that need so rare a moment that a minute of simulation finds them by luck only.
-    pub const RARE: &[Defect] = &[
-        Defect::BatchCutAtTheRingsEnd,
-        Defect::GrowthNotVerified,
-        Defect::ReplayFreesTooEarly,
-        Defect::ReplacedNodesFreedEarly,
-    ];
+    pub const RARE: &[Defect] = &[Defect::NodeReadUnguarded];
 }
 
 #[cfg(feature = "mutants")]

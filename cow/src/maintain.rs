@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::defect::{Defect, planted};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
@@ -154,13 +155,20 @@ impl<D: Disk> Pool<D> {
             }
             segments
         };
+        if planted(Defect::GrowthLoggedFirst) {
+            let mut state = self.state.lock();
+            state.space.add_segments(1);
+            state.append(&Record::Grow { segments: segments as u64 });
+        }
         if let Err(e) = self.disk.grow(self.geometry.bytes_with(segments)).await {
             let error = Error::io("growing the pool", e);
             return if error.kind() == ErrorKind::NoSpace { Ok(false) } else { Err(error) };
         }
-        let mut state = self.state.lock();
-        state.space.add_segments(1);
-        state.append(&Record::Grow { segments: segments as u64 });
+        if !planted(Defect::GrowthLoggedFirst) {
+            let mut state = self.state.lock();
+            state.space.add_segments(1);
+            state.append(&Record::Grow { segments: segments as u64 });
+        }
         Ok(true)
     }
 

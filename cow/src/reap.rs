@@ -47,7 +47,8 @@ impl State {
         let mut next = Next::Nothing;
         for (id, version) in self.versions.reapable() {
             // Addresses that a checkpoint under way has given may never be known to anybody after a crash.
-            let durable = !version.root.is_dirty() && !self.checkpoint_running;
+            let under_way = self.checkpoint_running && !planted(Defect::ReapedDuringCheckpoint);
+            let durable = !version.root.is_dirty() && !under_way;
             if durable || self.shares_root_with_child(id, &version.root) {
                 return Next::Reap(id);
             }

@@ -163,6 +163,7 @@ pub(crate) async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> 
         match unseal(&block, Kind::Catalog, &superblock.pool, next) {
             Ok(generation) if generation == superblock.generation => {}
             Ok(_) => return Err(bad("belongs to another checkpoint")),
+            Err(_) if planted(Defect::CatalogChecksumIgnored) => {}
             Err(_) => return Err(bad("does not match its checksum")),
         }
         let mut r = Reader::new(&block[HEADER_BYTES..], "catalog");
@@ -405,6 +406,9 @@ async fn data_is_there<D: Disk>(disk: &D, record: &Record, geometry: Geometry) -
         if !buf.chunks_exact(BLOCK_BYTES).zip(&mut crcs).all(|(block, crc)| crc32fast::hash(block) == *crc) {
             return Ok(false);
         }
+        if planted(Defect::OnlyFirstRunVerified) {
+            break;
+        }
     }
     Ok(true)
 }
@@ -575,7 +579,9 @@ impl<D: Disk> Pool<D> {
         if superblocks.first_is_newest() && superblocks.second_is_older() && confirms {
             self.put_superblock(&superblocks.newest, first).await?;
         }
-        self.barrier().await?;
+        if !planted(Defect::OpeningBarrierOmitted) {
+            self.barrier().await?;
+        }
         if !barrier_failed {
             self.state.lock().all_found_is_durable();
         }
@@ -717,7 +723,9 @@ fn replay(state: &mut State, record: &Record, most_segments: usize) -> Result<()
             for run in freed {
                 state.space.free_later(*run);
             }
-            state.superseded.extend(nodes.iter().map(|addr| Superseded::Addr(*addr)));
+            if !planted(Defect::ReplayLeaksNodes) {
+                state.superseded.extend(nodes.iter().map(|addr| Superseded::Addr(*addr)));
+            }
         }
         Record::Grow { segments } => {
             let target = usize::try_from(*segments).unwrap_or(usize::MAX);

@@ -174,6 +174,7 @@ impl Versions {
             Some(reaping) if reaping.version == parent && lba < reaping.cursor => {
                 self.epoch_of(self.all.get(&parent).and_then(|p| p.parent))
             }
+            _ if planted(Defect::FloorOneTooHigh) => Epoch(self.epoch_of(Some(parent)).0 + 1),
             _ => self.epoch_of(Some(parent)),
         }
     }
@@ -332,7 +333,11 @@ impl Versions {
                 let mapped = source.mapped;
                 let mut clone = Version::new(kind, Some(*from), source.root.clone(), *size, *created_ms);
                 clone.mapped = mapped;
-                self.insert(*head, clone)
+                self.insert(*head, clone)?;
+                if planted(Defect::CloneNotCounted) {
+                    self.known(*from)?.children -= 1;
+                }
+                Ok(())
             }
             Record::Rollback { head, to, kept, created_ms } => {
                 if *head != kept.head {
@@ -348,6 +353,9 @@ impl Versions {
                 let head = self.known(*head)?;
                 head.root = root;
                 head.mapped = mapped;
+                if planted(Defect::RollbackKeepsEpoch) {
+                    return Ok(());
+                }
                 self.next_epoch()
             }
             Record::Delete { versions } => {

@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// The first seed; those after it follow [default: one that no other run has used]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Only what `cargo xtask sim` runs, without the single operations that come first
+    #[arg(long)]
+    lives: bool,
     /// Lists the defects and ends
     #[arg(long)]
     list: bool,
@@ -104,14 +107,14 @@ mod planted {
         let wanted: Vec<Defect> = Defect::ALL.iter().filter(named).copied().collect();
         let (first, time) = (arguments.seed.unwrap_or_else(fresh), Duration::from_secs(arguments.seconds));
         if arguments.alone {
-            return alone(&wanted, first, time);
+            return alone(arguments, &wanted, first, time);
         }
         println!("seeds {first} and on, {} s at most for each\n", arguments.seconds);
         let (mut caught, mut escaped) = (0, 0);
         for defect in wanted {
             let began = Instant::now();
             // A defect may end in a loop without end, or in an abort.
-            let told = match look_apart(defect, first, time) {
+            let told = match look_apart(arguments, defect, first, time) {
                 Ok(told) => told,
                 Err(error) => {
                     eprintln!("error: this program cannot be started again: {error}");
@@ -136,7 +139,12 @@ mod planted {
     }
 
     /// Looks for a defect in a process of its own; what was found.
-    fn look_apart(defect: Defect, first: u64, time: Duration) -> std::io::Result<Option<String>> {
+    fn look_apart(
+        arguments: &Arguments,
+        defect: Defect,
+        first: u64,
+        time: Duration,
+    ) -> std::io::Result<Option<String>> {
         let mut child = Command::new(std::env::current_exe()?)
             .args([
                 "mutants",
@@ -146,6 +154,7 @@ mod planted {
                 "--seconds",
                 &time.as_secs().to_string(),
             ])
+            .args(arguments.lives.then_some("--lives"))
             .arg(name(defect))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -174,7 +183,7 @@ mod planted {
     }
 
     /// Looks for defects in this very process and says what was found of the first.
-    fn alone(wanted: &[Defect], first: u64, time: Duration) -> ExitCode {
+    fn alone(arguments: &Arguments, wanted: &[Defect], first: u64, time: Duration) -> ExitCode {
         let limit = Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) };
         if let Err(error) = setrlimit(Resource::As, limit) {
             eprintln!("error: memory cannot be limited: {error}");
@@ -183,7 +192,9 @@ mod planted {
         quiet_lives();
         for defect in wanted {
             plant(Some(*defect));
-            if let Some(failure) = sequences::all(SEQUENCES, |_| {}) {
+            if !arguments.lives
+                && let Some(failure) = sequences::all(SEQUENCES, |_| {})
+            {
                 println!("in the sequence {}: {}", sequences::named(&failure.steps), failure.message);
                 return ExitCode::from(FOUND);
             }

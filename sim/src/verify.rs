@@ -190,7 +190,9 @@ pub(crate) async fn compare(pool: &Pool, world: &SharedWorld) {
         }
         let what = format!("volume {} at {now}", volume.name);
         let seen = contents(pool, volume.id, volume.size, &what).await;
-        assert_allowed(&what, &seen, &volume.history, |sector| volume.history.live(sector, now, now).into_iter());
+        assert_allowed(&what, &seen, &volume.history, |sector| {
+            volume.history.live(sector, now, now).into_iter()
+        });
         for (name, snapshot) in volume.snapshots {
             let what = format!("snapshot {}@{name}", volume.name);
             if pool.snapshot(&volume.name, &name).is_err() {

@@ -14,7 +14,6 @@ use cairn_api::snapshot::{DiffExtent, ExtentKind};
 use cairnd::control::ControlThread;
 use serde_json::{Value, json};
 
-#[path = "../../daemon/tests/support/memory/mod.rs"]
 mod memory;
 use memory::MemoryEngine;
 

@@ -158,3 +158,20 @@ pub(super) async fn method_not_allowed(request: Request) -> Failure {
             .with_hint("the API is described at /v1/openapi.json"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_keep_code_message_and_hint() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        for &code in ErrorCode::ALL {
+            let error = ApiError::new(code, "what happened").with_hint("what to do");
+            let response = Failure(error.clone()).into_response();
+            assert_eq!(response.status().as_u16(), code.http_status());
+            let body = runtime.block_on(response.into_body().collect()).expect("it is in memory").to_bytes();
+            assert_eq!(serde_json::from_slice::<ErrorBody>(&body).expect("JSON"), ErrorBody { error });
+        }
+    }
+}

@@ -188,7 +188,10 @@ pub struct Sessions {
 #[derive(Default)]
 struct State {
     attached: HashMap<Target, Vec<Group>>,
+    /// What operations have for themselves.
     held: Vec<Target>,
+    /// What nobody is let in to, once for each who asked for that.
+    closed: Vec<Target>,
     last_id: u64,
 }
 
@@ -252,6 +255,12 @@ impl State {
         if self.held.iter().any(|held| held.overlaps(target)) { Err(InUse::Held) } else { Ok(()) }
     }
 
+    /// Whether somebody new may have `target`.
+    fn check_open(&self, target: &Target) -> Result<(), InUse> {
+        self.check_held(target)?;
+        if self.closed.iter().any(|closed| closed.overlaps(target)) { Err(InUse::Held) } else { Ok(()) }
+    }
+
     fn groups(&self, target: &Target) -> impl Iterator<Item = (&Target, &Group)> {
         let matching = self.attached.iter().filter(move |(attached, _)| attached.overlaps(target));
         matching.flat_map(|(target, groups)| groups.iter().map(move |group| (target, group)))
@@ -268,7 +277,7 @@ impl State {
         consumer: &Consumer,
         shared: impl FnOnce() -> Option<bool>,
     ) -> Result<(u64, &mut Group), InUse> {
-        self.check_held(&target)?;
+        self.check_open(&target)?;
         let shared = shared().ok_or(InUse::Gone)?;
         self.last_id += 1;
         let alone = !shared && matches!(target, Target::Head { .. });
@@ -370,7 +379,7 @@ impl Sessions {
     /// Who is in the way.
     pub fn hold(self: &Arc<Sessions>, target: Target) -> Result<Held, InUse> {
         let mut state = self.state.lock();
-        state.check_held(&target)?;
+        state.check_open(&target)?;
         // First what lasts: connections may be about to end.
         let pinned = state.groups(&target).find(|(_, group)| group.pinned);
         if let Some((_, device)) = pinned {
@@ -384,15 +393,16 @@ impl Sessions {
         Ok(Held { sessions: Arc::clone(self), target })
     }
 
-    /// Lets nobody in to `target` until the result is dropped; who is there stays.
+    /// Lets nobody in to `target` until the result is dropped; who is there stays. Several may ask for that at a time: who
+    /// cuts connections need not wait for who waits for them to end.
     ///
     /// # Errors
     /// [`InUse::Held`] while an operation has the target for itself.
     pub fn close(self: &Arc<Sessions>, target: Target) -> Result<Closed, InUse> {
         let mut state = self.state.lock();
         state.check_held(&target)?;
-        state.held.push(target.clone());
-        Ok(Closed { _held: Held { sessions: Arc::clone(self), target } })
+        state.closed.push(target.clone());
+        Ok(Closed { sessions: Arc::clone(self), target })
     }
 
     /// Connections to `target` and what it covers.
@@ -463,7 +473,14 @@ impl Drop for Attachment {
 
 /// Keeps newcomers out; dropping it lets them in again.
 pub struct Closed {
-    _held: Held,
+    sessions: Arc<Sessions>,
+    target: Target,
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        forget(&mut self.sessions.state.lock().closed, &self.target);
+    }
 }
 
 /// An operation's exclusive hold; dropping it lets connections in again.
@@ -474,10 +491,14 @@ pub struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut state = self.sessions.state.lock();
-        if let Some(at) = state.held.iter().position(|held| *held == self.target) {
-            state.held.swap_remove(at);
-        }
+        forget(&mut self.sessions.state.lock().held, &self.target);
+    }
+}
+
+/// Takes `target` out, once.
+fn forget(targets: &mut Vec<Target>, target: &Target) {
+    if let Some(at) = targets.iter().position(|one| one == target) {
+        targets.swap_remove(at);
     }
 }
 

@@ -1,0 +1,11 @@
+//! The control API on a real engine: a pool on a simulated disk, reached through a reactor as in the daemon.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`engine`] | the operations, one call after the other |
+//! | [`socket`] | the control socket from outside: every route, and every way in which a request can be wrong |
+//! | [`world`] | what all of them work with |
+
+mod engine;
+mod socket;
+mod world;

@@ -369,7 +369,7 @@ fn encode(keys: &Keys, name: &str, records: &[PackRecord]) -> Result<bytes::Byte
     envelope::seal(keys, Kind::Index, name, &contents)
 }
 
-fn decode(contents: &[u8]) -> Option<Vec<PackRecord>> {
+pub(crate) fn decode(contents: &[u8]) -> Option<Vec<PackRecord>> {
     let mut fields = Fields::new(contents);
     let count = fields.u32()?;
     let mut records = Vec::new();

@@ -34,6 +34,9 @@ mod cpus;
 mod direct;
 mod envelope;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gc;
 mod hold;
 mod http;

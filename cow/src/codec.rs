@@ -127,4 +127,10 @@ impl<'a> Reader<'a> {
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
+
+    /// What was not taken yet.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
 }

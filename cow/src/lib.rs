@@ -35,6 +35,9 @@ mod disk;
 mod dump;
 mod error;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod maintain;
 mod map;
 mod node;

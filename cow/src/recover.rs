@@ -182,6 +182,14 @@ pub(crate) async fn read_catalog<D: Disk>(disk: &D, superblock: &Superblock) -> 
     Ok((body, blocks))
 }
 
+/// The bits of a segment in its space map's block.
+pub(crate) fn segment_bits(block: &[u8], geometry: Geometry) -> Bits {
+    let words = geometry.segment_blocks as usize / 64;
+    let bytes = &block[HEADER_BYTES + 16..HEADER_BYTES + 16 + words * 8];
+    let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
+    bytes.chunks_exact(8).map(word).collect()
+}
+
 /// Takes the catalog apart: the versions, and where each segment's space map stands.
 pub(crate) fn decode_catalog(body: &[u8], superblock: &Superblock) -> Result<(Versions, Vec<StoredSlot>)> {
     let mut r = Reader::new(body, "catalog");
@@ -212,10 +220,7 @@ pub(crate) async fn read_space<D: Disk>(
                 format!("the space map of segment {i} does not match its checksum"),
             ));
         }
-        let words = geometry.segment_blocks as usize / 64;
-        let bytes = &block[HEADER_BYTES + 16..HEADER_BYTES + 16 + words * 8];
-        let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
-        Ok(bytes.chunks_exact(8).map(word).collect::<Vec<u64>>().into_boxed_slice())
+        Ok(segment_bits(&block, geometry))
     });
     join_all(reads.collect(), WIDTH).await
 }
@@ -368,7 +373,7 @@ pub(crate) async fn read_log<D: Disk>(
     }
 }
 
-fn decode_batch(pool: &PoolId, bytes: &[u8], seq: BatchSeq) -> Result<Batch> {
+pub(crate) fn decode_batch(pool: &PoolId, bytes: &[u8], seq: BatchSeq) -> Result<Batch> {
     let mut r = Reader::new(&bytes[HEADER_BYTES..], "journal");
     let len = r.u32()? as usize;
     let count = r.u32()?;

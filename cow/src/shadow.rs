@@ -425,6 +425,58 @@ impl Shadow {
     }
 }
 
+/// Examines memory in which a header holds `header`, and the slot of the batch after the journal's end `frames` (each a length
+/// of 2 bytes and a record), with right checksums. Returns how many records were taken.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn examine_made_up(pool: PoolId, header: &[u8], frames: &[u8], end: &JournalEnd) -> usize {
+    struct Memory(Vec<u8>);
+    impl Survivor for Memory {
+        fn load(&self, at: usize, into: &mut [u8]) {
+            into.copy_from_slice(&self.0[at..at + into.len()]);
+        }
+        fn store(&mut self, at: usize, bytes: &[u8]) {
+            self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        fn discard(self: Box<Self>) {}
+    }
+    let geometry = Geometry { segment_blocks: 64, journal_blocks: 256 };
+    let mut memory = Memory(vec![0; shadow_bytes(geometry)]);
+    let (mut copy, seq) = ([0; HEADER_BYTES], BatchSeq(end.seq.0 + 1));
+    let after_pool = MAGIC.len() + 4 + pool.len();
+    let len = header.len().min(HEADER_BYTES - after_pool);
+    copy[after_pool..after_pool + len].copy_from_slice(&header[..len]);
+    copy[..8].copy_from_slice(&MAGIC);
+    copy[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    copy[12..28].copy_from_slice(&pool);
+    let crc = crc32fast::hash(&copy[..HEADER_BYTES - 4]);
+    copy[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+    memory.store(0, &copy);
+    let mut w = Writer::default();
+    w.u64(seq.0);
+    w.u64(end.lsn.0);
+    w.u32(end.crc.unwrap_or_default());
+    let crc = crc32fast::hash(w.bytes());
+    w.u32(crc);
+    let (mut rest, mut crc) = (frames, seed(&pool, seq));
+    while let Some((len, more)) = rest.split_first_chunk() {
+        let (raw, more) = more.split_at(usize::from(u16::from_le_bytes(*len)).min(more.len()));
+        crc = extend(crc, raw);
+        w.u32(raw.len() as u32);
+        w.u32(crc);
+        w.raw(raw);
+        rest = more;
+    }
+    let slot = w.bytes();
+    memory.store(slot_start(geometry, seq), &slot[..slot.len().min(slot_bytes(geometry))]);
+    let mut shadow = Shadow::new(Box::new(memory), pool, geometry);
+    let records = match shadow.examine(end) {
+        Left::Records(left) => left.iter().map(|left| left.records.len()).sum(),
+        Left::Failed { .. } => 0,
+    };
+    shadow.begin((end.generation, end.start), (seq, end.lsn));
+    records
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

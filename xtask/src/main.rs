@@ -1,6 +1,7 @@
 //! What cairn's developers run beside cargo's own commands: `cargo xtask --help`.
 
 mod faults;
+mod fuzz;
 mod mutants;
 mod sequences;
 mod sim;
@@ -28,6 +29,8 @@ enum Command {
     Faults(faults::Arguments),
     /// Plants one defect after the other in the engine and sees that the simulator finds it
     Mutants(mutants::Arguments),
+    /// Gives the decoders of everything that comes from outside inputs that nobody thought of
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -36,5 +39,6 @@ fn main() -> ExitCode {
         Command::Sequences(arguments) => sequences::run(&arguments),
         Command::Faults(arguments) => faults::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

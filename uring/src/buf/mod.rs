@@ -123,6 +123,19 @@ impl<B: IoBuf> Slice<B> {
     }
 }
 
+impl<B: IoBufMut> Slice<B> {
+    /// The bytes of the sub-range, to be written.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        let (ptr, len) = (self.as_mut_ptr(), self.range.len());
+        if len == 0 {
+            return &mut [];
+        }
+        // SAFETY: `IoBufMut` promises an initialised, writable range of which this is a part (checked in `new`), and
+        // the exclusive borrow of `self` keeps the buffer alive and everybody else away.
+        unsafe { std::slice::from_raw_parts_mut(ptr, len) }
+    }
+}
+
 // SAFETY: a sub-range (checked in `new`) of a range that itself keeps the promise, whose length cannot change
 // because the slice owns the buffer.
 unsafe impl<B: IoBuf> IoBuf for Slice<B> {

@@ -1,0 +1,3 @@
+//! What a backup repository holds, as a store may give it back.
+
+pub use cairn_backup::fuzzing::objects;

@@ -5,20 +5,22 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 
-use cairn_api::attachment::{Attachment, Consumer};
-use cairn_api::error::ErrorCode;
-use cairn_api::pool::CheckReport;
-use cairn_api::snapshot::{DiffExtent, ExtentKind};
-use cairnd::control::ControlThread;
+use cairn_api::attachment::Consumer;
+use cairn_api::pool::PoolStatus;
+use cairn_api::snapshot::{CreateSnapshot, MAX_DIFF_EXTENTS};
+use cairn_cow::{BLOCK_SIZE, ExtentKind};
+use cairnd::control::{ControlThread, Engine};
+use cairnd::pools::PoolSlot;
 use serde_json::{Value, json};
 
-mod memory;
-use memory::MemoryEngine;
+#[path = "../../daemon/tests/api/world.rs"]
+#[expect(dead_code, reason = "the daemon's own tests use all of it")]
+mod world;
+use world::World;
 
 struct Daemon {
-    engine: Arc<MemoryEngine>,
+    world: World,
     thread: Option<ControlThread>,
     folder: tempfile::TempDir,
 }
@@ -61,11 +63,28 @@ fn cairn() -> Command {
     command
 }
 
+/// What a volume that is connected once says, and what to do about it.
+const CONNECTED: &str = "1 NBD client is connected (busy)\n\
+    hint: disconnect the NBD clients first, or have the daemon do it: cairn volume detach\n";
+
+/// What the daemon says of a volume, a snapshot or a pool that is not there.
+fn not_found(message: &str) -> String {
+    format!(
+        "error: {message} (not-found)\n\
+         hint: \"cairn volume list\" and \"cairn snapshot list\" show what there is\n"
+    )
+}
+
+fn fio() -> Consumer {
+    Consumer::Process { uid: 1000, pid: 4211, command: Some("fio".into()) }
+}
+
 impl Daemon {
     fn start() -> Daemon {
         let folder = tempfile::tempdir().expect("a folder");
-        let (engine, thread) = memory::serve(&folder.path().join("control.sock"));
-        Daemon { engine, thread: Some(thread), folder }
+        let world = World::in_folder(folder.path());
+        let thread = world.serve();
+        Daemon { world, thread: Some(thread), folder }
     }
 
     fn with_demo() -> Daemon {
@@ -84,6 +103,50 @@ impl Daemon {
 
     fn run(&self, args: &str) -> Ran {
         Ran::of(self.command(args).output().expect("runs"))
+    }
+
+    /// `fio` connects to a volume so many times.
+    fn connect(&self, volume: &str, connections: usize) {
+        for _ in 0..connections {
+            self.world.enter(volume, &fio(), 0, false).expect("is let in");
+        }
+    }
+
+    fn zero_every_other_block(&self, volume: &str, blocks: usize) {
+        let (pool, head) = (self.world.pool.clone(), self.world.pool.resolve(volume).expect("the volume").id);
+        let zeroed = self.world.reactor.handle().spawn_with(move || async move {
+            for n in 0..blocks as u64 {
+                pool.zero(0, head, 2 * n * BLOCK_SIZE, BLOCK_SIZE, ExtentKind::Zero).await?;
+            }
+            Ok::<_, cairn_cow::Error>(())
+        });
+        zeroed.expect("the reactor runs").wait().expect("the task ends").expect("is zeroed");
+    }
+
+    /// Writes to a volume until its pool is nearly full, and stays so whatever maintenance gets back.
+    fn fill(&self, pool: &str, volume: &str) {
+        let has_room = || {
+            let PoolStatus { used, free, .. } = self.world.ok(self.world.engine.pool(Some(pool.into())));
+            used * 100 < (used + free) * 98
+        };
+        for block in (0..10_000).take_while(|_| has_room()) {
+            self.world.write(volume, block, 1);
+        }
+    }
+
+    /// Takes snapshots of a volume until its pool has no room for their records.
+    fn fill_catalog(&self, volume: &str) {
+        let engine = &self.world.engine;
+        let request = |n| CreateSnapshot { name: format!("n{n}"), description: "d".repeat(1000) };
+        let take = |n| self.world.wait(engine.create_snapshot(volume.into(), request(n)));
+        assert!((0..1000).any(|n| take(n).is_err()), "there is always room for more");
+    }
+
+    /// The pool cannot be opened, after all.
+    fn break_pool(&self, pool: &str, why: &str) {
+        let pools = &self.world.volumes.pools;
+        let (slot, _) = pools.remove(pool).expect("the pool");
+        pools.add(PoolSlot::new(pool, slot.path, Err(why.into())));
     }
 
     fn uri(&self, export: &str) -> String {
@@ -133,13 +196,14 @@ fn volumes_from_creation_to_deletion() {
         daemon.run("volume create demo --size 10G --description first").ok(),
         format!("created volume demo (10.0 GiB)\nconnect  {connect}\n")
     );
+    daemon.world.write("demo", 0, 1);
     let list = daemon.run("volume list").ok();
     let lines: Vec<_> = list.lines().collect();
     assert!(
         lines[0].starts_with("NAME      SIZE     USED  STATUS     TYPE     SNAPSHOTS  CREATED"),
         "{list}"
     );
-    assert!(lines[1].starts_with("demo  10.0 GiB  2.5 GiB  available  default          0  "), "{list}");
+    assert!(lines[1].starts_with("demo  10.0 GiB  4.0 KiB  available  default          0  "), "{list}");
     let show = daemon.run("volume show demo").ok();
     for line in ["name         demo", "size         10.0 GiB (10737418240 bytes)", "description  first"] {
         assert!(show.lines().any(|l| l == line), "{show}\nlacks {line:?}");
@@ -148,7 +212,7 @@ fn volumes_from_creation_to_deletion() {
     assert_eq!(daemon.run("volume resize demo --size 20G --yes").ok(), "volume demo is now 20.0 GiB\n");
     daemon.run("volume create b --size 513").ok();
     assert_eq!(daemon.run("volume delete demo b --yes").ok(), "deleted volume demo\ndeleted volume b\n");
-    daemon.run("volume show demo").fails("error: there is no volume \"demo\" (not-found)\n");
+    daemon.run("volume show demo").fails(&not_found("there is no volume 'demo'"));
 }
 
 #[test]
@@ -178,8 +242,8 @@ fn snapshots_from_creation_to_deletion() {
 
     assert_eq!(
         daemon.run("snapshot rollback demo s1 --yes").ok(),
-        "rolled volume demo back to demo@s1\nwhat it held is kept as demo@before-rollback-6; \
-         to undo: cairn snapshot rollback demo before-rollback-6\n"
+        "rolled volume demo back to demo@s1\nwhat it held is kept as demo@before-rollback-to-s1; \
+         to undo: cairn snapshot rollback demo before-rollback-to-s1\n"
     );
     assert_eq!(
         daemon.run("snapshot delete demo s1 s2").ok(),
@@ -196,23 +260,26 @@ fn several_volumes_at_one_moment() {
         daemon.run("snapshot create data,log nightly").ok(),
         "created snapshot data@nightly (2.0 GiB)\ncreated snapshot log@nightly (1.0 GiB)\n"
     );
-    let missing = daemon.run("snapshot create data,no other");
-    missing.fails("error: there is no volume \"no\" (not-found)\n");
+    daemon.run("snapshot create data,no other").fails(&not_found("there is no volume 'no'"));
     assert_eq!(daemon.run("--json snapshot list").json()["snapshots"].as_array().map(Vec::len), Some(2));
 }
+
+/// More than one answer holds.
+const RANGES: usize = MAX_DIFF_EXTENTS + 1;
 
 #[test]
 fn differences_are_joined_from_their_pages() {
     let daemon = Daemon::with_demo();
     assert_eq!(daemon.run("snapshot diff demo s1 s2").ok(), "demo@s1 and demo@s2 hold the same\n");
-    let extent = |n: u64| DiffExtent { offset: n * 8192, len: 4096, kind: ExtentKind::Data };
-    daemon.engine.set_diff((0..5).map(extent).collect());
+    daemon.zero_every_other_block("demo", RANGES);
     let text = daemon.run("snapshot diff demo s1").ok();
-    assert_eq!(text.lines().count(), 7, "{text}");
-    assert!(text.ends_with("20.0 KiB in 5 ranges changed from demo@s1 to demo\n"), "{text}");
-    let value = daemon.run("snapshot diff demo s1 s2 --json").json();
-    assert_eq!(value["extents"].as_array().map(Vec::len), Some(5));
-    assert_eq!((&value["to"], &value["next"]), (&json!("s2"), &Value::Null));
+    assert_eq!(text.lines().count(), RANGES + 2);
+    assert!(text.ends_with("256.0 MiB in 65537 ranges changed from demo@s1 to demo\n"));
+    daemon.run("snapshot create demo s3").ok();
+    let value = daemon.run("snapshot diff demo s2 s3 --json").json();
+    let extent = |n: u64| json!({"offset": 2 * n * BLOCK_SIZE, "len": BLOCK_SIZE, "kind": "zero"});
+    assert_eq!(value["extents"], (0..RANGES as u64).map(extent).collect::<Value>());
+    assert_eq!((&value["to"], &value["next"]), (&json!("s3"), &Value::Null));
 }
 
 #[test]
@@ -220,17 +287,29 @@ fn the_pool_shows_itself_and_a_bad_check_fails() {
     let daemon = Daemon::with_demo();
     let status = daemon.run("pool status").ok();
     assert!(status.contains("snapshots    2\n"), "{status}");
+    for block in 0..3 {
+        daemon.world.write("demo", block, 0x5a + block as u8);
+    }
     let checked = daemon.run("pool check").ok();
     assert!(
         checked.ends_with("3 data blocks not read (--data reads them)\nthe pool is sound\n"),
         "{checked}"
     );
     assert_eq!(daemon.run("pool check --data --json").json()["data_verified"], 3);
-    daemon.engine.set_report(CheckReport { leaked: 1, ..CheckReport::default() });
-    let bad = daemon.run("pool check");
+    daemon.world.damage(0x5b);
+    let bad = daemon.run("pool check --data");
     assert_eq!((bad.code, &*bad.stderr), (1, ""));
-    assert!(bad.stdout.ends_with("leaked: 1 block\nthe pool is not sound\n"), "{}", bad.stdout);
-    let bad = daemon.run("pool check --json");
+    assert!(
+        bad.stdout.ends_with(
+            "does not match its checksum\n\
+             unreadable: demo, bytes 4096 to 8192 (4.0 KiB)\n\
+             in all: 4.0 KiB cannot be read; reading them is an error until they are written again or trimmed\n\
+             the pool is not sound\n"
+        ),
+        "{}",
+        bad.stdout
+    );
+    let bad = daemon.run("pool check --data --json");
     assert_eq!(bad.code, 1);
     assert_eq!(serde_json::from_str::<Value>(&bad.stdout).expect("JSON")["clean"], false);
 }
@@ -247,13 +326,17 @@ fn volumes_are_edited_and_retyped() {
     assert_eq!(daemon.run("volume show web").ok().lines().next(), Some("name         web"));
     let nothing = daemon.run("volume edit web");
     assert_eq!((nothing.code, &*nothing.stdout), (2, ""));
-    daemon.engine.connect("web", 1);
-    daemon.run("volume edit web --name demo").fails("error: volume \"web\" is in use (busy)\n");
+    daemon.connect("web", 1);
+    daemon
+        .run("volume edit web --name demo")
+        .fails(&format!("error: volume \"web\" with its snapshots is in use: {CONNECTED}"));
 
     daemon.run("type create fast").ok();
     assert_eq!(daemon.run("volume retype web fast").ok(), "volume web is now of type fast\n");
     assert_eq!(daemon.run("--json volume retype web default").json()["type"], "default");
-    daemon.run("volume retype web no").fails("error: there is no type \"no\" (not-found)\n");
+    daemon
+        .run("volume retype web no")
+        .fails("error: there is no type 'no' (not-found)\nhint: \"cairn type list\" shows what there is\n");
     let made = daemon.run("--json volume create db --size 1G --type fast --shared").json();
     assert_eq!((&made["type"], &made["shared"]), (&json!("fast"), &json!(true)));
 }
@@ -263,17 +346,21 @@ fn attachments_come_and_go() {
     let daemon = Daemon::with_demo();
     assert_eq!(daemon.run("volume attachments demo").ok(), "Nobody uses volume demo or its snapshots.\n");
     assert_eq!(daemon.run("volume attach demo").ok(), "/dev/nbd0\n", "nothing else, for scripts");
-    daemon.run("volume attach demo").fails("error: volume \"demo\" is in use (busy)\n");
+    daemon.run("volume attach demo").fails(
+        "error: volume \"demo\" is in use: it is attached as /dev/nbd0 (busy)\n\
+         hint: detach it first: cairn volume detach\n",
+    );
     let value = daemon.run("--json volume attach demo@s1 /dev/nbd3 --connections 4 --read-only").json();
     assert_eq!((&value["export"], &value["connections"]), (&json!("demo@s1"), &json!(4)));
     assert_eq!(value["consumer"], json!({"kind": "kernel", "device": "/dev/nbd3"}));
-    daemon
-        .run("volume attach demo /dev/nbd3 --snapshot s2")
-        .fails("error: /dev/nbd3 is in use (busy)\nhint: leave the device out for a free one\n");
+    daemon.run("volume attach demo /dev/nbd3 --snapshot s2").fails(
+        "error: /dev/nbd3 is attached to something else (busy)\n\
+         hint: choose another device, or none to get the first that is free\n",
+    );
     let two = daemon.run("volume attach demo@s1 --snapshot s2");
     assert_eq!((two.code, &*two.stdout), (2, ""));
     assert!(two.stderr.starts_with("error: demo@s1 and --snapshot s2 are two snapshots\n"), "{}", two.stderr);
-    let (code, shown) = daemon.on_terminal("volume attach demo --snapshot s2", "");
+    let (code, shown) = daemon.on_terminal("volume attach demo --snapshot s2 --connections 2", "");
     assert_eq!((code, &*shown), (0, "attached demo@s2 to /dev/nbd1 (2 connections)\n"));
 
     let list = daemon.run("volume attachments demo").ok();
@@ -283,7 +370,7 @@ fn attachments_come_and_go() {
     assert_eq!(value["attachments"].as_array().map(Vec::len), Some(3));
     assert!(daemon.run("volume list").ok().contains("/dev/nbd0"));
     let show = daemon.run("volume show demo").ok();
-    assert!(show.contains("used by    /dev/nbd0, 2 connections, since "), "{show}");
+    assert!(show.contains("used by    /dev/nbd0, 1 connection, since "), "{show}");
 
     assert_eq!(daemon.run("volume detach /dev/nbd3").ok(), "detached demo@s1 from /dev/nbd3\n");
     assert_eq!(daemon.run("volume detach demo@s2 --force").ok(), "detached demo@s2\n");
@@ -293,11 +380,11 @@ fn attachments_come_and_go() {
         "error: nothing is attached to /dev/nbd0 (not-found)\n\
          hint: \"cairn volume list\" shows who uses what\n",
     );
-    daemon.run("volume detach demo@no").fails("error: volume \"demo\" has no snapshot \"no\" (not-found)\n");
+    daemon.run("volume detach demo@no").fails(&not_found("volume 'demo' has no snapshot 'no'"));
 
-    daemon.engine.connect("demo", 3);
+    daemon.connect("demo", 3);
     assert_eq!(daemon.run("volume reset-attachments demo --yes").ok(), "nobody uses volume demo any more\n");
-    daemon.engine.connect("demo", 3);
+    daemon.connect("demo", 3);
     assert_eq!(daemon.run("--json volume reset-attachments demo --yes").json(), json!({"attachments": []}));
 }
 
@@ -305,16 +392,14 @@ fn attachments_come_and_go() {
 fn who_names_a_device_cuts_nobody_else() {
     let daemon = Daemon::with_demo();
     daemon.run("volume edit demo --shared on").ok();
-    daemon.engine.connect("demo", 1);
+    daemon.connect("demo", 1);
     daemon.run("volume attach demo").ok();
-    let fio = daemon.run("--json volume show demo").json()["attachments"][0].clone();
     daemon.run("volume detach /dev/nbd0").fails(
         "error: demo is used by fio (pid 4211, uid 1000), too (busy)\n\
          hint: end all use of it: cairn volume detach demo\n",
     );
     let host = Consumer::Host { address: "192.0.2.7".into() };
-    let other: Attachment = serde_json::from_value(fio).expect("an attachment");
-    daemon.engine.consume(Attachment { export: "demo@s1".into(), consumer: host, ..other });
+    daemon.world.enter("demo@s1", &host, 0, true).expect("is let in");
     assert_eq!(daemon.run("volume detach demo").ok(), "detached demo\n");
     let left = daemon.run("--json volume attachments demo").json();
     assert_eq!(left["attachments"].as_array().map(Vec::len), Some(1), "its snapshot is still in use: {left}");
@@ -323,12 +408,16 @@ fn who_names_a_device_cuts_nobody_else() {
 #[test]
 fn a_detach_waits_for_io_in_flight_and_force_does_not() {
     let daemon = Daemon::with_demo();
-    daemon.engine.connect("demo", 1);
-    daemon.engine.set_in_flight(true);
-    let mut waiting = daemon.command("volume detach demo").stdout(Stdio::piped()).spawn().expect("runs");
-    assert_eq!(daemon.run("volume detach demo --force").ok(), "detached demo\n");
+    let busy = daemon.world.enter("demo", &fio(), usize::MAX, false).expect("is let in");
+    let mut polite = daemon.command("volume detach demo");
+    let mut waiting = polite.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    while !busy.was_asked() {
+        assert_eq!(waiting.try_wait().expect("asked"), None, "it has yet to ask");
+        std::thread::yield_now();
+    }
+    assert_eq!(daemon.run("--json volume show demo").json()["connections"], 1);
     assert_eq!(waiting.try_wait().expect("asked"), None, "it still waits");
-    daemon.engine.set_in_flight(false);
+    assert_eq!(daemon.run("volume detach demo --force").ok(), "detached demo\n");
     assert_eq!(Ran::of(waiting.wait_with_output().expect("ends")).ok(), "detached demo\n");
 }
 
@@ -382,10 +471,13 @@ description  quick
         daemon.run("type edit fast --description x").ok(),
         "changed type fast, at once for its 1 volume\n"
     );
-    daemon
-        .run("type edit fast --pool bulk")
-        .fails("error: volumes have the type \"fast\" (busy)\nhint: make another type for the other pool\n");
-    daemon.run("type edit fast --qos no").fails("error: there is no QoS rule \"no\" (not-found)\n");
+    daemon.run("type edit fast --pool bulk").fails(
+        "error: type 'fast' is that of 1 volume: its volume_backend_name cannot change (busy)\n\
+         hint: make another type for the other pool\n",
+    );
+    daemon.run("type edit fast --qos no").fails(
+        "error: there is no QoS rule 'no' (not-found)\nhint: \"cairn qos rule list\" shows what there is\n",
+    );
     let twice = daemon.run("type create t --pool bulk --spec volume_backend_name=main");
     assert_eq!((twice.code, &*twice.stdout), (2, ""));
     assert!(
@@ -394,13 +486,18 @@ description  quick
         twice.stderr
     );
 
-    daemon.run("type delete fast").fails("error: type \"fast\" is in use (busy)\n");
+    daemon.run("type delete fast").fails(
+        "error: type 'fast' is that of 1 volume (busy)\n\
+         hint: give them another type first: cairn volume retype NAME TYPE\n",
+    );
     daemon.run("volume delete v --yes").ok();
     let half = daemon.run("type delete slow fast");
     assert_eq!((half.code, &*half.stdout), (1, "deleted type slow\n"));
     daemon.run("type create t").ok();
     assert_eq!(daemon.run("--json type delete t").json(), json!({"deleted": ["t"]}));
-    daemon.run("type show t").fails("error: there is no type \"t\" (not-found)\n");
+    daemon
+        .run("type show t")
+        .fails("error: there is no type 't' (not-found)\nhint: \"cairn type list\" shows what there is\n");
 }
 
 #[test]
@@ -410,7 +507,6 @@ fn limits_are_set_shown_and_cleared() {
         daemon.run("qos set demo total_iops_sec=2000 total_bytes_sec=100M").ok(),
         "volume demo is limited to total_bytes_sec=100M total_iops_sec=2000\n"
     );
-    daemon.engine.set_waits("demo", (7, 1_500_000, 2));
     assert_eq!(
         daemon.run("qos show demo").ok(),
         "\
@@ -419,8 +515,7 @@ type             default
 limits           its own
 total_bytes_sec  100M
 total_iops_sec   2000
-waited           7 requests, 1.5 s in all
-waiting          2 requests now
+waited           no request since the daemon started
 "
     );
     let value = daemon.run("--json qos show demo").json();
@@ -496,22 +591,30 @@ description         d
         daemon.run("qos set demo write_iops_sec=0").ok(),
         "volume demo has no limits of its own; by rule gold of type default: write_iops_sec=7\n"
     );
-    daemon.run("qos rule delete gold").fails("error: type \"default\" points to QoS rule \"gold\" (busy)\n");
+    daemon.run("qos rule delete gold").fails(
+        "error: types point to the QoS rule 'gold': default (busy)\n\
+         hint: change them first: cairn type edit TYPE --qos ''\n",
+    );
     assert_eq!(daemon.run("qos rule delete silver").ok(), "deleted rule silver\n");
-    daemon.run("qos rule show silver").fails("error: there is no QoS rule \"silver\" (not-found)\n");
+    daemon.run("qos rule show silver").fails(
+        "error: there is no QoS rule 'silver' (not-found)\nhint: \"cairn qos rule list\" shows what there is\n",
+    );
     daemon.run("type edit default --no-qos").ok();
     assert_eq!(daemon.run("--json qos rule delete gold").json(), json!({"deleted": ["gold"]}));
 }
 
 #[test]
 fn images_from_creation_to_deletion() {
-    let daemon = Daemon::with_demo();
+    let daemon = Daemon::start();
+    daemon.run("volume create demo --size 10G").ok();
+    daemon.world.write("demo", 0, 1);
+    daemon.run("snapshot create demo s1").ok();
     assert!(daemon.run("image list").ok().starts_with("There are no images."));
     let created = daemon.run("image create golden --from demo@s1 --os-type linux --min-disk 20G").ok();
     assert_eq!(created, "created image golden (10.0 GiB) from demo@s1\n");
     let list = daemon.run("image list").ok();
     assert!(
-        list.lines().nth(1).is_some_and(|l| l.starts_with("golden  10.0 GiB  2.5 GiB  available")),
+        list.lines().nth(1).is_some_and(|l| l.starts_with("golden  10.0 GiB  4.0 KiB  available")),
         "{list}"
     );
     let show = daemon.run("image show golden").ok();
@@ -521,10 +624,16 @@ fn images_from_creation_to_deletion() {
     let made = daemon.run("volume create vm --from-image golden").ok();
     assert!(made.starts_with("created volume vm (20.0 GiB) from image:golden\n"), "{made}");
     assert_eq!(daemon.run("volume create vm2 --from-image golden --json").json()["image"], "golden");
-    daemon.run("image delete golden").fails("error: the image \"golden\" is that of 2 (busy)\n");
+    daemon.run("image delete golden").fails(
+        "error: the image 'golden' is that of 2 volumes (busy)\n\
+         hint: they live on if you delete it with --force\n",
+    );
     let edited = daemon.run("image edit golden --name silver --protected on").ok();
     assert_eq!(edited, "image golden is now called silver\n");
-    daemon.run("image delete silver --force").fails("error: the image \"silver\" is protected (busy)\n");
+    daemon.run("image delete silver --force").fails(
+        "error: the image 'silver' is protected (busy)\n\
+         hint: first take that off: cairn image edit silver --protected off\n",
+    );
     let edited = daemon.run("image edit silver --protected off").ok();
     assert_eq!(edited, "changed image silver; its 2 volumes stay as they are\n");
     assert_eq!(daemon.run("image delete silver --force").ok(), "deleted image silver\n");
@@ -565,41 +674,58 @@ fn images_that_cannot_be_moved_are_told() {
 fn pools_from_creation_to_removal() {
     let daemon = Daemon::with_demo();
     assert_eq!(
-        daemon.run("pool create bulk --path /srv/bulk --limit 100G").ok(),
-        "created pool bulk on /srv/bulk; it may grow to 100.0 GiB\n"
+        daemon.run("pool create bulk --path /srv/bulk --limit 16M").ok(),
+        "created pool bulk on /srv/bulk; it may grow to 16.0 MiB\n"
     );
     let mut command = daemon.command("--json pool create here --path file");
     let made = Ran::of(command.current_dir("/tmp").output().expect("runs")).json();
     assert_eq!(made["path"], "/tmp/file", "where the client stands");
-    daemon.engine.set_used("bulk", 96 << 30);
-    daemon.engine.break_pool("here", "the disk is gone");
+    daemon.run("type create bulk --pool bulk").ok();
+    daemon.run("volume create v --size 1G --type bulk").ok();
+    daemon.fill("bulk", "v");
+    daemon.break_pool("here", "the disk is gone");
+    let list = daemon.run("pool list").ok();
+    let rows: Vec<Vec<_>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "STATE", "FILL", "USED", "FREE", "VOLUMES", "PATH"]);
     assert_eq!(
-        daemon.run("pool list").ok(),
-        "\
-NAME  STATE     FILL                 USED        FREE  VOLUMES  PATH
-main  healthy   ok (0 %)          1.0 GiB  1022.9 GiB        1  /pool.cairn
-bulk  healthy   critical (96 %)  96.0 GiB     3.9 GiB        0  /srv/bulk
-here  not open  -                       -           -        -  /tmp/file
-here: the disk is gone
-"
+        (&rows[1][..5], &rows[1][9..]),
+        (&["main", "healthy", "ok", "(0", "%)"][..], &["1", "/the/pool"][..])
     );
+    assert_eq!(
+        (&rows[2][..3], &rows[2][9..]),
+        (&["bulk", "healthy", "critical"][..], &["1", "/srv/bulk"][..]),
+        "{list}"
+    );
+    assert_eq!(rows[3], ["here", "not", "open", "-", "-", "-", "-", "/tmp/file"]);
+    assert_eq!(rows[4..], [["here:", "the", "disk", "is", "gone"]]);
     assert_eq!(daemon.run("--json pool list").json()["pools"][1]["status"]["fill"], "critical");
     let (_, shown) = daemon.on_terminal("pool status bulk", "");
     assert!(shown.contains("31mcritical"), "in red: {shown}");
     assert!(daemon.run("pool status bulk").ok().contains("\nfill         critical\n"));
     assert!(daemon.run("pool status").ok().contains("\nname         main\n"));
     assert_eq!(daemon.run("--json pool status bulk").json()["name"], "bulk");
-    daemon.run("pool status no").fails("error: there is no pool \"no\" (not-found)\n");
+    daemon.run("pool status no").fails(&not_found("there is no pool 'no'"));
     assert!(daemon.run("pool check bulk --data").ok().ends_with("the pool is sound\n"));
-    daemon.run("pool check here").fails("error: pool \"here\" is not open: the disk is gone (io)\n");
+    daemon.run("pool check here").fails(
+        "error: the pool 'here' could not be opened: the disk is gone (io)\n\
+         hint: see the daemon's log and the kernel's\n",
+    );
 
     assert_eq!(daemon.run("pool grow bulk --limit 200G").ok(), "pool bulk may now grow to 200.0 GiB\n");
     assert_eq!(daemon.run("pool grow --limit 2T").ok(), "pool main may now grow to 2.0 TiB\n");
     assert_eq!(daemon.run("--json pool grow --limit 2T").json()["limit"], 2u64 << 40);
-    daemon.run("pool grow bulk --limit 1G").fails("error: a pool cannot get smaller (shrink)\n");
+    daemon.run("pool grow bulk --limit 1G").fails(
+        "error: the pool 'bulk' may take 214748364800 bytes and cannot be limited to 1073741824: \
+         pools only grow (shrink)\n",
+    );
     daemon
         .run("pool remove main --yes")
-        .fails("error: pool \"main\" is the one that the daemon was started on (busy)\n");
+        .fails("error: 'main' is the pool that the daemon was started on (busy)\n");
+    daemon
+        .run("pool remove bulk --yes")
+        .fails("error: the pool 'bulk' holds 1 volume (busy)\nhint: delete them first\n");
+    daemon.run("volume delete v --yes").ok();
+    daemon.run("type delete bulk").ok();
     assert_eq!(
         daemon.run("pool remove bulk --yes").ok(),
         "removed pool bulk; what is in it stays as it is\n"
@@ -632,13 +758,16 @@ fn json_is_the_apis() {
 #[test]
 fn errors_are_one_line_and_a_hint() {
     let daemon = Daemon::with_demo();
-    daemon.engine.fail_next(ErrorCode::NoSpace, "the pool is full", Some("delete something"));
+    daemon.fill_catalog("demo");
+    daemon.run("snapshot create demo s9").fails(
+        "error: this pool has no room for the records of more volumes and snapshots: delete some, or use a larger \
+         pool (no-space)\n\
+         hint: delete snapshots or volumes, or make room on the file system that holds the pool\n",
+    );
     daemon
-        .run("snapshot create demo s9")
-        .fails("error: the pool is full (no-space)\nhint: delete something\n");
-    daemon.run("volume create demo --size 1G").fails("error: there is already a volume \"demo\" (exists)\n");
-    let slash = daemon.run("volume show a/b");
-    slash.fails("error: there is no volume \"a/b\" (not-found)\n");
+        .run("volume create demo --size 1G")
+        .fails("error: there is already a volume 'demo' (exists)\nhint: choose another name\n");
+    daemon.run("volume show a/b").fails(&not_found("there is no volume 'a/b'"));
     let usage = daemon.run("volume create x --size 1.5G");
     assert_eq!((usage.code, &*usage.stdout), (2, ""));
     assert!(usage.stderr.contains("write 1536M instead of 1.5G"), "{}", usage.stderr);
@@ -741,31 +870,39 @@ fn what_cannot_be_undone_is_asked_for() {
     assert!(shown.contains("volume demo is now 20.0 GiB"), "{shown}");
     // What changes nothing or is refused anyway needs no yes.
     assert_eq!(daemon.run("volume resize demo --size 20G").ok(), "volume demo is now 20.0 GiB\n");
-    daemon.run("volume resize demo --size 1G").fails("error: a volume cannot get smaller (shrink)\n");
+    daemon.run("volume resize demo --size 1G").fails(
+        "error: volume 'demo' has 21474836480 bytes and cannot shrink to 1073741824: volumes only grow (shrink)\n\
+         hint: a volume can only grow: give a larger size\n",
+    );
     let (code, shown) = daemon.on_terminal("pool remove bulk", "y\n");
     assert_eq!(code, 0, "{shown}");
     assert!(shown.contains("Stop using pool bulk (/b)? What is in it stays as it is. [y/N]"), "{shown}");
-    daemon.run("pool remove bulk").fails("error: there is no pool \"bulk\" (not-found)\n");
+    daemon.run("pool remove bulk").fails(&not_found("there is no pool 'bulk'"));
     let (code, shown) = daemon.on_terminal("snapshot rollback demo s1", "y\n");
     assert_eq!(code, 0, "{shown}");
     assert!(shown.contains("rolled volume demo back to demo@s1"), "{shown}");
     let (code, shown) = daemon.on_terminal("volume delete demo --with-snapshots", "yes\n");
     assert_eq!(code, 0, "{shown}");
     assert!(shown.contains("deleted volume demo"), "{shown}");
-    daemon.run("volume delete no").fails("error: there is no volume \"no\" (not-found)\n");
+    daemon.run("volume delete no").fails(&not_found("there is no volume 'no'"));
 }
 
 #[test]
 fn a_volume_in_use_or_with_snapshots_stays() {
     let daemon = Daemon::with_demo();
-    daemon
-        .run("volume delete demo --yes")
-        .fails("error: volume \"demo\" has snapshots (has-snapshots)\nhint: delete them first\n");
-    daemon.engine.connect("demo", 1);
+    daemon.run("volume delete demo --yes").fails(
+        "error: volume 'demo' has 2 snapshots: delete them first, or ask for them to go with it \
+         (has-snapshots)\n\
+         hint: delete them first, or delete the volume with its snapshots \
+         (--with-snapshots, ?snapshots=true)\n",
+    );
+    daemon.connect("demo", 1);
     daemon
         .run("volume delete demo --yes --with-snapshots")
-        .fails("error: volume \"demo\" is in use (busy)\n");
-    daemon.run("snapshot rollback demo s1 --yes").fails("error: volume \"demo\" is in use (busy)\n");
+        .fails(&format!("error: volume \"demo\" with its snapshots is in use: {CONNECTED}"));
+    daemon
+        .run("snapshot rollback demo s1 --yes")
+        .fails(&format!("error: volume \"demo\" is in use: {CONNECTED}"));
     daemon.run("snapshot rollback demo s1 --yes --force").ok();
     assert!(daemon.run("volume list").ok().contains("in-use"));
 }

@@ -4,14 +4,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cairn_api::attachment::Consumer;
-use cairn_api::error::{ApiError, ErrorBody, ErrorCode};
+use cairn_api::error::{ErrorBody, ErrorCode};
 use cairn_cow::BLOCK_SIZE;
 use cairnd::control::ControlThread;
-use cairnd::devices::{self, Devices};
-use cairnd::kernel::VolumeKey;
 use cairnd::pools::PoolSlot;
 use serde_json::{Value, json};
 
@@ -24,33 +21,12 @@ struct Server {
     _folder: tempfile::TempDir,
 }
 
-/// A kernel that has as many devices as anybody wants.
-#[derive(Default)]
-struct Kernel(AtomicUsize);
-
-impl Devices for Kernel {
-    fn attach(&self, request: &devices::Attach) -> Result<String, ApiError> {
-        let free = || format!("/dev/nbd{}", self.0.fetch_add(1, Ordering::Relaxed));
-        Ok(request.device.clone().unwrap_or_else(free))
-    }
-
-    fn resize(&self, _: VolumeKey, _: u64) -> Result<(), ApiError> {
-        Ok(())
-    }
-
-    fn detach(&self, _: VolumeKey, _: bool) -> Result<(), ApiError> {
-        Ok(())
-    }
-
-    fn forget(&self, _: VolumeKey) {}
-}
-
 impl Server {
     fn start() -> Server {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("control.sock");
-        let world = World::with(Some(Arc::new(Kernel::default())));
-        let thread = world.serve(&socket);
+        let world = World::in_folder(folder.path());
+        let thread = world.serve();
         Server { world, thread: Some(thread), socket, _folder: folder }
     }
 
@@ -260,7 +236,8 @@ fn the_pool_and_the_daemon_show_themselves() {
     assert_eq!(server.ok("DELETE", "/v1/pool/scrub", Value::Null, 200)["state"], "stopped");
     let info = server.ok("GET", "/v1/info", Value::Null, 200);
     assert_eq!(info["pid"], 1);
-    assert_eq!((&info["control"], &info["nbd"]), (&json!("/the/socket"), &json!([{"unix": "/the/nbd"}])));
+    let nbd = server.socket.with_file_name("nbd.sock");
+    assert_eq!((&info["control"], &info["nbd"]), (&json!(server.socket), &json!([{"unix": nbd}])));
 }
 
 #[test]
@@ -288,11 +265,11 @@ fn attachments_come_and_go() {
     assert_eq!(server.ok("GET", "/v1/volumes/demo/attachments", Value::Null, 200), none);
     let kernel = server.ok("POST", "/v1/volumes/demo/attach", Value::Null, 201);
     assert_eq!(kernel["consumer"], json!({"kind": "kernel", "device": "/dev/nbd0"}));
-    assert_eq!((&kernel["export"], &kernel["connections"]), (&json!("demo"), &json!(0)));
+    assert_eq!((&kernel["export"], &kernel["connections"]), (&json!("demo"), &json!(1)));
     assert_eq!(server.error("POST", "/v1/volumes/demo/attach", "").0, 409, "it is not shared");
     let asked = json!({"device": "/dev/nbd5", "connections": 4, "snapshot": "s1"});
     let snapshot = server.ok("POST", "/v1/volumes/demo/attach", asked, 201);
-    assert_eq!((&snapshot["export"], &snapshot["connections"]), (&json!("demo@s1"), &json!(0)));
+    assert_eq!((&snapshot["export"], &snapshot["connections"]), (&json!("demo@s1"), &json!(4)));
     assert_eq!(snapshot["consumer"]["device"], "/dev/nbd5");
     let host = Consumer::Host { address: "192.0.2.7".into() };
     let _host = server.world.enter("demo@s2", &host, 0, false).expect("is let in");

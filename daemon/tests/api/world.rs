@@ -1,4 +1,6 @@
 //! A real engine for tests: a pool on a simulated disk, reached through a reactor as in the daemon.
+//!
+//! The tests of `cairn`, too, include this file.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,8 +19,9 @@ use cairn_uring::{Config, Handle, Reactor, ReactorThread};
 use cairnd::control::{
     Attachment, ControlThread, Engine, Line, Pending, PoolEngine, Sessions, Target, bind_unix, start,
 };
-use cairnd::devices::Devices;
+use cairnd::devices::{self, Devices};
 use cairnd::keeper::PoolFiles;
+use cairnd::kernel::{KernelErrorKind, VolumeKey};
 use cairnd::pools::PoolSlot;
 use cairnd::volumes::Volumes;
 use jiff::Timestamp;
@@ -136,8 +139,72 @@ impl Line for Client {
     fn end(&self, force: bool) {
         let asked = self.polite.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if force || asked.is_err() {
-            let gone = self.place.lock().expect("not poisoned").take();
-            drop(gone);
+            World::leave(self);
+        }
+    }
+}
+
+fn connect(
+    sessions: &Arc<Sessions>,
+    export: &str,
+    consumer: &Consumer,
+    polite: usize,
+    shared: bool,
+) -> Result<Arc<Client>, String> {
+    let client = Arc::new(Client { place: Mutex::default(), polite: AtomicUsize::new(polite) });
+    let attached = sessions.attach(Target::of_export(export), consumer, || Some(shared), client.clone());
+    let place = attached.map_err(|e| e.to_string())?;
+    *client.place.lock().expect("not poisoned") = Some(place);
+    Ok(client)
+}
+
+/// A kernel that has as many devices as anybody wants, and connects them at once.
+struct Kernel {
+    sessions: Arc<Sessions>,
+    attached: Mutex<Vec<Device>>,
+}
+
+/// One of its devices that is attached.
+struct Device {
+    name: String,
+    key: VolumeKey,
+    connections: Vec<Arc<Client>>,
+}
+
+impl Devices for Kernel {
+    fn attach(&self, request: &devices::Attach) -> Result<String, ApiError> {
+        let mut attached = self.attached.lock().expect("not poisoned");
+        let taken = |name: &str| attached.iter().any(|device| device.name == name);
+        let free = || (0..).map(|n| format!("/dev/nbd{n}")).find(|name| !taken(name)).expect("one is free");
+        let name = match &request.device {
+            // As the real one says it.
+            Some(name) if taken(name) => {
+                let why = format!("{name} is attached to something else");
+                return Err(ApiError::new(ErrorCode::Busy, why).with_hint(KernelErrorKind::Busy.hint()));
+            }
+            Some(name) => name.clone(),
+            None => free(),
+        };
+        let consumer = Consumer::Kernel { device: name.clone() };
+        let open = |_| connect(&self.sessions, &request.export, &consumer, 0, true).expect("reserved for it");
+        let connections = (0..request.connections.unwrap_or(1)).map(open).collect();
+        attached.push(Device { name: name.clone(), key: request.key, connections });
+        Ok(name)
+    }
+
+    fn resize(&self, _: VolumeKey, _: u64) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    fn detach(&self, key: VolumeKey, _: bool) -> Result<(), ApiError> {
+        self.forget(key);
+        Ok(())
+    }
+
+    fn forget(&self, key: VolumeKey) {
+        let mut attached = self.attached.lock().expect("not poisoned");
+        for device in attached.extract_if(.., |device| device.key == key) {
+            device.connections.iter().for_each(|connection| World::leave(connection));
         }
     }
 }
@@ -153,12 +220,17 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// Without a kernel.
     pub(crate) fn new() -> World {
-        World::with(None)
+        World::with(Path::new("/the"), false)
     }
 
-    /// With a kernel, if there is one.
-    pub(crate) fn with(devices: Option<Arc<dyn Devices>>) -> World {
+    /// With a kernel, and with its sockets in `folder`.
+    pub(crate) fn in_folder(folder: &Path) -> World {
+        World::with(folder, true)
+    }
+
+    fn with(folder: &Path, has_kernel: bool) -> World {
         let reactor = Reactor::start(Config::default()).expect("a reactor");
         let files = Arc::new(SimFiles {
             reactor: reactor.handle().clone(),
@@ -167,23 +239,29 @@ impl World {
         });
         let pool = files.pool("/the/pool", 1 << 30, true, [7; 16]).expect("a pool");
         let volumes = Volumes::new(pool.clone(), "/the/pool".into());
+        let sessions = volumes.sessions.clone();
+        let devices = has_kernel.then(|| -> Arc<dyn Devices> {
+            Arc::new(Kernel { sessions: sessions.clone(), attached: Mutex::default() })
+        });
+        let socket = |name: &str| folder.join(name).display().to_string();
         let info = Info {
             version: "0.0.0".into(),
             pid: 1,
             started: Timestamp::UNIX_EPOCH,
             pool: "/the/pool".into(),
-            control: "/the/socket".into(),
-            nbd: vec![NbdEndpoint::Unix("/the/nbd".into())],
+            control: socket("control.sock"),
+            nbd: vec![NbdEndpoint::Unix(socket("nbd.sock"))],
         };
         let handle = reactor.handle().clone();
         let engine = Arc::new(PoolEngine::new(volumes.clone(), handle, files.clone(), devices, info));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let sessions = volumes.sessions.clone();
         World { reactor, pool, volumes, sessions, files, engine, runtime }
     }
 
-    /// Serves the API on a socket.
-    pub(crate) fn serve(&self, socket: &Path) -> ControlThread {
+    /// Serves the API on the control socket.
+    pub(crate) fn serve(&self) -> ControlThread {
+        let control = self.engine.info().control;
+        let socket = Path::new(&control);
         let listener = bind_unix(socket).expect("the socket binds");
         start(listener, socket, self.engine.clone()).expect("the server starts")
     }
@@ -214,16 +292,12 @@ impl World {
         polite: usize,
         shared: bool,
     ) -> Result<Arc<Client>, String> {
-        let client = Arc::new(Client { place: Mutex::default(), polite: AtomicUsize::new(polite) });
-        let attached =
-            self.sessions.attach(Target::of_export(export), consumer, || Some(shared), client.clone());
-        let place = attached.map_err(|e| e.to_string())?;
-        *client.place.lock().expect("not poisoned") = Some(place);
-        Ok(client)
+        connect(&self.sessions, export, consumer, polite, shared)
     }
 
     pub(crate) fn leave(client: &Client) {
-        drop(client.place.lock().expect("not poisoned").take());
+        let gone = client.place.lock().expect("not poisoned").take();
+        drop(gone);
     }
 
     pub(crate) fn wait<T>(&self, answer: Pending<T>) -> Result<T, ApiError> {
@@ -262,9 +336,11 @@ impl World {
         self.pool.volumes().into_iter().find(named).expect("the image").name
     }
 
-    /// Writes one block of a volume.
+    /// Writes one block of a volume, or of what an image is kept as, in whatever pool it is.
     pub(crate) fn write(&self, volume: &str, block: u64, byte: u8) {
-        let (pool, volume) = (self.pool.clone(), volume.to_owned());
+        let mut pools = self.volumes.pools.open().into_iter().map(|(_, pool)| pool);
+        let pool = pools.find(|pool| pool.has_volume(volume)).expect("the volume");
+        let volume = volume.to_owned();
         let written = self.reactor.handle().spawn_with(move || async move {
             let version = pool.resolve(&volume)?.id;
             let mut buf = SimDisk::file(MIB).alloc(BLOCK_SIZE as usize);

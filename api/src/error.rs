@@ -66,6 +66,8 @@ codes! {
     Busy = "busy", 409;
     /// The volume has snapshots and deleting them was not asked for.
     HasSnapshots = "has-snapshots", 409;
+    /// A snapshot is held, so that it cannot be deleted.
+    Held = "held", 409;
     /// The file or device does not hold a pool.
     NotAPool = "not-a-pool", 500;
     /// This version of cairn cannot do that.

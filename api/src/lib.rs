@@ -9,6 +9,7 @@
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
+//! | [`tags`] | what users say about things, and how a list is filtered by it |
 //! | [`report`] | what a check found, as people read it |
 //! | [`size`], [`name`] | how people write sizes and which names are allowed |
 //!
@@ -31,6 +32,7 @@ pub mod report;
 pub mod size;
 pub mod snapshot;
 pub mod staging;
+pub mod tags;
 pub mod types;
 pub mod volume;
 

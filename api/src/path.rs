@@ -49,7 +49,7 @@ pub fn volume(name: &str) -> String {
 }
 
 /// Something below a volume: `resize` (POST), `retype` (POST), `qos` (GET, PATCH), `attachments` (GET), `attach` (POST),
-/// `detach` (POST), `reset-attachments` (POST), `tree` (GET), `snapshots` (GET, POST) or `passing-snapshot` (POST).
+/// `detach` (POST), `reset-attachments` (POST), `reset-status` (POST), `tree` (GET), `snapshots` (GET, POST) or `passing-snapshot` (POST).
 pub fn volume_sub(name: &str, sub: &str) -> String {
     format!("{}/{sub}", volume(name))
 }
@@ -99,14 +99,19 @@ pub fn qos(name: &str) -> String {
     format!("{QOS}/{}", encode(name))
 }
 
-/// One snapshot: show (GET), delete (DELETE).
+/// One snapshot: show (GET), edit (PATCH), delete (DELETE).
 pub fn snapshot(volume_name: &str, snapshot: &str) -> String {
     format!("{}/snapshots/{}", volume(volume_name), encode(snapshot))
 }
 
-/// Something below a snapshot: `clone` (POST), `rollback` (POST) or `diff` (GET).
+/// Something below a snapshot: `clone` (POST), `rollback` (POST), `holds` (POST) or `diff` (GET).
 pub fn snapshot_sub(volume_name: &str, name: &str, sub: &str) -> String {
     format!("{}/{sub}", snapshot(volume_name, name))
+}
+
+/// One hold of a snapshot: release it (DELETE).
+pub fn hold(volume_name: &str, name: &str, hold: &str) -> String {
+    format!("{}/{}", snapshot_sub(volume_name, name, "holds"), encode(hold))
 }
 
 /// Appends a query to a path; pairs without a value are left out.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::tags::{TagChanges, Tags};
 use crate::volume::Volume;
 
 /// The most extents one answer to a diff holds; the rest is asked for with `offset`.
@@ -34,23 +35,132 @@ pub struct Snapshot {
     pub children: u64,
     /// NBD connections to it.
     pub connections: u64,
+    /// What it is doing.
+    pub status: SnapshotStatus,
+    /// Whose it is: its volume's project.
+    #[serde(default)]
+    pub project: String,
+    /// What users say about it.
+    #[serde(default)]
+    pub tags: Tags,
+    /// Why it must not be deleted, if there is a reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<Hold>,
+}
+
+/// What a snapshot is doing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotStatus {
+    /// Nobody uses it.
+    Available,
+    /// At least one NBD client is connected.
+    InUse,
+    /// Its pool refuses writes.
+    Error,
+}
+
+impl SnapshotStatus {
+    /// The status as JSON and tables show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SnapshotStatus::Available => "available",
+            SnapshotStatus::InUse => "in-use",
+            SnapshotStatus::Error => "error",
+        }
+    }
+}
+
+/// What forbids to delete a snapshot until it is released.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Hold {
+    /// Unique on the snapshot.
+    #[schema(example = "legal")]
+    pub name: String,
+    /// Why, in the words of whoever holds it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// Asks that a snapshot be not deleted until it is released.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateHold {
+    /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
+    #[schema(example = "legal", min_length = 1, max_length = 128)]
+    pub name: String,
+    /// Why; one line of up to 256 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// What of a snapshot is to change; what is left out stays. Its contents never change.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditSnapshot {
+    /// A new name. Nobody may be connected: clients that come back ask for the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Tags to set, or with `null` to take away.
+    #[serde(default, skip_serializing_if = "TagChanges::is_empty")]
+    pub tags: TagChanges,
 }
 
 /// Some snapshots.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotList {
-    /// By volume and, in a volume, oldest first.
+    /// In the order that was asked for; without any by volume and, in a volume, oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// What to ask for `after` to have those that come next; not there when these are the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
-/// Which snapshots to list.
+/// Which snapshots to list: those to which all of this applies.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct SnapshotQuery {
-    /// Only those of this volume.
+    /// The volume.
     #[serde(default)]
     pub volume: Option<String>,
+    /// A part of its name or description, in capitals or not.
+    #[serde(default)]
+    pub search: Option<String>,
+    /// Its status.
+    #[serde(default)]
+    #[param(inline)]
+    pub status: Option<SnapshotStatus>,
+    /// Its project.
+    #[serde(default)]
+    pub project: Option<String>,
+    /// Whether cairn has made it by itself.
+    #[serde(default)]
+    pub automatic: Option<bool>,
+    /// Whether something forbids to delete it.
+    #[serde(default)]
+    pub held: Option<bool>,
+    /// A tag that it has, `KEY` or `KEY=VALUE`; may be given several times.
+    #[serde(default)]
+    #[param(style = Form, explode)]
+    pub tag: Vec<String>,
+    /// What they are sorted by: `volume`, `name`, `size`, `used` or `created`, several separated by commas; with `-` in
+    /// front from the other end.
+    #[serde(default)]
+    #[param(example = "-created")]
+    pub sort: Option<String>,
+    /// At most so many.
+    #[serde(default)]
+    #[param(minimum = 1)]
+    pub limit: Option<u64>,
+    /// Only those after this one, `VOLUME@SNAPSHOT`: the `next` of the answer before, to the same query.
+    #[serde(default)]
+    pub after: Option<String>,
 }
 
 /// Asks for a snapshot of the volume in the path.
@@ -63,6 +173,9 @@ pub struct CreateSnapshot {
     /// Free text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// What to say about it; as of a volume.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// One snapshot of a group.
@@ -86,6 +199,9 @@ pub struct CreateGroup {
     /// Free text, for each.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// What to say about each; as of a volume.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// How to roll back.

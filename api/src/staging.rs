@@ -8,7 +8,7 @@ use crate::volume::Volume;
 
 /// Asks for a hidden volume to be written over NBD. When it is complete it becomes a volume, or takes the place of what
 /// a volume holds.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateStaging {
     /// The volume that there will be: a new one, or one that is there with `over`.

@@ -1,10 +1,16 @@
 //! Volumes: writable virtual disks.
 
+use std::str::FromStr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::attachment::Attachment;
+use crate::tags::{TagChanges, Tags};
+
+/// The project of a volume that was given none.
+pub const DEFAULT_PROJECT: &str = "default";
 
 /// A snapshot, named from anywhere in the pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -16,29 +22,64 @@ pub struct SnapshotRef {
     pub snapshot: String,
 }
 
-/// What a volume is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum VolumeStatus {
-    /// Nobody is connected.
-    Available,
-    /// At least one NBD client is connected.
-    InUse,
-    /// It serves, and what nobody has read yet is still being fetched from a backup.
-    Restoring,
-    /// Reads failed their checksum, or the pool refuses writes.
-    Error,
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+        /// What a volume is doing.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+        pub enum VolumeStatus {
+            $($(#[$doc])* #[serde(rename = $word)] $name,)*
+        }
+
+        impl VolumeStatus {
+            /// Every status.
+            pub const ALL: &[VolumeStatus] = &[$(VolumeStatus::$name),*];
+
+            /// The status as JSON and tables show it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(VolumeStatus::$name => $word,)*
+                }
+            }
+        }
+    };
 }
 
-impl VolumeStatus {
-    /// The status as JSON and tables show it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            VolumeStatus::Available => "available",
-            VolumeStatus::InUse => "in-use",
-            VolumeStatus::Restoring => "restoring",
-            VolumeStatus::Error => "error",
-        }
+statuses! {
+    /// Nobody uses it.
+    Available = "available";
+    /// A client fills it with what it begins with; nobody else can use it before that is done.
+    Creating = "creating";
+    /// It is being attached to this machine's kernel.
+    Attaching = "attaching";
+    /// Somebody uses it.
+    InUse = "in-use";
+    /// Its use is being ended.
+    Detaching = "detaching";
+    /// It grows, and whoever uses it is told.
+    Extending = "extending";
+    /// It serves, and what nobody has read yet is still being fetched from a backup.
+    Restoring = "restoring";
+    /// A client fills what is to take the place of its contents.
+    RestoringBackup = "restoring-backup";
+    /// Nobody uses it, and a snapshot of it is being read to back it up or to copy it.
+    BackingUp = "backing-up";
+    /// It is being deleted.
+    Deleting = "deleting";
+    /// An administrator keeps everybody away from it.
+    Maintenance = "maintenance";
+    /// Reads failed their checksum, its pool refuses writes, or an administrator says so.
+    Error = "error";
+}
+
+impl FromStr for VolumeStatus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<VolumeStatus, String> {
+        let found = VolumeStatus::ALL.iter().copied().find(|status| status.as_str() == text);
+        found.ok_or_else(|| {
+            let all: Vec<_> = VolumeStatus::ALL.iter().map(|status| status.as_str()).collect();
+            format!("\"{text}\" is no status of a volume: there are {}", all.join(", "))
+        })
     }
 }
 
@@ -96,12 +137,27 @@ pub struct Volume {
     pub snapshots: u64,
     /// What it is doing.
     pub status: VolumeStatus,
+    /// Why it is in that status, where that is not plain; one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// NBD connections to its head.
     pub connections: u64,
     /// Who is connected to its head, the first first. At most one unless it is shared.
     pub attachments: Vec<Attachment>,
     /// Whether several consumers may use it at once.
     pub shared: bool,
+    /// Whether a machine can boot from it, as far as users have said.
+    #[serde(default)]
+    pub bootable: bool,
+    /// Whether everybody is refused to change or delete it.
+    #[serde(default)]
+    pub write_protected: bool,
+    /// Whose it is.
+    #[serde(default)]
+    pub project: String,
+    /// What users say about it.
+    #[serde(default)]
+    pub tags: Tags,
     /// Its type.
     #[serde(rename = "type")]
     pub volume_type: String,
@@ -117,11 +173,62 @@ pub struct Volume {
     pub checksum_errors: u64,
 }
 
-/// All volumes.
+/// Some volumes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct VolumeList {
-    /// By name.
+    /// In the order that was asked for.
     pub volumes: Vec<Volume>,
+    /// What to ask for `after` to have those that come next; not there when these are the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Which volumes to list: those to which all of this applies.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct VolumeQuery {
+    /// A part of its name or description, in capitals or not.
+    #[serde(default)]
+    pub search: Option<String>,
+    /// Its status.
+    #[serde(default)]
+    pub status: Option<VolumeStatus>,
+    /// Its type.
+    #[serde(default, rename = "type")]
+    #[param(rename = "type")]
+    pub volume_type: Option<String>,
+    /// Its pool.
+    #[serde(default)]
+    pub pool: Option<String>,
+    /// Its project.
+    #[serde(default)]
+    pub project: Option<String>,
+    /// Whether a machine can boot from it.
+    #[serde(default)]
+    pub bootable: Option<bool>,
+    /// Whether several consumers may use it at once.
+    #[serde(default)]
+    pub shared: Option<bool>,
+    /// Whether it is write-protected.
+    #[serde(default)]
+    pub write_protected: Option<bool>,
+    /// A tag that it has, `KEY` or `KEY=VALUE`; may be given several times.
+    #[serde(default)]
+    #[param(style = Form, explode)]
+    pub tag: Vec<String>,
+    /// What they are sorted by: `name`, `size`, `used`, `created`, `status`, `type`, `pool` or `project`, several separated
+    /// by commas; with `-` in front from the other end.
+    #[serde(default)]
+    #[param(example = "-size,name")]
+    pub sort: Option<String>,
+    /// At most so many.
+    #[serde(default)]
+    #[param(minimum = 1)]
+    pub limit: Option<u64>,
+    /// Only those after this one: the `next` of the answer before, to the same query.
+    #[serde(default)]
+    pub after: Option<String>,
 }
 
 /// Asks for a new volume: blank with a `size`, a clone with a `source`, or one that begins as an `image`.
@@ -153,6 +260,17 @@ pub struct CreateVolume {
     /// Let several consumers use it at once.
     #[serde(default)]
     pub shared: bool,
+    /// Whether a machine can boot from it. Unless given, that is so of what begins as an image, or as a snapshot of a
+    /// bootable volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootable: Option<bool>,
+    /// Whose it is: a name, by the same rule as its own; for a clone that of its source unless given, and else `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// What to say about it: at most 50, keys of up to 128 letters, digits, `.`, `_`, `-` and `/`, values of up to 256
+    /// characters.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// Asks for a new volume that holds a backup and serves at once.
@@ -193,6 +311,41 @@ pub struct EditVolume {
     /// Whether several consumers may use it at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<bool>,
+    /// Whether a machine can boot from it. Nobody may be connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootable: Option<bool>,
+    /// Whether everybody is refused to change or delete it. To begin with that, nobody may be connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_protected: Option<bool>,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Tags to set, or with `null` to take away.
+    #[serde(default, skip_serializing_if = "TagChanges::is_empty")]
+    pub tags: TagChanges,
+}
+
+/// What an administrator says of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetStatus {
+    /// All is well: what was said before, and the checksum errors counted so far, are forgotten.
+    Available,
+    /// Something is wrong with it. It can be used as before.
+    Error,
+    /// Nobody may connect to it. Nobody may be connected.
+    Maintenance,
+}
+
+/// Asks to set a volume's status.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResetStatus {
+    /// The status.
+    pub status: SetStatus,
+    /// Why; one line, shown with the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Asks to clone the snapshot in the path as a new volume.
@@ -208,6 +361,9 @@ pub struct CloneSnapshot {
     /// Free text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// What to say about it.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// Asks to grow a volume.

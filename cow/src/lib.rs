@@ -73,4 +73,4 @@ pub use read::ReadReply;
 pub use repair::{RepairReport, repair};
 pub use scrub::{Scrub, ScrubStep};
 pub use types::*;
-pub use volumes::{Edit, NewVolume, Resolved, check_name};
+pub use volumes::{Edit, NewSnapshots, NewVolume, Resolved, check_name};

@@ -51,6 +51,17 @@ pub struct NewVolume<'a> {
     pub attributes: &'a [(&'a str, &'a str)],
 }
 
+/// Snapshots to be made, all at one point of the order of writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NewSnapshots<'a> {
+    /// Volumes, and what the snapshot of each is to be called.
+    pub of: &'a [(&'a str, &'a str)],
+    /// Free text for each, one line.
+    pub description: &'a str,
+    /// Keys and values to keep on each.
+    pub attributes: &'a [(&'a str, &'a str)],
+}
+
 /// What of a volume or snapshot is to be called or described differently; `None` leaves it as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Edit<'a> {
@@ -113,15 +124,42 @@ fn snapshot_exists(volume: &str, name: &str) -> Error {
     Error::new(ErrorKind::Exists, format!("volume '{volume}' already has a snapshot '{name}'"))
 }
 
+/// Checks attributes that something is to have from the start, and gives them as changes to none.
+fn check_attributes<'a>(attributes: &[(&'a str, &'a str)]) -> Result<Vec<(&'a str, Option<&'a str>)>> {
+    let changes: Vec<_> = attributes.iter().map(|(key, value)| (*key, Some(*value))).collect();
+    attributes::check_changes(&changes)?;
+    attributes::check_room(VersionId(u32::MAX), &Attributes::default(), &changes)?;
+    Ok(changes)
+}
+
 impl<'a> NewVolume<'a> {
     /// Checks the texts, and gives the attributes as changes to none.
     fn check(&self) -> Result<Vec<(&'a str, Option<&'a str>)>> {
         check_name(self.name)?;
         check_description(self.description)?;
-        let changes: Vec<_> = self.attributes.iter().map(|(key, value)| (*key, Some(*value))).collect();
-        attributes::check_changes(&changes)?;
-        attributes::check_room(VersionId(u32::MAX), &Attributes::default(), &changes)?;
-        Ok(changes)
+        check_attributes(self.attributes)
+    }
+}
+
+impl<'a> NewSnapshots<'a> {
+    /// Checks the texts, and gives the attributes as changes to none.
+    fn check(&self) -> Result<Vec<(&'a str, Option<&'a str>)>> {
+        check_description(self.description)?;
+        let count = self.of.len();
+        if !(1..=MAX_GROUP).contains(&count) {
+            let why = format!("a snapshot covers 1 to {MAX_GROUP} volumes, not {count}");
+            return Err(Error::new(ErrorKind::InvalidArgument, why));
+        }
+        self.of.iter().try_for_each(|(_, name)| check_name(name))?;
+        attributes::check_changes(
+            &self
+                .attributes
+                .repeat(count)
+                .iter()
+                .map(|(key, value)| (*key, Some(*value)))
+                .collect::<Vec<_>>(),
+        )?;
+        check_attributes(self.attributes)
     }
 }
 
@@ -471,16 +509,16 @@ impl<D: Disk> Pool<D> {
         of: &[(&str, &str)],
         description: &str,
     ) -> Result<Vec<SnapshotInfo>> {
-        check_description(description)?;
-        if of.is_empty() || of.len() > MAX_GROUP {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!("a snapshot covers 1 to {MAX_GROUP} volumes, not {}", of.len()),
-            ));
-        }
-        of.iter().try_for_each(|(_, name)| check_name(name))?;
+        self.create_snapshots_with(NewSnapshots { of, description, attributes: &[] }).await
+    }
+
+    /// Takes snapshots of one or more volumes, all at one point of the order of writes, with all that is to be kept on them
+    /// from the start.
+    pub async fn create_snapshots_with(&self, new: NewSnapshots<'_>) -> Result<Vec<SnapshotInfo>> {
+        let attributes = new.check()?;
+        let NewSnapshots { of, description, .. } = new;
         let ids = self
-            .decide(|state| {
+            .decide_all(|state| {
                 let mut forks: Vec<Fork> = Vec::new();
                 for (volume, name) in of {
                     let head = state.head_named(volume)?;
@@ -502,7 +540,10 @@ impl<D: Disk> Pool<D> {
                 }
                 let ids: Vec<VersionId> = forks.iter().map(|f| f.snapshot).collect();
                 let description = description.to_owned();
-                Ok((Record::Fork { forks, description, automatic: false, created_ms: now_ms() }, ids))
+                let fork = Record::Fork { forks, description, automatic: false, created_ms: now_ms() };
+                let mut records = vec![fork];
+                records.extend(ids.iter().flat_map(|id| attributes::records(*id, &attributes)));
+                Ok((records, ids))
             })
             .await?;
         let state = self.state.lock();
@@ -561,6 +602,14 @@ impl<D: Disk> Pool<D> {
     pub fn volumes(&self) -> Vec<VolumeInfo> {
         let state = self.state.lock();
         state.versions.heads().filter_map(|id| state.volume_info(id).ok()).collect()
+    }
+
+    /// Counts a volume's reads that failed their checksum anew.
+    pub fn forget_checksum_errors(&self, name: &str) -> Result<()> {
+        let mut state = self.state.lock();
+        let head = state.head_named(name)?;
+        state.version(head)?.checksum_errors = 0;
+        Ok(())
     }
 
     /// Whether there is a volume of this name.

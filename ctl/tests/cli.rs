@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use cairn_api::attachment::Consumer;
 use cairn_api::pool::PoolStatus;
 use cairn_api::snapshot::{CreateSnapshot, MAX_DIFF_EXTENTS};
+use cairn_api::tags::Tags;
 use cairn_cow::{BLOCK_SIZE, ExtentKind};
 use cairnd::control::{ControlThread, Engine};
 use cairnd::pools::PoolSlot;
@@ -137,7 +138,8 @@ impl Daemon {
     /// Takes snapshots of a volume until its pool has no room for their records.
     fn fill_catalog(&self, volume: &str) {
         let engine = &self.world.engine;
-        let request = |n| CreateSnapshot { name: format!("n{n}"), description: "d".repeat(1000) };
+        let request =
+            |n| CreateSnapshot { name: format!("n{n}"), description: "d".repeat(1000), tags: Tags::new() };
         let take = |n| self.world.wait(engine.create_snapshot(volume.into(), request(n)));
         assert!((0..1000).any(|n| take(n).is_err()), "there is always room for more");
     }
@@ -339,6 +341,79 @@ fn volumes_are_edited_and_retyped() {
         .fails("error: there is no type 'no' (not-found)\nhint: \"cairn type list\" shows what there is\n");
     let made = daemon.run("--json volume create db --size 1G --type fast --shared").json();
     assert_eq!((&made["type"], &made["shared"]), (&json!("fast"), &json!(true)));
+}
+
+#[test]
+fn volumes_are_tagged_found_protected_and_kept_away_from() {
+    let daemon = Daemon::with_demo();
+    daemon.run("volume create web --size 1G --tag env=prod --tag team=a --project shop --bootable on").ok();
+    let list = |args: &str| {
+        let value = daemon.run(&format!("--json volume list {args}")).json();
+        let volumes = value["volumes"].as_array().expect("a list").iter();
+        volumes.map(|volume| volume["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(list("--tag env=prod --tag team --project shop --bootable on"), ["web"]);
+    assert_eq!(list("--tag env=test"), [""; 0]);
+    assert_eq!(list("--sort -size"), ["demo", "web"]);
+    assert_eq!(list("--sort -name --limit 1"), ["web"]);
+    assert_eq!(list("--sort -name --limit 1 --after web"), ["demo"]);
+    assert_eq!(daemon.run("volume list --search nothing").ok(), "No volume is like that.\n");
+    assert!(daemon.run("volume list --limit 1").ok().ends_with("There are more: --after demo\n"));
+    daemon
+        .run("volume list --sort colour")
+        .fails("error: \"colour\" is nothing to sort by: there are name, size, used, created, status, type, pool, project (invalid-argument)\n");
+    assert_eq!(
+        daemon.run("volume edit web --tag team= --tag env=test --write-protect on").ok(),
+        "changed volume web\n"
+    );
+    let shown = daemon.run("volume show web").ok();
+    assert!(
+        shown.contains("write-protected  yes\n") && shown.contains("tag              env=test\n"),
+        "{shown}"
+    );
+    daemon.run("volume delete web --yes").fails(
+        "error: the volume 'web' is write-protected (read-only)\n\
+         hint: first take that off: cairn volume edit web --write-protect off\n",
+    );
+    daemon.run("volume edit web --write-protect off").ok();
+    assert_eq!(
+        daemon.run("volume reset-status web --status maintenance --reason moving").ok(),
+        "the status of volume web is maintenance now\n"
+    );
+    assert_eq!(list("--status maintenance"), ["web"]);
+    daemon.run("volume attach web").fails(
+        "error: the volume 'web' is in maintenance: moving (busy)\nhint: wait for it to end, then try again\n",
+    );
+    assert_eq!(daemon.run("--json volume reset-status web --status available").json()["status"], "available");
+}
+
+#[test]
+fn snapshots_are_edited_tagged_and_held() {
+    let daemon = Daemon::with_demo();
+    daemon.run("snapshot create demo s3 --tag keep=yes").ok();
+    let named = |args: &str| {
+        let value = daemon.run(&format!("--json snapshot list {args}")).json();
+        let snapshots = value["snapshots"].as_array().expect("a list").iter();
+        snapshots.map(|snapshot| snapshot["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(named("demo --tag keep"), ["s3"]);
+    assert_eq!(named("--sort -name --limit 2"), ["s3", "s2"]);
+    assert_eq!(daemon.run("snapshot list --held on").ok(), "No snapshot is like that.\n");
+    assert_eq!(
+        daemon.run("snapshot edit demo s3 --name final --tag keep= --description x").ok(),
+        "snapshot demo@s3 is now called demo@final\n"
+    );
+    assert_eq!(
+        daemon.run("snapshot hold demo final audit --reason May").ok(),
+        "snapshot demo@final cannot be deleted: 1 hold\n"
+    );
+    daemon.run("snapshot delete demo final").fails(
+        "error: the snapshot 'demo@final' is held by 'audit' (May) (held)\n\
+         hint: release it first: cairn snapshot release demo final audit\n",
+    );
+    assert!(daemon.run("volume delete demo --with-snapshots --yes").stderr.contains("(held)"));
+    assert_eq!(daemon.run("snapshot release demo final audit").ok(), "snapshot demo@final can be deleted\n");
+    daemon.run("snapshot delete demo final").ok();
 }
 
 #[test]

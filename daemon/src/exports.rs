@@ -25,7 +25,7 @@ use crate::restore::Restore;
 use crate::seldom::Seldom;
 use crate::staging::is_hidden;
 use crate::status::{self, PIECE};
-use crate::volumes::{Volumes, is_shared_now};
+use crate::volumes::{Volumes, is_shared_now, resolve_for_use};
 
 /// Requests that failed: a client that keeps trying must not fill the log.
 static FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(10));
@@ -100,7 +100,7 @@ impl Exports for PoolExports {
     async fn open(&self, name: &str, _client: &ClientInfo) -> Result<VersionExport, OpenError> {
         let name = if name.is_empty() { self.default_name()? } else { name.to_owned() };
         let (pool, version) = self.volumes.export(&name).map_err(|e| unavailable(&e))?;
-        let resolved = pool.resolve(&version).map_err(|e| unavailable(&e))?;
+        let resolved = resolve_for_use(&pool, &version).map_err(|e| unavailable(&e))?;
         let restore = self.volumes.restores.of(&pool, &resolved).map_err(|e| unavailable(&e))?;
         let kept = pool.attributes_of(resolved.head).map_err(|e| unavailable(&e))?;
         let mut connection = self.connection.clone();
@@ -112,7 +112,7 @@ impl Exports for PoolExports {
             name,
             version,
             // What is no volume that users see is being filled.
-            bulk: !resolved.writable || is_hidden(&kept),
+            bulk: resolved.id != resolved.head || is_hidden(&kept),
             resolved,
             restore,
             known_size: Cell::new(None),

@@ -76,6 +76,11 @@ pub(crate) fn image(volume: &VolumeInfo) -> Option<ImageSettings> {
     }))
 }
 
+/// Whether a volume that keeps `attributes` has a snapshot that only a client's connection keeps.
+pub(crate) fn has_passing(attributes: &Attributes) -> bool {
+    attributes.iter().any(|(key, _)| key.starts_with(PASSING_PREFIX))
+}
+
 /// The attribute's key for a passing snapshot.
 pub(crate) fn passing_key(snapshot: &str) -> String {
     format!("{PASSING_PREFIX}{snapshot}")

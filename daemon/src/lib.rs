@@ -24,8 +24,10 @@
 //! | [`offline`] | checking, repairing and dumping a pool that no daemon uses |
 //! | `status` | what lies where in an export, and what changed there since a snapshot |
 //! | `survivor` | memory in which the next daemon finds what this one answered, should it be killed |
+//! | `activity` | what is being done to volumes at this moment |
 //! | `seldom` | log lines said once in a while |
 
+mod activity;
 pub mod config;
 pub mod control;
 mod courtesy;

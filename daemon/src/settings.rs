@@ -9,6 +9,11 @@
 //! | volume | `type` | its type; without it has [`DEFAULT_TYPE`] |
 //! | volume | `qos` | limits of its own, a [`QosRule`] as JSON |
 //! | volume | `shared` | `yes`: several consumers may use it at once |
+//! | volume | `bootable`, `write-protected` | `yes` |
+//! | volume | `project` | whose it is; without it has [`DEFAULT_PROJECT`] |
+//! | volume | `status` | what an administrator has said of it, a [`KeptStatus`] as JSON |
+//! | volume, snapshot | `tag/KEY` | the value of a tag |
+//! | snapshot | `hold/NAME` | why it must not be deleted, a [`KeptHold`] as JSON |
 //! | volume | `image`, `from-image`, `passing/SNAPSHOT` | see [`crate::images`] |
 //! | volume | `staged`, `from-backup` | see [`crate::staging`] |
 //! | volume | `restore`, `restore-bitmap` | see [`crate::restore`] |
@@ -18,8 +23,12 @@
 use std::collections::BTreeMap;
 
 use cairn_api::qos::QosRule;
+use cairn_api::snapshot::Hold;
+use cairn_api::tags::{TagChanges, Tags};
 use cairn_api::types::{BACKEND, DEFAULT_TYPE, QosSource};
+use cairn_api::volume::{DEFAULT_PROJECT, SetStatus};
 use cairn_cow::Attributes;
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +41,13 @@ pub(crate) const DEFAULT_TYPE_KEY: &str = "default-type";
 pub(crate) const VOLUME_TYPE: &str = "type";
 pub(crate) const VOLUME_QOS: &str = "qos";
 pub(crate) const VOLUME_SHARED: &str = "shared";
-/// The value of [`VOLUME_SHARED`].
+pub(crate) const VOLUME_BOOTABLE: &str = "bootable";
+pub(crate) const VOLUME_PROTECTED: &str = "write-protected";
+pub(crate) const VOLUME_PROJECT: &str = "project";
+pub(crate) const VOLUME_STATUS: &str = "status";
+const TAG_PREFIX: &str = "tag/";
+const HOLD_PREFIX: &str = "hold/";
+/// The value of what is kept only where it is so.
 pub(crate) const YES: &str = "yes";
 
 /// A type as it is kept.
@@ -50,6 +65,22 @@ pub(crate) struct TypeSettings {
 pub(crate) struct PolicySettings {
     pub(crate) description: String,
     pub(crate) rule: QosRule,
+}
+
+/// What an administrator has said of a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct KeptStatus {
+    pub(crate) status: SetStatus,
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+}
+
+/// A snapshot's hold; its name is in its key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct KeptHold {
+    #[serde(default)]
+    pub(crate) reason: String,
+    pub(crate) since: Timestamp,
 }
 
 /// What belongs to no single volume.
@@ -171,7 +202,52 @@ pub(crate) fn own_limits(attributes: &Attributes) -> QosRule {
     attributes.get(VOLUME_QOS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
 
-/// Whether several consumers may use a volume at once.
-pub(crate) fn is_shared(attributes: &Attributes) -> bool {
-    attributes.get(VOLUME_SHARED) == Some(YES)
+/// Whether a volume keeps `key` as something that is so.
+pub(crate) fn is_set(attributes: &Attributes, key: &str) -> bool {
+    attributes.get(key) == Some(YES)
+}
+
+/// Whose a volume is.
+pub(crate) fn project(attributes: &Attributes) -> &str {
+    attributes.get(VOLUME_PROJECT).unwrap_or(DEFAULT_PROJECT)
+}
+
+/// What an administrator has said of a volume, if it stands. What cannot be read counts as an error that somebody has
+/// seen.
+pub(crate) fn kept_status(attributes: &Attributes) -> Option<KeptStatus> {
+    let kept = attributes.get(VOLUME_STATUS)?;
+    let unreadable = || KeptStatus { status: SetStatus::Error, reason: None };
+    Some(serde_json::from_str(kept).unwrap_or_else(|_| unreadable()))
+}
+
+/// The tags of a volume or snapshot.
+pub(crate) fn tags(attributes: &Attributes) -> Tags {
+    let tag = |(key, value): (&str, &str)| Some((key.strip_prefix(TAG_PREFIX)?.to_owned(), value.to_owned()));
+    attributes.iter().filter_map(tag).collect()
+}
+
+/// The attributes of tags that something has from the start.
+pub(crate) fn tag_attributes(tags: &Tags) -> Vec<(String, String)> {
+    tags.iter().map(|(key, value)| (format!("{TAG_PREFIX}{key}"), value.clone())).collect()
+}
+
+/// The changes to attributes that changes of tags are.
+pub(crate) fn tag_changes(changes: &TagChanges) -> Vec<(String, Option<String>)> {
+    changes.iter().map(|(key, value)| (format!("{TAG_PREFIX}{key}"), value.clone())).collect()
+}
+
+/// The key of a snapshot's hold.
+pub(crate) fn hold_key(name: &str) -> String {
+    format!("{HOLD_PREFIX}{name}")
+}
+
+/// The holds of a snapshot, by name. What cannot be read holds, too.
+pub(crate) fn holds(attributes: &Attributes) -> Vec<Hold> {
+    let unreadable = || KeptHold { reason: String::new(), since: Timestamp::UNIX_EPOCH };
+    let hold = |(key, value): (&str, &str)| {
+        let name = key.strip_prefix(HOLD_PREFIX)?.to_owned();
+        let KeptHold { reason, since } = serde_json::from_str(value).unwrap_or_else(|_| unreadable());
+        Some(Hold { name, reason, since })
+    };
+    attributes.iter().filter_map(hold).collect()
 }

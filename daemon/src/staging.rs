@@ -39,6 +39,11 @@ pub(crate) struct FoundStaging<D: Disk> {
     pub(crate) settings: StagingSettings,
 }
 
+/// What a volume that keeps `attributes` is to become, if it is being filled.
+pub(crate) fn staging_settings(attributes: &Attributes) -> Option<StagingSettings> {
+    serde_json::from_str(attributes.get(VOLUME_STAGED)?).ok()
+}
+
 /// Whether a volume that keeps `attributes` is being filled.
 pub(crate) fn is_staged(attributes: &Attributes) -> bool {
     attributes.get(VOLUME_STAGED).is_some()
@@ -57,7 +62,7 @@ impl<D: Disk> Volumes<D> {
     pub(crate) fn staging(&self, id: &str) -> Result<FoundStaging<D>> {
         let find = |pool: Arc<Pool<D>>| {
             let volume = pool.volume(id).ok()?;
-            let settings = serde_json::from_str(volume.attributes.get(VOLUME_STAGED)?).ok()?;
+            let settings = staging_settings(&volume.attributes)?;
             Some(FoundStaging { pool, volume, settings })
         };
         let found = self.pools.open().into_iter().find_map(|(_, pool)| find(pool));

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::qos::QosRule;
-use cairn_cow::{Disk, Holder, Pool, Resolved, VersionId};
+use cairn_api::volume::SetStatus;
+use cairn_cow::{Disk, Error, ErrorKind, Holder, Pool, Resolved, Result, VersionId};
 use parking_lot::Mutex;
 
+use crate::activity::Activities;
 use crate::control::Sessions;
 use crate::courtesy::Courtesy;
 use crate::images;
@@ -15,7 +17,7 @@ use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
 use crate::restore::{self, Restores};
 use crate::scrubs::Scrubs;
-use crate::settings::{Settings, is_shared};
+use crate::settings::{self, Settings, is_set, kept_status};
 
 /// One a daemon, shared by `Arc`.
 pub struct Volumes<D: Disk> {
@@ -25,6 +27,8 @@ pub struct Volumes<D: Disk> {
     pub sessions: Arc<Sessions>,
     /// Those that are being restored.
     pub(crate) restores: Restores<D>,
+    /// What is being done to them.
+    pub(crate) activities: Arc<Activities>,
     /// Of pools, in the background.
     pub(crate) scrubs: Scrubs,
     /// Between those who use volumes and those who copy them.
@@ -36,7 +40,7 @@ pub struct Volumes<D: Disk> {
 }
 
 /// A volume, whatever it and its pool are called: the pool's id and that of its head.
-type Key = ([u8; 16], VersionId);
+pub(crate) type Key = ([u8; 16], VersionId);
 
 impl<D: Disk> Volumes<D> {
     /// The volumes of one pool, found at `path`; others may be added.
@@ -48,6 +52,7 @@ impl<D: Disk> Volumes<D> {
             sessions: Sessions::new(),
             restores: Restores::new(Arc::clone(&courtesy)),
             courtesy,
+            activities: Arc::default(),
             scrubs: Scrubs::default(),
             throttles: Mutex::default(),
             complaints: Mutex::default(),
@@ -131,10 +136,27 @@ impl<D: Disk> Volumes<D> {
     }
 }
 
+/// What the export `name` stands for, as clients may have it now: not writable when it is write-protected.
+///
+/// # Errors
+/// `NotFound`, and `Busy` while an administrator keeps everybody away from it.
+pub(crate) fn resolve_for_use<D: Disk>(pool: &Pool<D>, name: &str) -> Result<Resolved> {
+    let mut found = pool.resolve(name)?;
+    let kept = pool.attributes_of(found.head)?;
+    if let Some(status) = kept_status(&kept).filter(|kept| kept.status == SetStatus::Maintenance) {
+        let volume = name.split('@').next().unwrap_or(name);
+        let why = status.reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        return Err(Error::new(ErrorKind::Busy, format!("the volume '{volume}' is in maintenance{why}")));
+    }
+    found.writable &= !is_set(&kept, settings::VOLUME_PROTECTED);
+    Ok(found)
+}
+
 /// Whether what was `found` as the export `name` may have several consumers now; none when that name means something else
-/// by now, or nothing.
+/// by now, or nothing, or may not be used as it was found.
 pub(crate) fn is_shared_now<D: Disk>(pool: &Pool<D>, name: &str, found: &Resolved) -> Option<bool> {
-    let now = pool.resolve(name).ok()?;
+    let now = resolve_for_use(pool, name).ok()?;
     let attributes = pool.attributes_of(now.head).ok()?;
-    ((now.id, now.head) == (found.id, found.head)).then(|| is_shared(&attributes))
+    let same = (now.id, now.head) == (found.id, found.head) && now.writable >= found.writable;
+    same.then(|| is_set(&attributes, settings::VOLUME_SHARED))
 }

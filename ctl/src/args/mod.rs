@@ -24,10 +24,10 @@ pub(crate) use image::{Image, ImageChanges, ImageFields, ImportImage};
 pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
 pub(crate) use repo::{Keep, Repo, RepoPlace};
-pub(crate) use snapshot::Snapshot;
+pub(crate) use snapshot::{Snapshot, SnapshotChanges, SnapshotFilter};
 pub(crate) use types::{Specs, Type, TypeChanges};
 pub(crate) use values::{Device, Export, Exported, InUse, Setting, Spec, Switch};
-pub(crate) use volume::{CreateVolume, Volume, VolumeChanges};
+pub(crate) use volume::{CreateVolume, Volume, VolumeFilter};
 
 /// Where the daemon listens in production.
 const DEFAULT_SOCKET: &str = "/run/cairn/control.sock";
@@ -149,6 +149,12 @@ mod tests {
             "volume create demo --size 1G --type fast --shared",
             "volume edit demo --name web",
             "volume edit demo --description x --shared off",
+            "volume create demo --size 1G --bootable on --project shop --tag env=prod --tag team=web",
+            "volume edit demo --bootable off --write-protect on --project shop --tag env=prod --tag team=",
+            "volume list --search web --status in-use --type fast --pool bulk --project shop --tag env=prod --tag team",
+            "volume list --bootable on --shared off --write-protected on --sort -size,name --limit 5 --after demo",
+            "volume reset-status demo --status maintenance --reason x",
+            "volume reset-status demo --status available",
             "volume retype demo fast",
             "volume resize demo --size 20G",
             "volume resize demo --size 20G --yes",
@@ -165,6 +171,12 @@ mod tests {
             "snapshot create a,b s",
             "snapshot list",
             "snapshot list demo",
+            "snapshot create demo s --tag env=prod --description x",
+            "snapshot list --search s --status in-use --project shop --tag env --automatic off --held on",
+            "snapshot list demo --sort -created --limit 5 --after demo@s",
+            "snapshot edit demo s --name t --description x --tag a=b --tag c=",
+            "snapshot hold demo s audit --reason x",
+            "snapshot release demo s audit",
             "snapshot tree demo",
             "snapshot show demo s",
             "snapshot clone demo s new",
@@ -248,6 +260,14 @@ mod tests {
             ("volume edit demo", "--name <NEW>"),
             ("volume edit demo --shared maybe", "possible values: on, off"),
             ("volume retype demo", "<TYPE>"),
+            ("volume list --status idle", "there are available, creating"),
+            ("volume list --tag a:b", "no key of a tag"),
+            ("volume list --limit 0", "0 is not in 1.."),
+            ("volume reset-status demo", "--status"),
+            ("volume reset-status demo --status deleting", "expected available, error or maintenance"),
+            ("snapshot edit demo s", "--name <NEW>"),
+            ("snapshot hold demo s", "<HOLD>"),
+            ("snapshot list --status idle", "expected available, in-use or error"),
             ("volume attach demo nbd0", "a device such as /dev/nbd0"),
             ("volume attach demo --connections 17", "17 is not in 1..=16"),
             ("volume detach /dev/sda", "a device such as /dev/nbd0"),

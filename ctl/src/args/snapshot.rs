@@ -1,7 +1,10 @@
 //! `cairn snapshot ...`
 
 use cairn_api::Size;
-use clap::Subcommand;
+use cairn_api::snapshot::SnapshotStatus;
+use clap::{Args, Subcommand};
+
+use super::values::{Spec, Switch, TagFilter};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Snapshot {
@@ -19,13 +22,62 @@ Examples:
         /// Free text
         #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
         description: String,
+        /// What to say about it; may be given several times
+        #[arg(long = "tag", value_name = "KEY=VALUE")]
+        tags: Vec<Spec>,
     },
     /// List snapshots, of one volume or of all
-    #[command(visible_alias = "ls")]
-    List {
-        /// Only those of this volume
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  cairn snapshot list demo
+  cairn snapshot list --tag release --sort -created --limit 10
+  cairn snapshot list --held on"
+    )]
+    List(SnapshotFilter),
+    /// Say something else about a snapshot; what it holds never changes
+    #[command(after_help = "\
+Examples:
+  cairn snapshot edit demo monday --name before-upgrade --description 'the last good one'
+  cairn snapshot edit demo monday --tag keep=yes --tag draft=")]
+    Edit {
+        /// The volume
         #[arg(value_name = "VOL")]
-        volume: Option<String>,
+        volume: String,
+        /// The snapshot
+        name: String,
+        #[command(flatten)]
+        changes: SnapshotChanges,
+    },
+    /// Forbid to delete a snapshot, with its volume, too, until it is released
+    #[command(
+        after_help = "Example:\n  cairn snapshot hold demo monday audit --reason 'kept for the auditors until May'"
+    )]
+    Hold {
+        /// The volume
+        #[arg(value_name = "VOL")]
+        volume: String,
+        /// The snapshot
+        name: String,
+        /// What the hold is called, to release it by
+        #[arg(value_name = "HOLD")]
+        hold: String,
+        /// Why, for who is refused
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Take a hold away
+    #[command(after_help = "Example:\n  cairn snapshot release demo monday audit")]
+    Release {
+        /// The volume
+        #[arg(value_name = "VOL")]
+        volume: String,
+        /// The snapshot
+        name: String,
+        /// The hold
+        #[arg(value_name = "HOLD")]
+        hold: String,
     },
     /// Draw how a volume, its snapshots and their clones descend from each other, the newest first
     Tree {
@@ -96,4 +148,60 @@ Examples:
         #[arg(value_name = "NAME2")]
         to: Option<String>,
     },
+}
+
+/// At least one of them.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct SnapshotChanges {
+    /// A new name; nobody may be connected
+    #[arg(long = "name", value_name = "NEW")]
+    pub(crate) new_name: Option<String>,
+    /// Free text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) description: Option<String>,
+    /// A tag to set, or with nothing after the = to take away; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<Spec>,
+}
+
+/// Which snapshots.
+#[derive(Args, Debug)]
+pub(crate) struct SnapshotFilter {
+    /// Only those of this volume
+    #[arg(value_name = "VOL")]
+    pub(crate) volume: Option<String>,
+    /// A part of the name or description
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) search: Option<String>,
+    /// In this status: available, in-use or error
+    #[arg(long, value_parser = snapshot_status)]
+    pub(crate) status: Option<SnapshotStatus>,
+    /// Of this project
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    /// With this tag; may be given several times
+    #[arg(long = "tag", value_name = "KEY[=VALUE]")]
+    pub(crate) tags: Vec<TagFilter>,
+    /// Those that cairn has made by itself, or the others
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) automatic: Option<Switch>,
+    /// Those that are held, or the others
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) held: Option<Switch>,
+    /// Order by volume, name, size, used or created, several with commas; with - from the other end
+    #[arg(long, value_name = "KEY,...", allow_hyphen_values = true)]
+    pub(crate) sort: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Those after this one
+    #[arg(long, value_name = "VOL@SNAP")]
+    pub(crate) after: Option<String>,
+}
+
+fn snapshot_status(text: &str) -> Result<SnapshotStatus, String> {
+    let all = [SnapshotStatus::Available, SnapshotStatus::InUse, SnapshotStatus::Error];
+    let found = all.into_iter().find(|status| status.as_str() == text);
+    found.ok_or_else(|| "expected available, in-use or error".to_owned())
 }

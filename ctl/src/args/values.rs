@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use cairn_api::qos::{QosError, QosRule};
+use cairn_api::tags::{self, TagChanges, Tags};
 use cairn_api::volume::SnapshotRef;
 use clap::ValueEnum;
 
@@ -130,11 +131,30 @@ pub(crate) enum Switch {
     Off,
 }
 
+impl Switch {
+    pub(crate) fn is_on(self) -> bool {
+        self == Switch::On
+    }
+}
+
 /// `KEY=VALUE` of a type; without a value the key is taken away.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Spec {
     pub(crate) key: String,
     pub(crate) value: String,
+}
+
+impl Spec {
+    /// Tags that something is to have.
+    pub(crate) fn tags(specs: Vec<Spec>) -> Tags {
+        specs.into_iter().map(|Spec { key, value }| (key, value)).collect()
+    }
+
+    /// Changes of tags: without a value one is taken away.
+    pub(crate) fn tag_changes(specs: Vec<Spec>) -> TagChanges {
+        let change = |Spec { key, value }| (key, Some(value).filter(|value| !value.is_empty()));
+        specs.into_iter().map(change).collect()
+    }
 }
 
 impl FromStr for Spec {
@@ -147,6 +167,19 @@ impl FromStr for Spec {
             }
             _ => Err("expected KEY=VALUE, for example media=ssd".to_owned()),
         }
+    }
+}
+
+/// `KEY=VALUE` or `KEY`, as a list is filtered by a tag.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct TagFilter(pub(crate) String);
+
+impl FromStr for TagFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TagFilter, String> {
+        tags::check_key(text.split('=').next().unwrap_or_default())?;
+        Ok(TagFilter(text.to_owned()))
     }
 }
 

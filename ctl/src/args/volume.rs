@@ -1,9 +1,10 @@
 //! `cairn volume ...`
 
 use cairn_api::Size;
+use cairn_api::volume::{SetStatus, VolumeStatus};
 use clap::{Args, Subcommand};
 
-use super::values::{Device, Export, From, InUse, Switch};
+use super::values::{Device, Export, From, InUse, Spec, Switch, TagFilter};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Volume {
@@ -16,19 +17,29 @@ Examples:
   cairn volume create larger --from demo@before-upgrade --size 20G
   cairn volume create vm-1 --from-image debian-13")]
     Create(CreateVolume),
-    /// List all volumes
-    #[command(visible_alias = "ls")]
-    List,
+    /// List volumes: all, or those to which all of this applies
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  cairn volume list
+  cairn volume list --status in-use --sort -used
+  cairn volume list --tag env=prod --tag team --project shop
+  cairn volume list --search web --limit 20"
+    )]
+    List(VolumeFilter),
     /// Show one volume and how to connect to it
     Show {
         /// The volume
         name: String,
     },
-    /// Name, describe or share a volume differently
+    /// Say something else about a volume: its name, description, tags, and how it may be used
     #[command(after_help = "\
 Examples:
   cairn volume edit demo --description 'web server, to be moved'
   cairn volume edit demo --name web
+  cairn volume edit demo --tag env=prod --tag team=
+  cairn volume edit golden --write-protect on
   cairn volume edit cluster-disk --shared on
 
 Clients that come back ask for the name they know: a volume in use keeps its name.")]
@@ -46,6 +57,23 @@ Clients that come back ask for the name they know: a volume in use keeps its nam
         /// The type, of the same pool
         #[arg(value_name = "TYPE")]
         to: String,
+    },
+    /// Set a volume's status: available again after an error, in maintenance so that nobody can connect, or in error
+    #[command(after_help = "\
+Examples:
+  cairn volume reset-status demo --status maintenance --reason 'moving to another host'
+  cairn volume reset-status demo --status available
+
+Back to available, checksum errors that were counted are forgotten, too.")]
+    ResetStatus {
+        /// The volume
+        name: String,
+        /// The status
+        #[arg(long, value_name = "available|error|maintenance", value_parser = set_status)]
+        status: SetStatus,
+        /// Why, for who looks at it
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Grow a volume; what is on it stays, and connected clients see the new size when they ask again
     #[command(after_help = "\
@@ -167,6 +195,15 @@ pub(crate) struct CreateVolume {
     /// Let several clients use it at once
     #[arg(long)]
     pub(crate) shared: bool,
+    /// Whether a machine can boot from it; unless given, when it begins as an image or a bootable volume's snapshot
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) bootable: Option<Switch>,
+    /// Whose it is
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// What to say about it; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<Spec>,
     /// Free text
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     pub(crate) description: String,
@@ -185,4 +222,67 @@ pub(crate) struct VolumeChanges {
     /// Whether several clients may use it at once
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub(crate) shared: Option<Switch>,
+    /// Whether a machine can boot from it; nobody may be connected
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) bootable: Option<Switch>,
+    /// Whether to refuse writes, resizing, rolling back and deleting; nobody may be connected
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) write_protect: Option<Switch>,
+    /// Whose it is
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// A tag to set, or with nothing after the = to take away; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<Spec>,
+}
+
+/// Which volumes.
+#[derive(Args, Debug)]
+pub(crate) struct VolumeFilter {
+    /// A part of the name or description
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) search: Option<String>,
+    /// In this status
+    #[arg(long)]
+    pub(crate) status: Option<VolumeStatus>,
+    /// Of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) volume_type: Option<String>,
+    /// In this pool
+    #[arg(long)]
+    pub(crate) pool: Option<String>,
+    /// Of this project
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    /// With this tag; may be given several times
+    #[arg(long = "tag", value_name = "KEY[=VALUE]")]
+    pub(crate) tags: Vec<TagFilter>,
+    /// Those that a machine can boot from, or the others
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) bootable: Option<Switch>,
+    /// Those that several clients may use at once, or the others
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) shared: Option<Switch>,
+    /// Those that are write-protected, or the others
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) write_protected: Option<Switch>,
+    /// Order by name, size, used, created, status, type, pool or project, several with commas; with - from the other end
+    #[arg(long, value_name = "KEY,...", allow_hyphen_values = true)]
+    pub(crate) sort: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Those after this one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) after: Option<String>,
+}
+
+/// The statuses that can be set.
+fn set_status(text: &str) -> Result<SetStatus, String> {
+    match text {
+        "available" => Ok(SetStatus::Available),
+        "error" => Ok(SetStatus::Error),
+        "maintenance" => Ok(SetStatus::Maintenance),
+        _ => Err("expected available, error or maintenance".to_owned()),
+    }
 }

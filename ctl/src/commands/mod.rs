@@ -54,6 +54,11 @@ async fn uri(client: &Client, output: &Output, export: &str) -> Result<Option<St
     Ok(info.nbd.first().map(|endpoint| endpoint.uri(export)))
 }
 
+/// The pairs of a query, as a path takes them.
+fn borrowed<'a>(pairs: &'a [(&'a str, Option<String>)]) -> Vec<(&'a str, Option<&'a str>)> {
+    pairs.iter().map(|(key, value)| (*key, value.as_deref())).collect()
+}
+
 /// Where the daemon serves NBD.
 async fn nbd_endpoint(client: &Client) -> Result<NbdEndpoint, Failure> {
     let info = client.get::<Info>(path::INFO, Wait::Short).await?.value;

@@ -2,12 +2,14 @@
 
 use cairn_api::path;
 use cairn_api::snapshot::{
-    CreateGroup, CreateSnapshot, Diff, GroupMember, Rollback, RolledBack, Snapshot, SnapshotList, Tree,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, EditSnapshot, GroupMember, Rollback, RolledBack, Snapshot,
+    SnapshotList, Tree,
 };
+use cairn_api::tags::Tags;
 use cairn_api::volume::{CloneSnapshot, Volume};
 
 use super::{delete_each, uri};
-use crate::args;
+use crate::args::{self, Spec, Switch};
 use crate::client::{Client, Wait};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -15,24 +17,39 @@ use crate::render::{snapshots, tree, volumes};
 
 pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Output) -> Result<(), Failure> {
     match command {
-        args::Snapshot::Create { volume, name, description } if volume.contains(',') => {
+        args::Snapshot::Create { volume, name, description, tags } if volume.contains(',') => {
             let member = |volume: &str| GroupMember { volume: volume.to_owned(), name: name.clone() };
-            let request = CreateGroup { members: volume.split(',').map(member).collect(), description };
+            let members = volume.split(',').map(member).collect();
+            let request = CreateGroup { members, description, tags: Spec::tags(tags) };
             let made = client.post::<SnapshotList>(path::SNAPSHOTS, &request).await?;
             output.answer(&made, |list, _| list.snapshots.iter().map(snapshots::created).collect())
         }
-        args::Snapshot::Create { volume, name, description } => {
-            let request = CreateSnapshot { name, description };
+        args::Snapshot::Create { volume, name, description, tags } => {
+            let request = CreateSnapshot { name, description, tags: Spec::tags(tags) };
             let made = client.post::<Snapshot>(&path::volume_sub(&volume, "snapshots"), &request).await?;
             output.answer(&made, |snapshot, _| snapshots::created(snapshot))
         }
-        args::Snapshot::List { volume } => {
-            let path = match &volume {
-                Some(volume) => path::volume_sub(volume, "snapshots"),
-                None => path::SNAPSHOTS.to_owned(),
-            };
+        args::Snapshot::List(filter) => {
+            let path = listed(filter);
             let list = client.get::<SnapshotList>(&path, Wait::Short).await?;
-            output.answer(&list, |list, look| snapshots::list(&list.snapshots, look))
+            output.answer(&list, |list, look| snapshots::list(list, path != path::SNAPSHOTS, look))
+        }
+        args::Snapshot::Edit { volume, name, changes } => {
+            let args::SnapshotChanges { new_name, description, tags } = changes;
+            let request = EditSnapshot { name: new_name, description, tags: Spec::tag_changes(tags) };
+            let edited = client.patch::<Snapshot>(&path::snapshot(&volume, &name), &request).await?;
+            output.answer(&edited, |snapshot, _| snapshots::edited(snapshot, &name))
+        }
+        args::Snapshot::Hold { volume, name, hold, reason } => {
+            let request = CreateHold { name: hold, reason };
+            let held =
+                client.post::<Snapshot>(&path::snapshot_sub(&volume, &name, "holds"), &request).await?;
+            output.answer(&held, |snapshot, _| snapshots::held(snapshot))
+        }
+        args::Snapshot::Release { volume, name, hold } => {
+            let path = path::hold(&volume, &name, &hold);
+            let released = client.delete_and_tell::<Snapshot>(&path).await?;
+            output.answer(&released, |snapshot, _| snapshots::released(snapshot))
         }
         args::Snapshot::Tree { volume } => {
             let tree = client.get::<Tree>(&path::volume_sub(&volume, "tree"), Wait::Short).await?;
@@ -44,8 +61,8 @@ pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Outpu
             output.answer(&shown, |snapshot, look| snapshots::show(snapshot, uri.as_deref(), look))
         }
         args::Snapshot::Clone { volume, name, new_volume, size } => {
-            let request =
-                CloneSnapshot { name: new_volume, size: size.map(|s| s.bytes()), description: String::new() };
+            let (size, description) = (size.map(|s| s.bytes()), String::new());
+            let request = CloneSnapshot { name: new_volume, size, description, tags: Tags::new() };
             let made = client.post::<Volume>(&path::snapshot_sub(&volume, &name, "clone"), &request).await?;
             let uri = uri(client, output, &made.value.name).await?;
             output.answer(&made, |volume, look| volumes::created(volume, uri.as_deref(), look))
@@ -65,6 +82,24 @@ pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Outpu
             diff(&volume, &name, to.as_deref(), client, output).await
         }
     }
+}
+
+/// The path of a list.
+fn listed(filter: args::SnapshotFilter) -> String {
+    let mut pairs: Vec<_> = filter.tags.into_iter().map(|tag| ("tag", Some(tag.0))).collect();
+    let switch = |switch: Option<Switch>| switch.map(|switch| switch.is_on().to_string());
+    pairs.extend([
+        ("volume", filter.volume),
+        ("search", filter.search),
+        ("status", filter.status.map(|status| status.as_str().to_owned())),
+        ("project", filter.project),
+        ("automatic", switch(filter.automatic)),
+        ("held", switch(filter.held)),
+        ("sort", filter.sort),
+        ("limit", filter.limit.map(|limit| limit.to_string())),
+        ("after", filter.after),
+    ]);
+    path::with_query(path::SNAPSHOTS.to_owned(), &super::borrowed(&pairs))
 }
 
 /// Joins the pages of a comparison.

@@ -3,10 +3,10 @@
 use cairn_api::path;
 use cairn_api::pool::PoolList;
 use cairn_api::types::Retype;
-use cairn_api::volume::{CreateVolume, EditVolume, ResizeVolume, Volume, VolumeList};
+use cairn_api::volume::{CreateVolume, EditVolume, ResetStatus, ResizeVolume, Volume, VolumeList};
 
 use super::{attachments, delete_each, uri};
-use crate::args::{self, Switch};
+use crate::args::{self, Spec, Switch};
 use crate::client::{Client, Wait};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -15,10 +15,12 @@ use crate::render::volumes;
 pub(super) async fn run(command: args::Volume, client: &Client, output: &Output) -> Result<(), Failure> {
     match command {
         args::Volume::Create(asked) => create(asked, client, output).await,
-        args::Volume::List => {
-            let list = client.get::<VolumeList>(path::VOLUMES, Wait::Short).await?;
+        args::Volume::List(filter) => {
+            let path = listed(filter);
+            let list = client.get::<VolumeList>(&path, Wait::Short).await?;
             let pools = several_pools(client, output).await?;
-            output.answer(&list, |list, look| volumes::list(&list.volumes, pools, look))
+            let filtered = path != path::VOLUMES;
+            output.answer(&list, |list, look| volumes::list(list, filtered, pools, look))
         }
         args::Volume::Show { name } => {
             let shown = client.get::<Volume>(&path::volume(&name), Wait::Short).await?;
@@ -26,9 +28,16 @@ pub(super) async fn run(command: args::Volume, client: &Client, output: &Output)
             let uri = uri(client, output, &shown.value.name).await?;
             output.answer(&shown, |volume, look| volumes::show(volume, pools, uri.as_deref(), look))
         }
-        args::Volume::Edit { name, changes: args::VolumeChanges { new_name, description, shared } } => {
-            let shared = shared.map(|shared| shared == Switch::On);
-            let request = EditVolume { name: new_name, description, shared };
+        args::Volume::Edit { name, changes } => {
+            let request = EditVolume {
+                name: changes.new_name,
+                description: changes.description,
+                shared: changes.shared.map(Switch::is_on),
+                bootable: changes.bootable.map(Switch::is_on),
+                write_protected: changes.write_protect.map(Switch::is_on),
+                project: changes.project,
+                tags: Spec::tag_changes(changes.tags),
+            };
             let edited = client.patch::<Volume>(&path::volume(&name), &request).await?;
             output.answer(&edited, |volume, _| volumes::edited(volume, &name))
         }
@@ -36,6 +45,11 @@ pub(super) async fn run(command: args::Volume, client: &Client, output: &Output)
             let request = Retype { volume_type: to };
             let retyped = client.post::<Volume>(&path::volume_sub(&name, "retype"), &request).await?;
             output.answer(&retyped, |volume, _| volumes::retyped(volume))
+        }
+        args::Volume::ResetStatus { name, status, reason } => {
+            let request = ResetStatus { status, reason };
+            let set = client.post::<Volume>(&path::volume_sub(&name, "reset-status"), &request).await?;
+            output.answer(&set, |volume, _| volumes::status_set(volume))
         }
         args::Volume::Resize { name, size, yes } => resize(&name, size.bytes(), yes, client, output).await,
         args::Volume::Attach { name, device, connections, read_only, snapshot } => {
@@ -51,10 +65,39 @@ pub(super) async fn run(command: args::Volume, client: &Client, output: &Output)
     }
 }
 
+/// The path of a list.
+fn listed(filter: args::VolumeFilter) -> String {
+    let mut pairs: Vec<_> = filter.tags.into_iter().map(|tag| ("tag", Some(tag.0))).collect();
+    let switch = |switch: Option<Switch>| switch.map(|switch| switch.is_on().to_string());
+    pairs.extend([
+        ("search", filter.search),
+        ("status", filter.status.map(|status| status.as_str().to_owned())),
+        ("type", filter.volume_type),
+        ("pool", filter.pool),
+        ("project", filter.project),
+        ("bootable", switch(filter.bootable)),
+        ("shared", switch(filter.shared)),
+        ("write_protected", switch(filter.write_protected)),
+        ("sort", filter.sort),
+        ("limit", filter.limit.map(|limit| limit.to_string())),
+        ("after", filter.after),
+    ]);
+    path::with_query(path::VOLUMES.to_owned(), &super::borrowed(&pairs))
+}
+
 async fn create(asked: args::CreateVolume, client: &Client, output: &Output) -> Result<(), Failure> {
-    let args::CreateVolume { name, size, from, from_image: image, volume_type, shared, description } = asked;
-    let (size, source) = (size.map(|s| s.bytes()), from.map(|from| from.0));
-    let request = CreateVolume { name, size, description, source, image, volume_type, shared };
+    let request = CreateVolume {
+        name: asked.name,
+        size: asked.size.map(|size| size.bytes()),
+        description: asked.description,
+        source: asked.from.map(|from| from.0),
+        image: asked.from_image,
+        volume_type: asked.volume_type,
+        shared: asked.shared,
+        bootable: asked.bootable.map(Switch::is_on),
+        project: asked.project,
+        tags: Spec::tags(asked.tags),
+    };
     let made = client.post::<Volume>(path::VOLUMES, &request).await?;
     let uri = uri(client, output, &made.value.name).await?;
     output.answer(&made, |volume, look| volumes::created(volume, uri.as_deref(), look))

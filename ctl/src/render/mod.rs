@@ -13,6 +13,7 @@ pub(crate) mod volumes;
 
 use anstyle::{AnsiColor, Style};
 use cairn_api::report::count;
+use cairn_api::tags::Tags;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -103,6 +104,26 @@ impl Look {
     fn date(&self, then: Timestamp, format: &str) -> String {
         then.to_zoned(self.zone.clone()).strftime(format).to_string()
     }
+}
+
+/// Tags in a cell.
+fn tags(tags: &Tags) -> String {
+    let pairs: Vec<_> = tags.iter().map(|(key, value)| pair(key, value)).collect();
+    pairs.join(" ")
+}
+
+fn pair(key: &str, value: &str) -> String {
+    if value.is_empty() { key.to_owned() } else { format!("{key}={value}") }
+}
+
+/// Tags as fields, each on a line.
+fn tag_lines(tags: &Tags) -> impl Iterator<Item = (&'static str, String)> {
+    tags.iter().map(|(key, value)| ("tag", pair(key, value)))
+}
+
+/// What to say below a list of which this was not the end.
+fn more(next: Option<&str>) -> String {
+    next.map_or_else(String::new, |next| format!("There are more: --after {next}\n"))
 }
 
 /// A column's heading and which way its cells are aligned.

@@ -1,21 +1,27 @@
 //! Snapshots for people.
 
 use cairn_api::Size;
-use cairn_api::snapshot::{Diff, ExtentKind, RolledBack, Snapshot};
+use cairn_api::snapshot::{Diff, ExtentKind, RolledBack, Snapshot, SnapshotList};
 use comfy_table::Cell;
 
-use super::{Look, count, fields, left, right, table};
+use super::{Look, count, fields, left, more, right, table, tag_lines, tags};
 
 fn made_by(snapshot: &Snapshot) -> &'static str {
     if snapshot.automatic { "automatic" } else { "manual" }
 }
 
-/// Some snapshots as a table; with their descriptions when one has one.
-pub(crate) fn list(snapshots: &[Snapshot], look: &Look) -> String {
+/// Some snapshots as a table, all or `filtered`; with their descriptions, tags and holds when one has some.
+pub(crate) fn list(list: &SnapshotList, filtered: bool, look: &Look) -> String {
+    let snapshots = &*list.snapshots;
+    if snapshots.is_empty() && filtered {
+        return "No snapshot is like that.\n".to_owned();
+    }
     if snapshots.is_empty() {
         return "There are no snapshots. Take one: cairn snapshot create VOL NAME\n".to_owned();
     }
     let described = snapshots.iter().any(|snapshot| !snapshot.description.is_empty());
+    let tagged = snapshots.iter().any(|snapshot| !snapshot.tags.is_empty());
+    let held = snapshots.iter().any(|snapshot| !snapshot.holds.is_empty());
     let mut columns = vec![
         left("VOLUME"),
         left("NAME"),
@@ -26,6 +32,12 @@ pub(crate) fn list(snapshots: &[Snapshot], look: &Look) -> String {
         right("CLIENTS"),
         left("CREATED"),
     ];
+    if held {
+        columns.push(left("HELD BY"));
+    }
+    if tagged {
+        columns.push(left("TAGS"));
+    }
     if described {
         columns.push(left("DESCRIPTION"));
     }
@@ -40,12 +52,19 @@ pub(crate) fn list(snapshots: &[Snapshot], look: &Look) -> String {
             Cell::new(snapshot.connections),
             Cell::new(look.ago(snapshot.created)),
         ];
+        if held {
+            let names: Vec<_> = snapshot.holds.iter().map(|hold| hold.name.as_str()).collect();
+            row.push(Cell::new(names.join(" ")));
+        }
+        if tagged {
+            row.push(Cell::new(tags(&snapshot.tags)));
+        }
         if described {
             row.push(Cell::new(&snapshot.description));
         }
         row
     });
-    table(&columns, rows.collect(), look)
+    table(&columns, rows.collect(), look) + &more(list.next.as_deref())
 }
 
 /// One snapshot, a field a line.
@@ -54,6 +73,7 @@ pub(crate) fn show(snapshot: &Snapshot, uri: Option<&str>, look: &Look) -> Strin
         ("volume", snapshot.volume.clone()),
         ("name", snapshot.name.clone()),
         ("id", snapshot.id.to_string()),
+        ("status", snapshot.status.as_str().to_owned()),
         ("size", format!("{} ({} bytes)", Size(snapshot.size), snapshot.size)),
         ("used", Size(snapshot.mapped).to_string()),
         ("made", made_by(snapshot).to_owned()),
@@ -64,6 +84,11 @@ pub(crate) fn show(snapshot: &Snapshot, uri: Option<&str>, look: &Look) -> Strin
     if !snapshot.description.is_empty() {
         lines.push(("description", snapshot.description.clone()));
     }
+    lines.extend(tag_lines(&snapshot.tags));
+    for hold in &snapshot.holds {
+        let reason = if hold.reason.is_empty() { String::new() } else { format!(" ({})", hold.reason) };
+        lines.push(("held by", format!("{}{reason}, since {}", hold.name, look.ago(hold.since))));
+    }
     if let Some(uri) = uri {
         lines.push(("connect", uri.to_owned()));
     }
@@ -73,6 +98,30 @@ pub(crate) fn show(snapshot: &Snapshot, uri: Option<&str>, look: &Look) -> Strin
 /// After taking one.
 pub(crate) fn created(snapshot: &Snapshot) -> String {
     format!("created snapshot {}@{} ({})\n", snapshot.volume, snapshot.name, Size(snapshot.size))
+}
+
+/// After editing the one that was called `before`.
+pub(crate) fn edited(snapshot: &Snapshot, before: &str) -> String {
+    let Snapshot { volume, name, .. } = snapshot;
+    if name != before {
+        return format!("snapshot {volume}@{before} is now called {volume}@{name}\n");
+    }
+    format!("changed snapshot {volume}@{name}\n")
+}
+
+/// After holding one.
+pub(crate) fn held(snapshot: &Snapshot) -> String {
+    let Snapshot { volume, name, holds, .. } = snapshot;
+    format!("snapshot {volume}@{name} cannot be deleted: {}\n", count(holds.len() as u64, "hold"))
+}
+
+/// After taking a hold away.
+pub(crate) fn released(snapshot: &Snapshot) -> String {
+    let Snapshot { volume, name, holds, .. } = snapshot;
+    match holds.len() as u64 {
+        0 => format!("snapshot {volume}@{name} can be deleted\n"),
+        left => format!("snapshot {volume}@{name} still cannot be deleted: {}\n", count(left, "hold")),
+    }
 }
 
 /// What to ask before rolling back.
@@ -119,7 +168,8 @@ pub(crate) fn diff(diff: &Diff, look: &Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cairn_api::snapshot::DiffExtent;
+    use cairn_api::snapshot::{DiffExtent, Hold, SnapshotStatus};
+    use cairn_api::tags::Tags;
 
     use super::super::testing::{at, look};
     use super::*;
@@ -136,14 +186,57 @@ mod tests {
             automatic: false,
             children: 1,
             connections: 0,
+            status: SnapshotStatus::Available,
+            project: "default".into(),
+            tags: Tags::new(),
+            holds: Vec::new(),
         }
+    }
+
+    fn listed(snapshots: &[Snapshot]) -> String {
+        list(&SnapshotList { snapshots: snapshots.to_vec(), next: None }, false, &look())
+    }
+
+    #[test]
+    fn tags_and_holds_are_shown_where_there_are_some() {
+        let hold = |name: &str, reason: &str| Hold {
+            name: name.into(),
+            reason: reason.into(),
+            since: at("2026-01-01T23:00:00Z"),
+        };
+        let held = Snapshot {
+            tags: Tags::from([("release".into(), "1.0".into())]),
+            holds: vec![hold("audit", "until May"), hold("legal", "")],
+            ..snapshot("s1")
+        };
+        assert_eq!(
+            listed(&[held.clone(), snapshot("s2")]),
+            "\
+VOLUME  NAME      SIZE     USED  MADE    CHILDREN  CLIENTS  CREATED      HELD BY      TAGS
+demo    s1    10.0 GiB  4.0 KiB  manual         1        0  2 hours ago  audit legal  release=1.0
+demo    s2    10.0 GiB  4.0 KiB  manual         1        0  2 hours ago
+"
+        );
+        let text = show(&held, None, &look());
+        assert!(
+            text.contains(
+                "tag       release=1.0\nheld by   audit (until May), since 1 hour ago\nheld by   legal, since"
+            ),
+            "{text}"
+        );
+        assert_eq!(super::held(&held), "snapshot demo@s1 cannot be deleted: 2 holds\n");
+        let one = Snapshot { holds: vec![hold("legal", "")], ..held };
+        assert_eq!(released(&one), "snapshot demo@s1 still cannot be deleted: 1 hold\n");
+        assert_eq!(released(&snapshot("s1")), "snapshot demo@s1 can be deleted\n");
+        assert_eq!(edited(&one, "s1"), "changed snapshot demo@s1\n");
+        assert_eq!(edited(&one, "s0"), "snapshot demo@s0 is now called demo@s1\n");
     }
 
     #[test]
     fn a_list_is_a_table() {
         let automatic = Snapshot { automatic: true, ..snapshot("undo") };
         assert_eq!(
-            list(&[snapshot("s1"), automatic], &look()),
+            listed(&[snapshot("s1"), automatic]),
             "\
 VOLUME  NAME      SIZE     USED  MADE       CHILDREN  CLIENTS  CREATED
 demo    s1    10.0 GiB  4.0 KiB  manual            1        0  2 hours ago
@@ -151,10 +244,12 @@ demo    undo  10.0 GiB  4.0 KiB  automatic         1        0  2 hours ago
 "
         );
         let described = Snapshot { description: "kept for audit".into(), ..snapshot("s1") };
-        let text = list(&[described, snapshot("s2")], &look());
+        let text = listed(&[described, snapshot("s2")]);
         assert!(text.lines().next().is_some_and(|line| line.ends_with("CREATED      DESCRIPTION")), "{text}");
         assert!(text.contains("2 hours ago  kept for audit\n"), "{text}");
-        assert!(list(&[], &look()).starts_with("There are no snapshots."));
+        assert!(listed(&[]).starts_with("There are no snapshots."));
+        let nothing = SnapshotList { snapshots: Vec::new(), next: None };
+        assert_eq!(list(&nothing, true, &look()), "No snapshot is like that.\n");
     }
 
     #[test]
@@ -165,6 +260,7 @@ demo    undo  10.0 GiB  4.0 KiB  automatic         1        0  2 hours ago
 volume    demo
 name      s1
 id        2
+status    available
 size      10.0 GiB (10737418240 bytes)
 used      4.0 KiB
 made      manual

@@ -3,16 +3,17 @@
 use cairn_api::Size;
 use cairn_api::attachment::{Attachment, Consumer};
 use cairn_api::image::EXPORT_PREFIX;
-use cairn_api::volume::{Volume, VolumeStatus};
+use cairn_api::volume::{DEFAULT_PROJECT, Volume, VolumeList, VolumeStatus};
 use comfy_table::Cell;
 
-use super::{Look, Tone, attachments, count, fields, left, right, table};
+use super::{Look, Tone, attachments, count, fields, left, more, right, table, tag_lines, tags};
 
 fn tone(status: VolumeStatus) -> Tone {
     match status {
         VolumeStatus::Available => Tone::Good,
-        VolumeStatus::InUse | VolumeStatus::Restoring => Tone::Active,
+        VolumeStatus::Maintenance => Tone::Warning,
         VolumeStatus::Error => Tone::Bad,
+        _ => Tone::Active,
     }
 }
 
@@ -45,11 +46,18 @@ fn used_by(volume: &Volume) -> String {
     }
 }
 
-/// All volumes as a table. What says the same of all of them is left out; the pools unless there are `several`.
-pub(crate) fn list(volumes: &[Volume], several: bool, look: &Look) -> String {
+/// Volumes as a table, all or `filtered`. What says the same of all of them is left out; the pools unless there are
+/// `several`.
+pub(crate) fn list(list: &VolumeList, filtered: bool, several: bool, look: &Look) -> String {
+    let volumes = &*list.volumes;
+    if volumes.is_empty() && filtered {
+        return "No volume is like that.\n".to_owned();
+    }
     if volumes.is_empty() {
         return "There are no volumes. Create one: cairn volume create NAME --size 10G\n".to_owned();
     }
+    let owned = volumes.iter().any(|volume| volume.project != DEFAULT_PROJECT);
+    let tagged = volumes.iter().any(|volume| !volume.tags.is_empty());
     let shared = volumes.iter().any(|volume| volume.shared);
     let used = volumes.iter().any(|volume| !volume.attachments.is_empty());
     let cloned = volumes.iter().any(|volume| origin(volume).is_some());
@@ -60,11 +68,13 @@ pub(crate) fn list(volumes: &[Volume], several: bool, look: &Look) -> String {
         (true, left("STATUS")),
         (true, left("TYPE")),
         (several, left("POOL")),
+        (owned, left("PROJECT")),
         (shared, left("SHARED")),
         (used, left("USED BY")),
         (true, right("SNAPSHOTS")),
         (cloned, left("ORIGIN")),
         (true, left("CREATED")),
+        (tagged, left("TAGS")),
     ];
     let rows = volumes.iter().map(|volume| {
         let cells = [
@@ -74,17 +84,19 @@ pub(crate) fn list(volumes: &[Volume], several: bool, look: &Look) -> String {
             tone(volume.status).cell(Cell::new(status(volume))),
             Cell::new(&volume.volume_type),
             Cell::new(&volume.pool),
+            Cell::new(&volume.project),
             Cell::new(if volume.shared { "yes" } else { "-" }),
             Cell::new(used_by(volume)),
             Cell::new(volume.snapshots),
             Cell::new(origin(volume).unwrap_or_else(|| "-".to_owned())),
             Cell::new(look.ago(volume.created)),
+            Cell::new(tags(&volume.tags)),
         ];
         cells.into_iter().zip(&columns).filter(|(_, (shown, _))| *shown).map(|(cell, _)| cell).collect()
     });
     let rows = rows.collect();
     let columns: Vec<_> = columns.into_iter().filter(|(shown, _)| *shown).map(|(_, column)| column).collect();
-    table(&columns, rows, look)
+    table(&columns, rows, look) + &more(list.next.as_deref())
 }
 
 /// One volume, a field a line; with its pool when there are `several`.
@@ -93,18 +105,32 @@ pub(crate) fn show(volume: &Volume, several: bool, uri: Option<&str>, look: &Loo
         ("name", volume.name.clone()),
         ("id", volume.id.to_string()),
         ("status", look.paint(tone(volume.status), &status(volume))),
+    ];
+    if let Some(reason) = &volume.reason {
+        lines.push(("reason", reason.clone()));
+    }
+    lines.extend([
         ("size", format!("{} ({} bytes)", Size(volume.size), volume.size)),
         ("used", Size(volume.mapped).to_string()),
         ("type", volume.volume_type.clone()),
-    ];
+    ]);
     if several {
         lines.push(("pool", volume.pool.clone()));
     }
     lines.extend([
         ("snapshots", volume.snapshots.to_string()),
         ("shared", if volume.shared { "yes" } else { "no" }.to_owned()),
-        ("clients", volume.connections.to_string()),
     ]);
+    if volume.bootable {
+        lines.push(("bootable", "yes".to_owned()));
+    }
+    if volume.write_protected {
+        lines.push(("write-protected", "yes".to_owned()));
+    }
+    if volume.project != DEFAULT_PROJECT {
+        lines.push(("project", volume.project.clone()));
+    }
+    lines.extend([("clients", volume.connections.to_string())]);
     for attachment in &volume.attachments {
         lines.push(("used by", attachments::line(attachment, look)));
     }
@@ -122,6 +148,7 @@ pub(crate) fn show(volume: &Volume, several: bool, uri: Option<&str>, look: &Loo
     if !volume.description.is_empty() {
         lines.push(("description", volume.description.clone()));
     }
+    lines.extend(tag_lines(&volume.tags));
     for problem in &volume.problems {
         lines.push(("problem", look.paint(Tone::Warning, problem)));
     }
@@ -165,6 +192,11 @@ pub(crate) fn edited(volume: &Volume, before: &str) -> String {
     format!("changed volume {}\n", volume.name)
 }
 
+/// After setting a status.
+pub(crate) fn status_set(volume: &Volume) -> String {
+    format!("the status of volume {} is {} now\n", volume.name, volume.status.as_str())
+}
+
 /// After giving one another type.
 pub(crate) fn retyped(volume: &Volume) -> String {
     format!("volume {} is now of type {}\n", volume.name, volume.volume_type)
@@ -202,6 +234,7 @@ pub(crate) fn delete_question(volumes: &[Volume], with_snapshots: bool) -> Strin
 
 #[cfg(test)]
 mod tests {
+    use cairn_api::tags::Tags;
     use cairn_api::volume::{SnapshotRef, VolumeRestore};
 
     use super::super::attachments::testing::{fio, kernel};
@@ -221,6 +254,11 @@ mod tests {
             backup: None,
             snapshots: 2,
             status: VolumeStatus::InUse,
+            reason: None,
+            bootable: false,
+            write_protected: false,
+            project: DEFAULT_PROJECT.into(),
+            tags: Tags::new(),
             restore: None,
             connections: 4,
             attachments: vec![fio()],
@@ -246,6 +284,10 @@ mod tests {
         }
     }
 
+    fn listed(volumes: &[Volume], several: bool, look: &Look) -> String {
+        list(&VolumeList { volumes: volumes.to_vec(), next: None }, false, several, look)
+    }
+
     #[test]
     fn what_has_no_effect_is_shown() {
         let odd = Volume { problems: vec!["\"qos\" cannot be read".into()], ..demo() };
@@ -260,7 +302,7 @@ mod tests {
     #[test]
     fn a_list_is_a_table() {
         assert_eq!(
-            list(&[Volume { origin: None, ..copy() }], false, &narrow()),
+            listed(&[Volume { origin: None, ..copy() }], false, &narrow()),
             "\
 NAME     SIZE  USED  STATUS     TYPE     SNAPSHOTS  CREATED
 a-copy  512 B   0 B  available  default          0  5 minutes ago
@@ -268,20 +310,54 @@ a-copy  512 B   0 B  available  default          0  5 minutes ago
         );
         let bulk = Volume { pool: "bulk".into(), volume_type: "slow".into(), shared: true, ..demo() };
         assert_eq!(
-            list(&[copy(), Volume { attachments: vec![fio(), fio()], ..bulk }], true, &look()),
+            listed(&[copy(), Volume { attachments: vec![fio(), fio()], ..bulk }], true, &look()),
             "\
 NAME        SIZE     USED  STATUS     TYPE     POOL  SHARED  USED BY             SNAPSHOTS  ORIGIN   CREATED
 a-copy     512 B      0 B  available  default  main  -       -                           0  demo@s1  5 minutes ago
 demo    10.0 GiB  1.5 GiB  in-use     slow     bulk  yes     fio (4211), 1 more          2  -        5 minutes ago
 "
         );
-        assert!(list(&[], false, &look()).starts_with("There are no volumes."));
+        assert!(listed(&[], false, &look()).starts_with("There are no volumes."));
+        let nothing = VolumeList { volumes: Vec::new(), next: None };
+        assert_eq!(list(&nothing, true, false, &look()), "No volume is like that.\n");
+    }
+
+    #[test]
+    fn what_users_say_of_volumes_is_listed_where_they_do() {
+        let tags = [("env", "prod"), ("team", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let volume = Volume { tags: tags.into(), project: "shop".into(), origin: None, ..copy() };
+        let page = VolumeList { volumes: vec![volume.clone()], next: Some("a-copy".into()) };
+        assert_eq!(
+            list(&page, false, false, &look()),
+            "\
+NAME     SIZE  USED  STATUS     TYPE     PROJECT  SNAPSHOTS  CREATED        TAGS
+a-copy  512 B   0 B  available  default  shop             0  5 minutes ago  env=prod team
+There are more: --after a-copy
+"
+        );
+        let reason = Some("being moved".to_owned());
+        let kept = Volume {
+            status: VolumeStatus::Maintenance,
+            reason,
+            bootable: true,
+            write_protected: true,
+            ..volume
+        };
+        let text = show(&kept, false, None, &look());
+        for line in [
+            "status           maintenance\nreason           being moved\n",
+            "bootable         yes\nwrite-protected  yes\nproject          shop\n",
+            "tag              env=prod\ntag              team\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert_eq!(status_set(&kept), "the status of volume a-copy is maintenance now\n");
     }
 
     #[test]
     fn a_list_of_volumes_in_use_fits_a_terminal() {
         assert_eq!(
-            list(
+            listed(
                 &[Volume { name: "db".into(), ..demo() }, Volume { name: "demo".into(), ..demo() }],
                 false,
                 &narrow()
@@ -338,7 +414,7 @@ connect          nbd+unix:///demo?socket=/s
             attachments: Vec::new(),
             ..demo()
         };
-        assert!(list(std::slice::from_ref(&volume), false, &look()).contains("restoring 37 %"));
+        assert!(listed(std::slice::from_ref(&volume), false, &look()).contains("restoring 37 %"));
         let text = show(&volume, false, None, &look());
         assert!(text.contains("status     restoring 37 %\n"), "{text}");
         assert!(text.contains("restored   3.8 GiB of 10.0 GiB from file:///b\n"), "{text}");

@@ -13,7 +13,7 @@ use super::sessions::{Closed, Held, InUse, Sessions, Target};
 use crate::devices::{self, Devices};
 use crate::kernel::VolumeKey;
 use crate::serve::unnamed_device;
-use crate::volumes::{Volumes, is_shared_now};
+use crate::volumes::{Volumes, is_shared_now, resolve_for_use};
 
 /// How often and how long a delete or rollback waits for connections to go: half a second in all.
 const HOLD_ATTEMPTS: u32 = 25;
@@ -100,10 +100,10 @@ pub(super) async fn attach<D: Disk>(
     request: Attach,
 ) -> Result<Attachment, ApiError> {
     let (_, pool) = c.pool_of(&volume)?;
-    let kernel = devices(&c)?;
     let target = Target::of(volume, request.snapshot);
     let export = target.export();
-    let version = pool.resolve(&export).map_err(|e| convert::error(&e))?;
+    let version = resolve_for_use(&pool, &export).map_err(|e| convert::error(&e))?;
+    let kernel = devices(&c)?;
     let sessions = &c.volumes.sessions;
     // Before the kernel opens its connections, so that nobody comes in between.
     sessions

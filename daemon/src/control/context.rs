@@ -127,3 +127,12 @@ pub(super) fn volumes_counted(count: u64) -> String {
 pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
     cairn_api::name::check(name).map_err(invalid)
 }
+
+/// Checks why something is so, in a user's words: one line that terminals can show.
+pub(super) fn check_reason(reason: &str) -> Result<(), ApiError> {
+    const MOST: usize = 256;
+    if reason.chars().count() > MOST || reason.chars().any(char::is_control) {
+        return Err(invalid(format!("a reason is one line of at most {MOST} characters")));
+    }
+    Ok(())
+}

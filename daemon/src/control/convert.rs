@@ -4,17 +4,15 @@ use std::collections::HashMap;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::{CheckReport, Loss, LossKind, PoolStatus};
-use cairn_api::snapshot::{DiffExtent, ExtentKind, Snapshot, TreeKind, TreeNode};
-use cairn_api::volume::{SnapshotRef, Volume, VolumeRestore, VolumeStatus};
+use cairn_api::snapshot::{DiffExtent, ExtentKind, TreeKind, TreeNode};
 use cairn_cow::{self as cow, ErrorKind, Pool};
 use jiff::Timestamp;
 
-use super::sessions::{InUse, Sessions, Target};
-use crate::images::{VOLUME_FROM_IMAGE, is_image};
+use super::sessions::{InUse, Target};
+use crate::images::is_image;
 use crate::pools::PoolSlot;
 use crate::room;
-use crate::settings::{Settings, is_shared, volume_type};
-use crate::staging::{VOLUME_FROM_BACKUP, is_hidden};
+use crate::staging::is_hidden;
 
 /// An engine's error with its cause in the sentence and, by its kind, what to do about it.
 pub(super) fn error(error: &cow::Error) -> ApiError {
@@ -84,69 +82,6 @@ pub(super) fn time(ms: u64) -> Timestamp {
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok())
         .unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-pub(super) fn volume(
-    info: cow::VolumeInfo,
-    pool: &str,
-    fenced: bool,
-    restore: Option<VolumeRestore>,
-    sessions: &Sessions,
-    settings: &Settings,
-) -> Volume {
-    let attachments = sessions.attachments(&Target::Head { volume: info.name.clone() });
-    let image = info.attributes.get(VOLUME_FROM_IMAGE).map(str::to_owned);
-    let backup = info.attributes.get(VOLUME_FROM_BACKUP).map(str::to_owned);
-    let status = if fenced || info.checksum_errors > 0 {
-        VolumeStatus::Error
-    } else if restore.is_some() {
-        VolumeStatus::Restoring
-    } else if attachments.is_empty() {
-        VolumeStatus::Available
-    } else {
-        VolumeStatus::InUse
-    };
-    Volume {
-        name: info.name,
-        id: info.id.0,
-        size: info.size,
-        mapped: info.mapped,
-        created: time(info.created_ms),
-        description: info.description,
-        // What the engine calls an image means nothing to users.
-        origin: info
-            .origin
-            .filter(|_| image.is_none())
-            .map(|o| SnapshotRef { volume: o.volume, snapshot: o.snapshot }),
-        image,
-        backup,
-        snapshots: info.snapshots as u64,
-        status,
-        connections: attachments.iter().map(|a| a.connections).sum(),
-        attachments,
-        shared: is_shared(&info.attributes),
-        volume_type: volume_type(&info.attributes).to_owned(),
-        restore,
-        problems: settings.problems(&info.attributes),
-        pool: pool.to_owned(),
-        checksum_errors: info.checksum_errors,
-    }
-}
-
-pub(super) fn snapshot(info: cow::SnapshotInfo, sessions: &Sessions) -> Snapshot {
-    let target = Target::Snapshot { volume: info.volume.clone(), name: info.name.clone() };
-    Snapshot {
-        connections: sessions.count(&target) as u64,
-        volume: info.volume,
-        name: info.name,
-        id: info.id.0,
-        size: info.size,
-        mapped: info.mapped,
-        created: time(info.created_ms),
-        description: info.description,
-        automatic: info.automatic,
-        children: info.children as u64,
-    }
 }
 
 /// One place of the tree; of an image its one snapshot stands for it. `images` are the names of images by those of their
@@ -245,8 +180,6 @@ pub(crate) fn loss(loss: cow::Loss) -> Loss {
 mod tests {
     use std::io;
 
-    use cairn_api::attachment::Consumer;
-
     use super::*;
 
     #[test]
@@ -290,38 +223,5 @@ mod tests {
         assert_eq!(time(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
         assert_eq!(time(u64::MAX), Timestamp::UNIX_EPOCH);
         assert_eq!(time(i64::MAX as u64), Timestamp::UNIX_EPOCH);
-    }
-
-    #[test]
-    fn a_volume_shows_what_it_is_doing() {
-        let info = cow::VolumeInfo {
-            id: cow::VersionId(3),
-            name: "a".into(),
-            description: String::new(),
-            size: 1 << 30,
-            mapped: 4096,
-            created_ms: 0,
-            origin: None,
-            snapshots: 0,
-            checksum_errors: 0,
-            attributes: cow::Attributes::default(),
-        };
-        let sessions = Sessions::new();
-        let settings = Settings::read(&cow::Attributes::default());
-        let show =
-            |info: &cow::VolumeInfo, fenced| volume(info.clone(), "main", fenced, None, &sessions, &settings);
-        let free = show(&info, false);
-        assert_eq!(
-            (free.status, free.volume_type.as_str(), free.shared),
-            (VolumeStatus::Available, "default", false)
-        );
-        let device = Consumer::Kernel { device: "/dev/nbd0".into() };
-        sessions.pin(Target::Head { volume: "a".into() }, &device, || Some(false)).expect("free");
-        let used = show(&info, false);
-        assert_eq!((used.status, used.connections), (VolumeStatus::InUse, 0));
-        assert_eq!(used.attachments[0].consumer, device);
-        assert_eq!(show(&info, true).status, VolumeStatus::Error);
-        let bad = cow::VolumeInfo { checksum_errors: 1, ..info };
-        assert_eq!(show(&bad, false).status, VolumeStatus::Error);
     }
 }

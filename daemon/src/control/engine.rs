@@ -10,14 +10,17 @@ use cairn_api::pool::{
     CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
 };
 use cairn_api::snapshot::{
-    CreateGroup, CreateSnapshot, Diff, DiffQuery, Rollback, RolledBack, Snapshot, SnapshotList, Tree,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, Rollback, RolledBack, Snapshot,
+    SnapshotList, SnapshotQuery, Tree,
 };
 use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_api::types::{
     CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
     TypeList, VolumeQos, VolumeType,
 };
-use cairn_api::volume::{CreateRestore, CreateVolume, EditVolume, Volume, VolumeList};
+use cairn_api::volume::{
+    CreateRestore, CreateVolume, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
+};
 
 /// An answer under way. Boxed, since the control side does hundreds of calls a second at most and the trait stays
 /// usable as `dyn`.
@@ -30,18 +33,20 @@ pub trait Engine: Send + Sync + 'static {
     /// What the daemon is and where it listens.
     fn info(&self) -> Info;
 
-    /// All volumes, by name.
-    fn volumes(&self) -> Pending<VolumeList>;
+    /// The volumes that are asked for.
+    fn volumes(&self, query: VolumeQuery) -> Pending<VolumeList>;
     /// One volume.
     fn volume(&self, name: String) -> Pending<Volume>;
     /// A new volume, blank or cloned from a snapshot.
     fn create_volume(&self, request: CreateVolume) -> Pending<Volume>;
     /// A new volume that holds a backup and serves at once.
     fn create_restore(&self, request: CreateRestore) -> Pending<Volume>;
-    /// Names, describes or shares a volume differently.
+    /// Says something else about a volume.
     fn edit_volume(&self, name: String, request: EditVolume) -> Pending<Volume>;
     /// Gives a volume another type, which holds at once.
     fn retype_volume(&self, name: String, request: Retype) -> Pending<Volume>;
+    /// Says what is to be thought of a volume.
+    fn reset_status(&self, name: String, request: ResetStatus) -> Pending<Volume>;
     /// A volume's limits.
     fn volume_qos(&self, name: String) -> Pending<VolumeQos>;
     /// Changes a volume's own limits, which hold at once.
@@ -61,15 +66,21 @@ pub trait Engine: Send + Sync + 'static {
     /// The version tree around a volume.
     fn tree(&self, volume: String) -> Pending<Tree>;
 
-    /// All snapshots, or one volume's.
-    fn snapshots(&self, volume: Option<String>) -> Pending<SnapshotList>;
+    /// The snapshots that are asked for.
+    fn snapshots(&self, query: SnapshotQuery) -> Pending<SnapshotList>;
     /// One snapshot.
     fn snapshot(&self, volume: String, name: String) -> Pending<Snapshot>;
     /// A snapshot of one volume.
     fn create_snapshot(&self, volume: String, request: CreateSnapshot) -> Pending<Snapshot>;
     /// Snapshots of several volumes at one moment, in the request's order.
     fn create_group(&self, request: CreateGroup) -> Pending<SnapshotList>;
-    /// Deletes a snapshot nobody is connected to.
+    /// Says something else about a snapshot.
+    fn edit_snapshot(&self, volume: String, name: String, request: EditSnapshot) -> Pending<Snapshot>;
+    /// Forbids to delete a snapshot.
+    fn hold_snapshot(&self, volume: String, name: String, request: CreateHold) -> Pending<Snapshot>;
+    /// Takes a hold away.
+    fn release_snapshot(&self, volume: String, name: String, hold: String) -> Pending<Snapshot>;
+    /// Deletes a snapshot that nobody is connected to and nothing holds.
     fn delete_snapshot(&self, volume: String, name: String) -> Pending<()>;
     /// Makes a volume's contents those of its snapshot, keeping what was.
     fn rollback(&self, volume: String, snapshot: String, request: Rollback) -> Pending<RolledBack>;

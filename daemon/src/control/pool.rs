@@ -1,39 +1,35 @@
 //! The engine behind the API: pools, reached through a reactor.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
-use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::error::ApiError;
 use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
 use cairn_api::info::Info;
 use cairn_api::pool::{
-    CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
+    CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
 };
 use cairn_api::snapshot::{
-    CreateGroup, CreateSnapshot, Diff, DiffQuery, MAX_DIFF_EXTENTS, Rollback, RolledBack, Snapshot,
-    SnapshotList, Tree,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, MAX_DIFF_EXTENTS, Rollback,
+    RolledBack, Snapshot, SnapshotList, SnapshotQuery, Tree,
 };
 use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_api::types::{
     CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
     TypeList, VolumeQos, VolumeType,
 };
-use cairn_api::volume::{CreateRestore, CreateVolume, EditVolume, Volume, VolumeList};
-use cairn_cow::{
-    DiffExtent, Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, SnapshotInfo, VolumeInfo,
+use cairn_api::volume::{
+    CreateRestore, CreateVolume, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
 };
+use cairn_cow::{DiffExtent, Disk, Result as CowResult};
 use cairn_uring::Handle;
 
-use super::context::{Context, invalid};
+use super::context::Context;
 use super::engine::{Engine, Pending};
-use super::sessions::{Sessions, Target};
-use super::{attachments, convert, images, leases, pools, restores, stagings, types};
+use super::{attachments, convert, images, leases, pools, restores, snapshots, stagings, types, volumes};
 use crate::devices::Devices;
-use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, in_pool, unmark_passing};
+use crate::images::in_pool;
 use crate::keeper::PoolFiles;
-use crate::settings;
-use crate::staging::is_hidden;
 use crate::volumes::Volumes;
 
 /// The API's operations on pools.
@@ -65,129 +61,6 @@ fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
     result.map_err(|e| convert::error(&e))
 }
 
-pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
-    let (pool_name, pool) = volumes.pools.of_volume(name)?;
-    let fenced = pool.status().fenced.is_some();
-    let info = pool.volume(name)?;
-    let restore = volumes.restores.progress(&pool, &info);
-    Ok(convert::volume(info, &pool_name, fenced, restore, &volumes.sessions, &volumes.settings()))
-}
-
-/// Refuses a name that a volume has.
-pub(super) fn is_free<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
-    if c.volumes.pools.of_volume(name).is_err() {
-        return Ok(());
-    }
-    Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{name}'"))
-        .with_hint("choose another name"))
-}
-
-async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume, ApiError> {
-    let CreateVolume { name, size, description, source, image, volume_type: asked, shared } = request;
-    if image.is_some() && source.is_some() {
-        return Err(invalid("a volume begins as a snapshot or as an image, not as both"));
-    }
-    is_free(&c, &name)?;
-    let settings = c.volumes.settings();
-    let of_source = match &source {
-        Some(source) => {
-            restores::refuse(&c, &source.volume)?;
-            let (pool_name, pool) = c.pool_of(&source.volume)?;
-            let attributes = api(pool.attributes(Holder::Volume(&source.volume)))?;
-            Some((pool_name, settings::volume_type(&attributes).to_owned()))
-        }
-        None => None,
-    };
-    let image = image.map(|image| images::find(&c.volumes, &image)).transpose()?;
-    let inherited = of_source.as_ref().map(|(_, volume_type)| volume_type.clone());
-    let volume_type = asked.or(inherited).unwrap_or_else(|| settings.default_type.clone());
-    let backend = types::settings_of(&settings, &volume_type)?.backend().unwrap_or(MAIN_POOL);
-    let stays_in = of_source.map(|(pool, _)| pool).or(image.as_ref().map(|image| image.pool_name.clone()));
-    if let Some(pool) = stays_in.filter(|pool| pool != backend) {
-        let why =
-            format!("a clone stays in its source's pool '{pool}', type '{volume_type}' is of '{backend}'");
-        return Err(invalid(why).with_hint("choose a type of the same pool"));
-    }
-    let pool = api(c.volumes.pools.get(backend))?;
-    let mut attributes = vec![(settings::VOLUME_TYPE, volume_type.as_str())];
-    if shared {
-        attributes.push((settings::VOLUME_SHARED, settings::YES));
-    }
-    if let Some(image) = &image {
-        attributes.push((VOLUME_FROM_IMAGE, &image.settings.name));
-    }
-    let new = NewVolume { name: &name, description: &description, attributes: &attributes };
-    api(match (&image, &source, size) {
-        (Some(image), _, size) => {
-            let size = images::volume_size(image, size)?;
-            pool.clone_volume_with(&image.volume.name, CONTENTS, new, Some(size)).await
-        }
-        (None, None, None) => {
-            return Err(invalid("a blank volume needs a size").with_hint("give \"size\" in bytes"));
-        }
-        (None, None, Some(size)) => pool.create_volume_with(new, size).await,
-        (None, Some(source), size) => {
-            pool.clone_volume_with(&source.volume, &source.snapshot, new, size).await
-        }
-    })?;
-    api(show(&c.volumes, &name))
-}
-
-async fn edit<D: Disk>(c: Context<D>, name: String, request: EditVolume) -> Result<Volume, ApiError> {
-    let (_, pool) = c.pool_of(&name)?;
-    let renamed = request.name.as_deref().filter(|new| *new != name);
-    let sessions = &c.volumes.sessions;
-    let _held = match renamed {
-        Some(new) if c.volumes.pools.of_volume(new).is_ok() => {
-            return Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{new}'"))
-                .with_hint("choose another name"));
-        }
-        // Clients that come back would ask for the old name, and get what may be called so by then.
-        Some(_) => Some(attachments::hold(sessions, Target::Volume { volume: name.clone() }).await?),
-        None => None,
-    };
-    let shared = request.shared.map(|shared| (settings::VOLUME_SHARED, shared.then_some(settings::YES)));
-    let edit = Edit {
-        name: request.name.as_deref(),
-        description: request.description.as_deref(),
-        attributes: shared.as_slice(),
-    };
-    let info = api(pool.edit_volume(&name, edit).await)?;
-    api(show(&c.volumes, &info.name))
-}
-
-async fn retype<D: Disk>(c: Context<D>, name: String, request: Retype) -> Result<Volume, ApiError> {
-    let (pool_name, pool) = c.pool_of(&name)?;
-    let settings = c.volumes.settings();
-    let backend = types::settings_of(&settings, &request.volume_type)?.backend().unwrap_or(MAIN_POOL);
-    if backend != pool_name {
-        let why = format!(
-            "volume '{name}' is in the pool '{pool_name}', type '{}' is of '{backend}'",
-            request.volume_type
-        );
-        return Err(ApiError::new(ErrorCode::Unsupported, why)
-            .with_hint("make a volume of that type and copy the data: nbdcopy"));
-    }
-    let changes = [(settings::VOLUME_TYPE, Some(request.volume_type.as_str()))];
-    api(pool.set_attributes(Holder::Volume(&name), &changes).await)?;
-    c.volumes.apply_limits();
-    api(show(&c.volumes, &name))
-}
-
-/// The snapshots of all volumes of a pool that users see.
-fn visible_snapshots<D: Disk>(pool: &Arc<Pool<D>>) -> CowResult<Vec<SnapshotInfo>> {
-    let hidden = pool.volumes().into_iter().filter(|volume| is_hidden(&volume.attributes));
-    let hidden: HashSet<_> = hidden.map(|volume| volume.name).collect();
-    let mut snapshots = pool.snapshots(None)?;
-    snapshots.retain(|snapshot| !hidden.contains(&snapshot.volume));
-    Ok(snapshots)
-}
-
-fn snapshot_list(mut infos: Vec<SnapshotInfo>, sessions: &Sessions) -> SnapshotList {
-    infos.sort_by(|a, b| (&a.volume, a.created_ms, a.id).cmp(&(&b.volume, b.created_ms, b.id)));
-    SnapshotList { snapshots: infos.into_iter().map(|info| convert::snapshot(info, sessions)).collect() }
-}
-
 /// The extents from `offset` on as far as one answer takes them, and where the next one starts.
 fn page(extents: &[DiffExtent], offset: u64, most: usize) -> (&[DiffExtent], Option<u64>) {
     let start = extents.partition_point(|extent| extent.offset < offset);
@@ -203,29 +76,17 @@ impl<D: Disk> Engine for PoolEngine<D> {
         self.info.clone()
     }
 
-    fn volumes(&self) -> Pending<VolumeList> {
-        self.context.look(|volumes| {
-            let (mut shown, settings) = (Vec::new(), volumes.settings());
-            for (name, pool) in volumes.pools.open() {
-                let fenced = pool.status().fenced.is_some();
-                let infos = pool.volumes().into_iter().filter(|volume| !is_hidden(&volume.attributes));
-                let show = |info| {
-                    let restore = volumes.restores.progress(&pool, &info);
-                    convert::volume(info, &name, fenced, restore, &volumes.sessions, &settings)
-                };
-                shown.extend(infos.map(show));
-            }
-            shown.sort_by(|a, b| a.name.cmp(&b.name));
-            Ok(VolumeList { volumes: shown })
-        })
+    fn volumes(&self, query: VolumeQuery) -> Pending<VolumeList> {
+        let volumes = Arc::clone(&self.context.volumes);
+        Box::pin(async move { volumes::list(&volumes, &query) })
     }
 
     fn volume(&self, name: String) -> Pending<Volume> {
-        self.context.look(move |volumes| show(volumes, &name))
+        self.context.look(move |volumes| volumes::show(volumes, &name))
     }
 
     fn create_volume(&self, request: CreateVolume) -> Pending<Volume> {
-        self.context.change(move |c| create(c, request))
+        self.context.change(move |c| volumes::create(c, request))
     }
 
     fn create_restore(&self, request: CreateRestore) -> Pending<Volume> {
@@ -233,11 +94,15 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn edit_volume(&self, name: String, request: EditVolume) -> Pending<Volume> {
-        self.context.change(move |c| edit(c, name, request))
+        self.context.change(move |c| volumes::edit(c, name, request))
     }
 
     fn retype_volume(&self, name: String, request: Retype) -> Pending<Volume> {
-        self.context.change(move |c| retype(c, name, request))
+        self.context.change(move |c| volumes::retype(c, name, request))
+    }
+
+    fn reset_status(&self, name: String, request: ResetStatus) -> Pending<Volume> {
+        self.context.change(move |c| volumes::reset_status(c, name, request))
     }
 
     fn volume_qos(&self, name: String) -> Pending<VolumeQos> {
@@ -265,32 +130,11 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn resize_volume(&self, name: String, size: u64) -> Pending<Volume> {
-        let context = self.context.clone();
-        Box::pin(async move {
-            let grown = context.run(async move |c| {
-                restores::refuse(&c, &name)?;
-                let (_, pool) = c.pool_of(&name)?;
-                let info = api(pool.resize_volume(&name, size).await)?;
-                Ok((api(show(&c.volumes, &name))?, pool, info.id))
-            });
-            let (volume, pool, id) = grown.await?;
-            attachments::tell_size(&context, &pool, id, None).await;
-            Ok(volume)
-        })
+        Box::pin(volumes::resize(self.context.clone(), name, size))
     }
 
     fn delete_volume(&self, name: String, with_snapshots: bool) -> Pending<()> {
-        self.context.run(async move |c| {
-            let (_, pool) = c.pool_of(&name)?;
-            let volume = name.clone();
-            let target = if with_snapshots { Target::Volume { volume } } else { Target::Head { volume } };
-            let _held = attachments::hold(&c.volumes.sessions, target).await?;
-            let VolumeInfo { id, attributes, .. } = api(pool.volume(&name))?;
-            api(pool.delete_volume(&name, with_snapshots).await)?;
-            c.volumes.forget_limits(&pool, id);
-            restores::deleted(&c, &pool, id, &attributes).await;
-            Ok(())
-        })
+        self.context.change(move |c| volumes::delete(c, name, with_snapshots))
     }
 
     fn tree(&self, volume: String) -> Pending<Tree> {
@@ -304,83 +148,41 @@ impl<D: Disk> Engine for PoolEngine<D> {
         })
     }
 
-    fn snapshots(&self, volume: Option<String>) -> Pending<SnapshotList> {
-        self.context.look(move |volumes| {
-            let infos = match &volume {
-                Some(volume) => volumes.pools.of_volume(volume)?.1.snapshots(Some(volume))?,
-                None => {
-                    let pools = volumes.pools.open();
-                    let of_each = pools.iter().map(|(_, pool)| visible_snapshots(pool));
-                    of_each.collect::<CowResult<Vec<_>>>()?.concat()
-                }
-            };
-            Ok(snapshot_list(infos, &volumes.sessions))
-        })
+    fn snapshots(&self, query: SnapshotQuery) -> Pending<SnapshotList> {
+        let volumes = Arc::clone(&self.context.volumes);
+        Box::pin(async move { snapshots::list(&volumes, &query) })
     }
 
     fn snapshot(&self, volume: String, name: String) -> Pending<Snapshot> {
-        self.context.look(move |volumes| {
-            let (_, pool) = volumes.pools.of_volume(&volume)?;
-            Ok(convert::snapshot(pool.snapshot(&volume, &name)?, &volumes.sessions))
-        })
+        self.context.look(move |volumes| snapshots::show(volumes, &volume, &name))
     }
 
     fn create_snapshot(&self, volume: String, request: CreateSnapshot) -> Pending<Snapshot> {
-        self.context.run(async move |c| {
-            restores::refuse(&c, &volume)?;
-            let (_, pool) = c.pool_of(&volume)?;
-            let of = [(volume.as_str(), request.name.as_str())];
-            let created = api(pool.create_snapshots(&of, &request.description).await)?;
-            match created.into_iter().next() {
-                Some(info) => Ok(convert::snapshot(info, &c.volumes.sessions)),
-                None => Err(ApiError::new(ErrorCode::Internal, "the engine made no snapshot")),
-            }
-        })
+        self.context.run(move |c| snapshots::create(c, volume, request))
     }
 
     fn create_group(&self, request: CreateGroup) -> Pending<SnapshotList> {
-        self.context.run(async move |c| {
-            let of: Vec<_> = request.members.iter().map(|m| (m.volume.as_str(), m.name.as_str())).collect();
-            of.iter().try_for_each(|(volume, _)| restores::refuse(&c, volume))?;
-            let mut pools = of.iter().map(|(volume, _)| c.pool_of(volume)).collect::<Result<Vec<_>, _>>()?;
-            pools.dedup_by(|a, b| a.0 == b.0);
-            let pool = match pools.as_slice() {
-                [] => Arc::clone(c.volumes.pools.main()),
-                [(_, pool)] => Arc::clone(pool),
-                [(one, _), (other, _), ..] => {
-                    let why = format!("these volumes are in several pools, '{one}' and '{other}' among them");
-                    return Err(
-                        invalid(why).with_hint("a pool has one order of writes: snapshot each on its own")
-                    );
-                }
-            };
-            let created = api(pool.create_snapshots(&of, &request.description).await)?;
-            let sessions = &c.volumes.sessions;
-            let snapshots = created.into_iter().map(|info| convert::snapshot(info, sessions)).collect();
-            Ok(SnapshotList { snapshots })
-        })
+        self.context.run(move |c| snapshots::create_group(c, request))
+    }
+
+    fn edit_snapshot(&self, volume: String, name: String, request: EditSnapshot) -> Pending<Snapshot> {
+        self.context.change(move |c| snapshots::edit(c, volume, name, request))
+    }
+
+    fn hold_snapshot(&self, volume: String, name: String, request: CreateHold) -> Pending<Snapshot> {
+        self.context.change(move |c| snapshots::hold(c, volume, name, request))
+    }
+
+    fn release_snapshot(&self, volume: String, name: String, hold: String) -> Pending<Snapshot> {
+        self.context.change(move |c| snapshots::release(c, volume, name, hold))
     }
 
     fn delete_snapshot(&self, volume: String, name: String) -> Pending<()> {
-        self.context.run(async move |c| {
-            let (_, pool) = c.pool_of(&volume)?;
-            let target = Target::Snapshot { volume: volume.clone(), name: name.clone() };
-            let _held = attachments::hold(&c.volumes.sessions, target).await?;
-            api(pool.delete_snapshot(&volume, &name).await)?;
-            api(unmark_passing(&pool, &volume, &name).await)
-        })
+        self.context.change(move |c| snapshots::delete(c, volume, name))
     }
 
     fn rollback(&self, volume: String, snapshot: String, request: Rollback) -> Pending<RolledBack> {
-        self.context.run(async move |c| {
-            restores::refuse(&c, &volume)?;
-            let (_, pool) = c.pool_of(&volume)?;
-            let (sessions, target) = (&c.volumes.sessions, Target::Head { volume: volume.clone() });
-            let _held = if request.force { None } else { Some(attachments::hold(sessions, target).await?) };
-            let undo = api(pool.rollback(&volume, &snapshot).await)?;
-            let volume = api(show(&c.volumes, &volume))?;
-            Ok(RolledBack { volume, undo: convert::snapshot(undo, sessions) })
-        })
+        self.context.run(move |c| snapshots::rollback(c, volume, snapshot, request))
     }
 
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff> {

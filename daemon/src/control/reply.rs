@@ -6,9 +6,11 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use cairn_api::error::{ApiError, ErrorBody, ErrorCode};
+use cairn_api::snapshot::SnapshotQuery;
+use cairn_api::volume::VolumeQuery;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -122,10 +124,49 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Query<T>, Failure> {
-        match axum::extract::Query::try_from_uri(&parts.uri) {
-            Ok(axum::extract::Query(value)) => Ok(Query(value)),
-            Err(e) => Err(bad_request(format!("the query is not what this call takes: {}", e.body_text()))),
-        }
+        query(&parts.uri).map(Query)
+    }
+}
+
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
+    match axum::extract::Query::try_from_uri(uri) {
+        Ok(axum::extract::Query(value)) => Ok(value),
+        Err(e) => Err(bad_request(format!("the query is not what this call takes: {}", e.body_text()))),
+    }
+}
+
+/// The query of a list: as any other, but for tags, which may be given several times.
+pub(super) struct ListQuery<T>(pub(super) T);
+
+/// What a list is asked for, by tags, too.
+pub(super) trait Tagged: DeserializeOwned {
+    /// Where the tags go.
+    fn tags(&mut self) -> &mut Vec<String>;
+}
+
+impl Tagged for VolumeQuery {
+    fn tags(&mut self) -> &mut Vec<String> {
+        &mut self.tag
+    }
+}
+
+impl Tagged for SnapshotQuery {
+    fn tags(&mut self) -> &mut Vec<String> {
+        &mut self.tag
+    }
+}
+
+impl<S: Send + Sync, T: Tagged> FromRequestParts<S> for ListQuery<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<ListQuery<T>, Failure> {
+        let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let (tags, rest): (Vec<_>, Vec<_>) = pairs.partition(|(key, _)| key == "tag");
+        let rest = form_urlencoded::Serializer::new("/?".to_owned()).extend_pairs(rest).finish();
+        let rest = rest.parse().map_err(|e| bad_request(format!("the query cannot be read: {e}")))?;
+        let mut value: T = query(&rest)?;
+        *value.tags() = tags.into_iter().map(|(_, tag)| tag.into_owned()).collect();
+        Ok(ListQuery(value))
     }
 }
 

@@ -17,7 +17,7 @@ use cairn_backup::{Error, ErrorKind, HoldId, Location, Reader, Repository};
 use cairn_cow::{Attributes, Disk, Edit, ErrorKind as CowKind, NewVolume, Pool, VersionId};
 
 use super::context::{Context, busy, invalid};
-use super::{convert, pool, types};
+use super::{convert, types, volumes};
 use crate::keeper::random_hex;
 use crate::restore::{
     COMPANION, RepoSource, Restore, RestoreSettings, Restores, VOLUME_RESTORE, Wanted, companion_of,
@@ -94,7 +94,7 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateRestore) -> Re
         .change(async move |c| {
             let restore = make(&c, request, wanted, (repository, reader)).await?;
             let name = api(restore.pool().export_name(restore.head()))?;
-            Ok((api(pool::show(&c.volumes, &name))?, restore))
+            Ok((api(volumes::show(&c.volumes, &name))?, restore))
         })
         .await?;
     begin(&c, restore)?;
@@ -113,7 +113,7 @@ async fn make<D: Disk>(
     (repository, reader): (Repository, Arc<Reader>),
 ) -> Result<Arc<Restore<D>>, ApiError> {
     let CreateRestore { name, repo, key_file, description, volume_type, .. } = request;
-    pool::is_free(c, &name)?;
+    volumes::is_free(c, &name)?;
     let types = c.volumes.settings();
     let volume_type = volume_type.unwrap_or_else(|| types.default_type.clone());
     let backend = types::settings_of(&types, &volume_type)?.backend().unwrap_or(MAIN_POOL);

@@ -405,6 +405,11 @@ impl Sessions {
         Ok(Closed { sessions: Arc::clone(self), target })
     }
 
+    /// Whether nobody is let in to `target` because its use is being ended.
+    pub fn is_closed(&self, target: &Target) -> bool {
+        self.state.lock().closed.iter().any(|closed| closed.overlaps(target))
+    }
+
     /// Connections to `target` and what it covers.
     pub fn connections(&self, target: &Target) -> usize {
         self.state.lock().connections(target)

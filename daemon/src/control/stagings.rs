@@ -17,7 +17,7 @@ use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowRes
 use super::attachments;
 use super::context::{Context, busy, invalid};
 use super::sessions::Target;
-use super::{convert, leases, pool as volumes, restores, types};
+use super::{convert, leases, restores, snapshots, types, volumes};
 use crate::keeper::random_hex;
 use crate::settings::{self, encode};
 use crate::staging::{
@@ -60,6 +60,7 @@ async fn begin<D: Disk>(
         }
         restores::refuse(c, &volume)?;
         let (_, pool) = c.pool_of(&volume)?;
+        volumes::refuse_protected(&pool, &volume)?;
         // Not only at the end, when everything was copied for nothing.
         drop(attachments::hold(&c.volumes.sessions, Target::Head { volume: volume.clone() }).await?);
         let kept = api(pool.attributes(Holder::Volume(&volume)))?;
@@ -124,6 +125,7 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
     if pool.id() != found.pool.id() {
         return Err(invalid(format!("the volume '{name}' is in another pool now")));
     }
+    volumes::refuse_protected(&pool, &name)?;
     let _still = attachments::hold(&c.volumes.sessions, Target::Head { volume: name.clone() }).await?;
     let (volume, size) = (api(pool.volume(&name))?, found.volume.size);
     if volume.size < size {
@@ -142,7 +144,7 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
     if let Err(error) = remove(c, &found).await {
         tracing::warn!(%error, "a staged volume that was used is left until the next start");
     }
-    let undo = convert::snapshot(undo, &c.volumes.sessions);
+    let undo = snapshots::shown(&c.volumes, &pool, undo);
     let done = Staged { volume: api(volumes::show(&c.volumes, &name))?, undo: Some(undo) };
     Ok((done, Some(Replaced { pool, head: volume.id })))
 }

@@ -6,12 +6,15 @@ use cairn_api::attachment::{Attach, Consumer, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::image::{CreateImage, CreateImport, EditImage, ImageFields, ImageFormat, ImageStatus};
 use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL};
-use cairn_api::snapshot::{CreateGroup, DiffExtent, DiffQuery, ExtentKind, GroupMember, Rollback, TreeKind};
+use cairn_api::snapshot::{
+    CreateGroup, DiffExtent, DiffQuery, ExtentKind, GroupMember, Rollback, SnapshotQuery, TreeKind,
+};
+use cairn_api::tags::Tags;
 use cairn_api::types::{
     BACKEND, CreateQosPolicy, CreateType, DEFAULT_TYPE, EditQosPolicy, EditType, QosSource, Retype,
     SetVolumeQos,
 };
-use cairn_api::volume::{CreateVolume, EditVolume, SnapshotRef, VolumeStatus};
+use cairn_api::volume::{CreateVolume, EditVolume, SnapshotRef, VolumeQuery, VolumeStatus};
 use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, Holder, Pool};
 use cairn_uring::Handle;
@@ -23,12 +26,17 @@ use cairnd::volumes::Volumes;
 
 use crate::world::{MIB, SLOW, World};
 
+fn of(volume: &str) -> SnapshotQuery {
+    SnapshotQuery { volume: Some(volume.into()), ..SnapshotQuery::default() }
+}
+
 #[test]
 fn what_is_asked_for_is_done() {
     let w = World::new();
     w.create("b", 64 * MIB);
     w.create("a", 16 * MIB);
-    let names: Vec<_> = w.ok(w.engine.volumes()).volumes.into_iter().map(|v| v.name).collect();
+    let names: Vec<_> =
+        w.ok(w.engine.volumes(VolumeQuery::default())).volumes.into_iter().map(|v| v.name).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(w.ok(w.engine.resize_volume("a".into(), 32 * MIB)).size, 32 * MIB);
 
@@ -52,7 +60,7 @@ fn what_is_asked_for_is_done() {
     let done = w.ok(w.engine.rollback("a".into(), "s1".into(), Rollback::default()));
     assert_eq!((done.volume.mapped, done.undo.automatic), (BLOCK_SIZE, true));
     assert_eq!(w.ok(w.engine.diff("a".into(), "s1".into(), DiffQuery::default())).changed, 0);
-    let list = w.ok(w.engine.snapshots(Some("a".into()))).snapshots;
+    let list = w.ok(w.engine.snapshots(of("a"))).snapshots;
     assert_eq!(list.iter().map(|s| &*s.name).collect::<Vec<_>>(), ["s1", "s2", &done.undo.name]);
     let tree = w.ok(w.engine.tree("a".into()));
     assert!(tree.nodes.iter().any(|n| n.kind == TreeKind::Head { volume: "c".into() }));
@@ -68,7 +76,7 @@ fn what_is_asked_for_is_done() {
     w.ok(w.engine.delete_snapshot("a".into(), "s2".into()));
     w.ok(w.engine.delete_volume("a".into(), true));
     w.ok(w.engine.delete_volume("b".into(), false));
-    assert_eq!(w.ok(w.engine.volumes()).volumes.len(), 1, "the clone lives on");
+    assert_eq!(w.ok(w.engine.volumes(VolumeQuery::default())).volumes.len(), 1, "the clone lives on");
     w.reactor.join().expect("ends in order");
 }
 
@@ -80,6 +88,7 @@ fn groups_are_taken_at_once_or_not_at_all() {
     let group = |names: &[(&str, &str)]| CreateGroup {
         members: names.iter().map(|(v, n)| GroupMember { volume: (*v).into(), name: (*n).into() }).collect(),
         description: "both".into(),
+        tags: Tags::new(),
     };
     let made = w.ok(w.engine.create_group(group(&[("b", "g"), ("a", "g")]))).snapshots;
     let volumes: Vec<_> = made.iter().map(|s| (&*s.volume, &*s.description)).collect();
@@ -87,7 +96,7 @@ fn groups_are_taken_at_once_or_not_at_all() {
     assert_eq!(w.code(w.engine.create_group(group(&[("a", "h"), ("no", "h")]))), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.create_group(group(&[("a", "h"), ("a", "i")]))), ErrorCode::InvalidArgument);
     assert_eq!(w.code(w.engine.create_group(group(&[]))), ErrorCode::InvalidArgument);
-    assert_eq!(w.ok(w.engine.snapshots(None)).snapshots.len(), 2);
+    assert_eq!(w.ok(w.engine.snapshots(SnapshotQuery::default())).snapshots.len(), 2);
     w.reactor.join().expect("ends in order");
 }
 
@@ -113,7 +122,7 @@ fn what_is_wrong_is_refused_with_its_code() {
     assert_eq!(w.code(w.engine.delete_volume("a".into(), false)), ErrorCode::HasSnapshots);
     assert_eq!(w.code(w.engine.delete_volume("no".into(), true)), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.volume("no".into())), ErrorCode::NotFound);
-    assert_eq!(w.code(w.engine.snapshots(Some("no".into()))), ErrorCode::NotFound);
+    assert_eq!(w.code(w.engine.snapshots(of("no"))), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.rollback("a".into(), "no".into(), Rollback::default())), ErrorCode::NotFound);
     w.reactor.join().expect("ends in order");
 }
@@ -268,10 +277,15 @@ fn volumes_of_several_pools_are_as_of_one() {
     );
     let renamed = EditVolume { name: Some("b".into()), ..EditVolume::default() };
     assert_eq!(w.code(w.engine.edit_volume("a".into(), renamed)), ErrorCode::Exists);
-    let names: Vec<_> = w.ok(w.engine.volumes()).volumes.into_iter().map(|v| (v.name, v.pool)).collect();
+    let names: Vec<_> = w
+        .ok(w.engine.volumes(VolumeQuery::default()))
+        .volumes
+        .into_iter()
+        .map(|v| (v.name, v.pool))
+        .collect();
     assert_eq!(names, [("a".into(), MAIN_POOL.into()), ("b".into(), "bulk".into())]);
     w.snapshot("b", "s");
-    assert_eq!(w.ok(w.engine.snapshots(None)).snapshots.len(), 1);
+    assert_eq!(w.ok(w.engine.snapshots(SnapshotQuery::default())).snapshots.len(), 1);
     assert_eq!(w.ok(w.engine.volume_type("bulk".into())).volumes, 1);
     let source = SnapshotRef { volume: "b".into(), snapshot: "s".into() };
     let clone = CreateVolume { name: "c".into(), source: Some(source.clone()), ..CreateVolume::default() };
@@ -282,7 +296,7 @@ fn volumes_of_several_pools_are_as_of_one() {
     let retyped = w.engine.retype_volume("b".into(), Retype { volume_type: DEFAULT_TYPE.into() });
     assert_eq!(w.code(retyped), ErrorCode::Unsupported);
     let members = ["a", "b"].map(|v| GroupMember { volume: v.into(), name: "g".into() }).into();
-    let group = CreateGroup { members, description: String::new() };
+    let group = CreateGroup { members, description: String::new(), tags: Tags::new() };
     assert_eq!(w.code(w.engine.create_group(group)), ErrorCode::InvalidArgument, "two orders of writes");
 
     assert_eq!(w.ok(w.engine.pool(Some("bulk".into()))).volumes, 2);
@@ -336,7 +350,7 @@ fn what_is_kept_and_cannot_be_read_is_said() {
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[0].contains("\"type\"") && problems[0].contains("\"gone\""), "{problems:?}");
     assert!(problems[1].contains("\"qos\"") && problems[1].contains("many"), "{problems:?}");
-    assert_eq!(w.ok(w.engine.volumes()).volumes[0].problems, problems);
+    assert_eq!(w.ok(w.engine.volumes(VolumeQuery::default())).volumes[0].problems, problems);
     assert_eq!(w.ok(w.engine.volume_qos("a".into())).source, QosSource::None);
     w.ok(w.engine.set_volume_qos("a".into(), limits(&[("total_iops_sec", 5)])));
     w.ok(w.engine.retype_volume("a".into(), Retype { volume_type: DEFAULT_TYPE.into() }));
@@ -507,8 +521,8 @@ fn images_are_made_of_volumes_and_are_none() {
     assert_eq!(w.code(w.engine.create_image(image_of("now", "a", None))), ErrorCode::Exists);
     assert_eq!(w.code(w.engine.create_image(image_of("x", "now", None))), ErrorCode::NotFound);
 
-    assert_eq!(w.ok(w.engine.volumes()).volumes.len(), 1);
-    let snapshots = w.ok(w.engine.snapshots(None)).snapshots;
+    assert_eq!(w.ok(w.engine.volumes(VolumeQuery::default())).volumes.len(), 1);
+    let snapshots = w.ok(w.engine.snapshots(SnapshotQuery::default())).snapshots;
     assert_eq!(
         snapshots.iter().map(|s| &*s.name).collect::<Vec<_>>(),
         ["s"],

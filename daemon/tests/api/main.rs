@@ -3,9 +3,11 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`engine`] | the operations, one call after the other |
+//! | [`said`] | what users and administrators say of volumes and snapshots, and what that changes |
 //! | [`socket`] | the control socket from outside: every route, and every way in which a request can be wrong |
 //! | [`world`] | what all of them work with |
 
 mod engine;
+mod said;
 mod socket;
 mod world;

@@ -106,7 +106,8 @@ fn volumes_live_and_die() {
         json!({
             "name": "demo", "id": id, "size": 1u64 << 30, "mapped": 0, "created": created,
             "description": "first", "origin": null, "image": null, "backup": null, "snapshots": 0, "status": "available", "connections": 0,
-            "attachments": [], "shared": false, "type": "default", "pool": "main", "checksum_errors": 0,
+            "attachments": [], "shared": false, "bootable": false, "write_protected": false, "project": "default",
+            "tags": {}, "type": "default", "pool": "main", "checksum_errors": 0,
         })
     );
     assert_eq!(server.ok("GET", "/v1/volumes/demo", Value::Null, 200), made);
@@ -256,6 +257,43 @@ fn volumes_are_edited() {
     let _client = server.connect("web");
     let (status, body) = server.error("PATCH", "/v1/volumes/web", "{\"name\":\"demo\"}");
     assert_eq!((status, body.error.code), (409, ErrorCode::Busy));
+}
+
+#[test]
+fn lists_are_asked_for_by_a_query() {
+    let server = Server::with_demo();
+    let tags = json!({"env": "a&b", "team": ""});
+    server.ok("POST", "/v1/volumes", json!({"name": "other", "size": 4096, "tags": tags}), 201);
+    let names = |query: &str| {
+        let list = server.ok("GET", &format!("/v1/volumes{query}"), Value::Null, 200);
+        let all = list["volumes"].as_array().expect("a list").iter();
+        let names: Vec<_> = all.map(|volume| volume["name"].as_str().expect("a name").to_owned()).collect();
+        (names.join(" "), list["next"].clone())
+    };
+    assert_eq!(names(""), ("demo other".into(), Value::Null));
+    assert_eq!(names("?sort=-name&limit=1"), ("other".into(), json!("other")));
+    assert_eq!(names("?sort=-name&limit=1&after=other"), ("demo".into(), Value::Null));
+    assert_eq!(names("?tag=team&tag=env%3Da%26b&bootable=false&status=available").0, "other");
+    assert_eq!(names("?tag=team&tag=env").0, "other");
+    assert_eq!(names("?tag=team&tag=env%3Da").0, "");
+    assert_eq!(names("?type=default&pool=main&project=default&search=OTH&shared=false").0, "other");
+    let of = |query: &str| {
+        server.ok("GET", &format!("/v1/snapshots{query}"), Value::Null, 200)["snapshots"].clone()
+    };
+    assert_eq!(of("?volume=demo&sort=-created&limit=1")[0]["name"], "s2");
+    assert_eq!(of("?automatic=true"), json!([]));
+    for (query, part) in [
+        ("?sort=colour", "nothing to sort by"),
+        ("?limit=0", "at least 1"),
+        ("?limit=many", "query"),
+        ("?status=idle", "query"),
+        ("?name=demo", "unknown field `name`"),
+        ("?limit=1&limit=2", "duplicate field"),
+        ("?after=nobody", "no 'nobody' in this list"),
+    ] {
+        let (status, body) = server.error("GET", &format!("/v1/volumes{query}"), "");
+        assert!(status == 400 && body.error.message.contains(part), "{query}: {body:?}");
+    }
 }
 
 #[test]
@@ -450,6 +488,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "DELETE /v1/types/{name}",
             "DELETE /v1/volumes/{name}",
             "DELETE /v1/volumes/{name}/snapshots/{snapshot}",
+            "DELETE /v1/volumes/{name}/snapshots/{snapshot}/holds/{hold}",
             "GET /v1/images",
             "GET /v1/images/{name}",
             "GET /v1/info",
@@ -476,6 +515,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "PATCH /v1/types/{name}",
             "PATCH /v1/volumes/{name}",
             "PATCH /v1/volumes/{name}/qos",
+            "PATCH /v1/volumes/{name}/snapshots/{snapshot}",
             "POST /v1/images",
             "POST /v1/imports",
             "POST /v1/imports/{name}/complete",
@@ -497,10 +537,12 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "POST /v1/volumes/{name}/detach",
             "POST /v1/volumes/{name}/passing-snapshot",
             "POST /v1/volumes/{name}/reset-attachments",
+            "POST /v1/volumes/{name}/reset-status",
             "POST /v1/volumes/{name}/resize",
             "POST /v1/volumes/{name}/retype",
             "POST /v1/volumes/{name}/snapshots",
             "POST /v1/volumes/{name}/snapshots/{snapshot}/clone",
+            "POST /v1/volumes/{name}/snapshots/{snapshot}/holds",
             "POST /v1/volumes/{name}/snapshots/{snapshot}/rollback",
         ]
     );

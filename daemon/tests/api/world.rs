@@ -12,6 +12,7 @@ use cairn_api::attachment::Consumer;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::snapshot::CreateSnapshot;
+use cairn_api::tags::Tags;
 use cairn_api::volume::CreateVolume;
 use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Options, Pool, VolumeInfo};
@@ -323,7 +324,7 @@ impl World {
     }
 
     pub(crate) fn snapshot(&self, volume: &str, name: &str) {
-        let request = CreateSnapshot { name: name.into(), description: String::new() };
+        let request = CreateSnapshot { name: name.into(), description: String::new(), tags: Tags::new() };
         self.ok(self.engine.create_snapshot(volume.into(), request));
     }
 
@@ -348,6 +349,16 @@ impl World {
             pool.write(0, version, block * BLOCK_SIZE, BLOCK_SIZE as usize, buf).await
         });
         written.expect("the reactor runs").wait().expect("the task ends").expect("is written");
+    }
+
+    /// Reads one block of a volume.
+    pub(crate) fn read(&self, volume: &str, block: u64) -> cairn_cow::Result<()> {
+        let (pool, volume) = (self.pool.clone(), volume.to_owned());
+        let read = self.reactor.handle().spawn_with(move || async move {
+            let version = pool.resolve(&volume)?.id;
+            pool.read(version, block * BLOCK_SIZE, BLOCK_SIZE as usize).await.map(drop)
+        });
+        read.expect("the reactor runs").wait().expect("the task ends")
     }
 
     /// Changes a byte of every block that is filled with `byte`.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use cairn_api::path;
 use cairn_api::pool::PoolStatus;
 use cairn_api::snapshot::{CreateSnapshot, Snapshot, SnapshotList};
+use cairn_api::tags::Tags;
 use cairn_api::volume::Volume;
 use cairn_backup::{Backup, BackupId, BackupKind, BackupRequest, Labels, Limiter, Repository, VolumeRef};
 
@@ -171,7 +172,8 @@ fn prefix(repository: &Repository) -> String {
 async fn take_snapshot(repository: &Repository, volume: &str, client: &Client) -> Result<Snapshot, Failure> {
     loop {
         let name = format!("{}{}", prefix(repository), jiff::Timestamp::now().as_microsecond());
-        let request = CreateSnapshot { name, description: "base of the next backup".to_owned() };
+        let request =
+            CreateSnapshot { name, description: "base of the next backup".to_owned(), tags: Tags::new() };
         match client.post::<Snapshot>(&path::volume_sub(volume, "snapshots"), &request).await {
             // Another run began within the same microsecond.
             Err(Failure::Told { code, .. }) if code == "exists" => {}

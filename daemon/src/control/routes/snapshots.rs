@@ -4,19 +4,22 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::snapshot::{
-    CreateGroup, CreateSnapshot, Diff, DiffQuery, Rollback, RolledBack, Snapshot, SnapshotList, SnapshotQuery,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, Rollback, RolledBack, Snapshot,
+    SnapshotList, SnapshotQuery,
 };
 use cairn_api::volume::{CloneSnapshot, CreateVolume, SnapshotRef, Volume};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Answer, Control, Failure, Length};
-use crate::control::reply::{Input, OptionalInput, Path, Query};
+use crate::control::reply::{Input, ListQuery, OptionalInput, Path, Query};
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
     OpenApiRouter::new()
         .routes(routes!(list_volume_snapshots, create_snapshot))
-        .routes(routes!(show_snapshot, delete_snapshot))
+        .routes(routes!(show_snapshot, edit_snapshot, delete_snapshot))
+        .routes(routes!(hold_snapshot))
+        .routes(routes!(release_snapshot))
         .routes(routes!(clone_snapshot))
         .routes(routes!(rollback))
         .routes(routes!(show_diff))
@@ -29,7 +32,8 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
     (status = 200, description = "The snapshots, oldest first", body = SnapshotList),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn list_volume_snapshots(State(c): State<Control>, Path(name): Path<String>) -> Answer<SnapshotList> {
-    c.ok(Length::Short, |e| e.snapshots(Some(name))).await
+    let query = SnapshotQuery { volume: Some(name), ..SnapshotQuery::default() };
+    c.ok(Length::Short, |e| e.snapshots(query)).await
 }
 
 /// Take a snapshot of a volume. Clients need not pause.
@@ -56,6 +60,50 @@ async fn show_snapshot(
     Path((name, snapshot)): Path<(String, String)>,
 ) -> Answer<Snapshot> {
     c.ok(Length::Short, |e| e.snapshot(name, snapshot)).await
+}
+
+/// Say something else about a snapshot: what is left out stays. Its contents never change.
+#[utoipa::path(patch, path = "/v1/volumes/{name}/snapshots/{snapshot}", tag = "snapshots",
+    request_body = EditSnapshot,
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot" = String, Path, description = "The snapshot")), responses(
+    (status = 200, description = "The snapshot as it is now", body = Snapshot),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn edit_snapshot(
+    State(c): State<Control>,
+    Path((name, snapshot)): Path<(String, String)>,
+    Input(request): Input<EditSnapshot>,
+) -> Answer<Snapshot> {
+    c.ok(Length::Short, |e| e.edit_snapshot(name, snapshot, request)).await
+}
+
+/// Forbid to delete a snapshot until it is released.
+#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot}/holds", tag = "snapshots",
+    request_body = CreateHold,
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot" = String, Path, description = "The snapshot")), responses(
+    (status = 201, description = "The snapshot with its holds", body = Snapshot),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn hold_snapshot(
+    State(c): State<Control>,
+    Path((name, snapshot)): Path<(String, String)>,
+    Input(request): Input<CreateHold>,
+) -> Answer<Snapshot> {
+    c.created(|e| e.hold_snapshot(name, snapshot, request)).await
+}
+
+/// Release a snapshot: it can be deleted when nothing else holds it.
+#[utoipa::path(delete, path = "/v1/volumes/{name}/snapshots/{snapshot}/holds/{hold}", tag = "snapshots",
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot" = String, Path, description = "The snapshot"),
+        ("hold" = String, Path, description = "The hold")), responses(
+    (status = 200, description = "The snapshot with the holds that are left", body = Snapshot),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn release_snapshot(
+    State(c): State<Control>,
+    Path((name, snapshot, hold)): Path<(String, String, String)>,
+) -> Answer<Snapshot> {
+    c.ok(Length::Short, |e| e.release_snapshot(name, snapshot, hold)).await
 }
 
 /// Delete a snapshot that no NBD client is connected to. Volumes cloned from it live on.
@@ -88,9 +136,8 @@ async fn clone_snapshot(
         size: request.size,
         description: request.description,
         source: Some(SnapshotRef { volume, snapshot }),
-        image: None,
-        volume_type: None,
-        shared: false,
+        tags: request.tags,
+        ..CreateVolume::default()
     };
     c.created(|e| e.create_volume(request)).await
 }
@@ -124,15 +171,16 @@ async fn show_diff(
     c.ok(Length::Long, |e| e.diff(name, snapshot, query)).await
 }
 
-/// List the snapshots of all volumes.
+/// List snapshots: of all volumes, or those to which all of the query applies, in pages where there is a limit.
 #[utoipa::path(get, path = "/v1/snapshots", tag = "snapshots", params(SnapshotQuery), responses(
-    (status = 200, description = "The snapshots, by volume, oldest first", body = SnapshotList),
+    (status = 200, description = "The snapshots, by volume and oldest first unless another order is asked for",
+        body = SnapshotList),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn list_snapshots(
     State(c): State<Control>,
-    Query(query): Query<SnapshotQuery>,
+    ListQuery(query): ListQuery<SnapshotQuery>,
 ) -> Answer<SnapshotList> {
-    c.ok(Length::Short, |e| e.snapshots(query.volume)).await
+    c.ok(Length::Short, |e| e.snapshots(query)).await
 }
 
 /// Take snapshots of several volumes at one moment: all are made, or none.

@@ -6,13 +6,14 @@ use cairn_api::error::ErrorBody;
 use cairn_api::snapshot::Tree;
 use cairn_api::types::{Retype, SetVolumeQos, VolumeQos};
 use cairn_api::volume::{
-    CreateRestore, CreateVolume, DeleteVolumeQuery, EditVolume, ResizeVolume, Volume, VolumeList,
+    CreateRestore, CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, ResizeVolume, Volume,
+    VolumeList, VolumeQuery,
 };
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Answer, Control, Failure, Length};
-use crate::control::reply::{Input, Path, Query};
+use crate::control::reply::{Input, ListQuery, Path, Query};
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
     OpenApiRouter::new()
@@ -21,16 +22,20 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
         .routes(routes!(create_restore))
         .routes(routes!(resize_volume))
         .routes(routes!(retype_volume))
+        .routes(routes!(reset_status))
         .routes(routes!(show_volume_qos, set_volume_qos))
         .routes(routes!(show_tree))
 }
 
-/// List all volumes.
-#[utoipa::path(get, path = "/v1/volumes", tag = "volumes", responses(
-    (status = 200, description = "The volumes, by name", body = VolumeList),
+/// List volumes: all, or those to which all of the query applies, in pages where there is a limit.
+#[utoipa::path(get, path = "/v1/volumes", tag = "volumes", params(VolumeQuery), responses(
+    (status = 200, description = "The volumes, by name unless another order is asked for", body = VolumeList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_volumes(State(c): State<Control>) -> Answer<VolumeList> {
-    c.ok(Length::Short, |e| e.volumes()).await
+async fn list_volumes(
+    State(c): State<Control>,
+    ListQuery(query): ListQuery<VolumeQuery>,
+) -> Answer<VolumeList> {
+    c.ok(Length::Short, |e| e.volumes(query)).await
 }
 
 /// Create a volume, blank or cloned from a snapshot.
@@ -59,7 +64,7 @@ async fn show_volume(State(c): State<Control>, Path(name): Path<String>) -> Answ
     c.ok(Length::Short, |e| e.volume(name)).await
 }
 
-/// Name, describe or share a volume differently.
+/// Say something else about a volume: what is left out stays.
 #[utoipa::path(patch, path = "/v1/volumes/{name}", tag = "volumes", request_body = EditVolume,
     params(("name" = String, Path, description = "The volume")), responses(
     (status = 200, description = "The volume as it is now", body = Volume),
@@ -109,6 +114,19 @@ async fn retype_volume(
     Input(request): Input<Retype>,
 ) -> Answer<Volume> {
     c.ok(Length::Short, |e| e.retype_volume(name, request)).await
+}
+
+/// Set a volume's status: available again after an error, in maintenance so that nobody can connect, or in error.
+#[utoipa::path(post, path = "/v1/volumes/{name}/reset-status", tag = "volumes", request_body = ResetStatus,
+    params(("name" = String, Path, description = "The volume")), responses(
+    (status = 200, description = "The volume as it is now", body = Volume),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn reset_status(
+    State(c): State<Control>,
+    Path(name): Path<String>,
+    Input(request): Input<ResetStatus>,
+) -> Answer<Volume> {
+    c.ok(Length::Short, |e| e.reset_status(name, request)).await
 }
 
 /// Show a volume's limits, where they come from and what they have done.

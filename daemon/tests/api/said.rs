@@ -1,0 +1,310 @@
+//! What users and administrators say of volumes and snapshots, and what that changes.
+
+use cairn_api::attachment::{Attach, Consumer};
+use cairn_api::error::ErrorCode;
+use cairn_api::snapshot::{
+    CreateGroup, CreateHold, CreateSnapshot, EditSnapshot, GroupMember, Rollback, SnapshotQuery,
+    SnapshotStatus,
+};
+use cairn_api::staging::CreateStaging;
+use cairn_api::tags::{TagChanges, Tags};
+use cairn_api::volume::{
+    CreateVolume, EditVolume, ResetStatus, SetStatus, SnapshotRef, Volume, VolumeQuery, VolumeStatus,
+};
+use cairnd::control::{Engine, Target};
+
+use crate::world::{MIB, World};
+
+fn tags(pairs: &[(&str, &str)]) -> Tags {
+    pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+}
+
+fn changes(pairs: &[(&str, Option<&str>)]) -> TagChanges {
+    pairs.iter().map(|(key, value)| ((*key).into(), value.map(str::to_owned))).collect()
+}
+
+fn blank(name: &str) -> CreateVolume {
+    CreateVolume { name: name.into(), size: Some(MIB), ..CreateVolume::default() }
+}
+
+fn names(volumes: Vec<Volume>) -> Vec<String> {
+    volumes.into_iter().map(|volume| volume.name).collect()
+}
+
+#[test]
+fn what_is_said_of_a_volume_stays_with_it() {
+    let w = World::new();
+    let said = tags(&[("env", "prod"), ("team/name", "größer")]);
+    let new =
+        CreateVolume { tags: said.clone(), project: Some("shop".into()), bootable: Some(true), ..blank("a") };
+    let made = w.ok(w.engine.create_volume(new));
+    assert_eq!((made.tags, &*made.project, made.bootable, made.write_protected), (said, "shop", true, false));
+    let edit = EditVolume {
+        tags: changes(&[("env", None), ("new", Some("x"))]),
+        project: Some("other".into()),
+        bootable: Some(false),
+        ..EditVolume::default()
+    };
+    let edited = w.ok(w.engine.edit_volume("a".into(), edit));
+    assert_eq!(
+        (edited.tags, &*edited.project, edited.bootable),
+        (tags(&[("new", "x"), ("team/name", "größer")]), "other", false)
+    );
+    assert_eq!(w.ok(w.engine.create_volume(blank("b"))).project, "default");
+
+    for (bad, part) in [
+        (CreateVolume { tags: tags(&[("a b", "")]), ..blank("c") }, "no key of a tag"),
+        (CreateVolume { tags: tags(&[("k", "a\nb")]), ..blank("c") }, "cannot hold"),
+        (CreateVolume { project: Some("a/b".into()), ..blank("c") }, "contains '/'"),
+    ] {
+        let error = w.wait(w.engine.create_volume(bad)).expect_err(part);
+        assert!(error.code == ErrorCode::InvalidArgument && error.message.contains(part), "{error}");
+    }
+    let bad = EditVolume { tags: changes(&[("", Some("x"))]), ..EditVolume::default() };
+    assert_eq!(w.code(w.engine.edit_volume("a".into(), bad)), ErrorCode::InvalidArgument);
+    assert_eq!(w.ok(w.engine.volumes(VolumeQuery::default())).volumes.len(), 2, "nothing half done");
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn clones_take_after_their_source_where_that_makes_sense() {
+    let w = World::new();
+    let new = CreateVolume {
+        tags: tags(&[("env", "prod")]),
+        project: Some("shop".into()),
+        bootable: Some(true),
+        ..blank("a")
+    };
+    w.ok(w.engine.create_volume(new));
+    w.snapshot("a", "s");
+    let source = Some(SnapshotRef { volume: "a".into(), snapshot: "s".into() });
+    let clone = CreateVolume { name: "b".into(), source: source.clone(), ..CreateVolume::default() };
+    let made = w.ok(w.engine.create_volume(clone.clone()));
+    assert_eq!((&*made.project, made.bootable, made.tags), ("shop", true, Tags::new()));
+    let told = CreateVolume { name: "c".into(), bootable: Some(false), project: Some("lab".into()), ..clone };
+    let made = w.ok(w.engine.create_volume(told));
+    assert_eq!((&*made.project, made.bootable), ("lab", false));
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn lists_are_filtered_sorted_and_paged() {
+    let w = World::new();
+    for (name, size, said) in [
+        ("web-1", 3 * MIB, tags(&[("env", "prod")])),
+        ("web-2", MIB, tags(&[("env", "test")])),
+        ("db", 2 * MIB, tags(&[("env", "prod"), ("tier", "gold")])),
+    ] {
+        w.ok(w.engine.create_volume(CreateVolume { size: Some(size), tags: said, ..blank(name) }));
+    }
+    let list = |query: VolumeQuery| names(w.ok(w.engine.volumes(query)).volumes);
+    let all = VolumeQuery::default;
+    assert_eq!(list(all()), ["db", "web-1", "web-2"]);
+    assert_eq!(list(VolumeQuery { sort: Some("-size".into()), ..all() }), ["web-1", "db", "web-2"]);
+    assert_eq!(list(VolumeQuery { search: Some("WEB".into()), ..all() }), ["web-1", "web-2"]);
+    assert_eq!(list(VolumeQuery { tag: vec!["env=prod".into()], ..all() }), ["db", "web-1"]);
+    assert_eq!(list(VolumeQuery { tag: vec!["env".into(), "tier=gold".into()], ..all() }), ["db"]);
+    assert_eq!(list(VolumeQuery { project: Some("none".into()), ..all() }), [""; 0]);
+    let client = w.client("db", 1, 0).expect("is let in");
+    assert_eq!(list(VolumeQuery { status: Some(VolumeStatus::InUse), ..all() }), ["db"]);
+    World::leave(&client);
+    let first = w.ok(w.engine.volumes(VolumeQuery { limit: Some(2), ..all() }));
+    assert_eq!(first.next.as_deref(), Some("web-1"));
+    assert_eq!(list(VolumeQuery { limit: Some(2), after: first.next, ..all() }), ["web-2"]);
+    assert_eq!(
+        w.code(w.engine.volumes(VolumeQuery { sort: Some("x".into()), ..all() })),
+        ErrorCode::InvalidArgument
+    );
+
+    for (name, said) in [("monday", tags(&[("keep", "yes")])), ("tuesday", Tags::new())] {
+        let request = CreateSnapshot { name: name.into(), description: String::new(), tags: said };
+        w.ok(w.engine.create_snapshot("db".into(), request));
+    }
+    w.snapshot("web-1", "monday");
+    let list = |query: SnapshotQuery| {
+        let found = w.ok(w.engine.snapshots(query)).snapshots;
+        found.into_iter().map(|s| format!("{}@{}", s.volume, s.name)).collect::<Vec<_>>()
+    };
+    let all = SnapshotQuery::default;
+    assert_eq!(list(all()), ["db@monday", "db@tuesday", "web-1@monday"]);
+    assert_eq!(
+        list(SnapshotQuery { volume: Some("db".into()), sort: Some("-name".into()), ..all() }),
+        ["db@tuesday", "db@monday"]
+    );
+    assert_eq!(list(SnapshotQuery { tag: vec!["keep".into()], ..all() }), ["db@monday"]);
+    assert_eq!(list(SnapshotQuery { search: Some("tues".into()), ..all() }), ["db@tuesday"]);
+    let first = w.ok(w.engine.snapshots(SnapshotQuery { limit: Some(1), ..all() }));
+    assert_eq!(first.next.as_deref(), Some("db@monday"));
+    assert_eq!(list(SnapshotQuery { after: first.next, ..all() }), ["db@tuesday", "web-1@monday"]);
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn what_is_write_protected_cannot_be_changed_by_anybody() {
+    let w = World::new();
+    w.create("a", MIB);
+    w.snapshot("a", "s");
+    let protect = |on| EditVolume { write_protected: Some(on), ..EditVolume::default() };
+    let client = w.client("a", 1, usize::MAX).expect("is let in");
+    assert_eq!(
+        w.code(w.engine.edit_volume("a".into(), protect(true))),
+        ErrorCode::Busy,
+        "somebody may write"
+    );
+    World::leave(&client);
+    assert!(w.ok(w.engine.edit_volume("a".into(), protect(true))).write_protected);
+    assert_eq!(w.code(w.engine.resize_volume("a".into(), 2 * MIB)), ErrorCode::ReadOnly);
+    assert_eq!(
+        w.code(w.engine.rollback("a".into(), "s".into(), Rollback { force: true })),
+        ErrorCode::ReadOnly
+    );
+    assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::ReadOnly);
+    let over = CreateStaging { volume: "a".into(), over: true, size: MIB, ..CreateStaging::default() };
+    assert_eq!(w.code(w.engine.create_staging(over)), ErrorCode::ReadOnly);
+    // Reading it, and snapshots of it, are nobody's harm; and clients may be there when it ends.
+    w.snapshot("a", "t");
+    let client = w.client("a", 1, usize::MAX).expect("is let in");
+    assert!(!w.ok(w.engine.edit_volume("a".into(), protect(false))).write_protected);
+    World::leave(&client);
+    w.ok(w.engine.delete_volume("a".into(), true));
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn administrators_set_a_status_and_take_it_back() {
+    let w = World::new();
+    w.create("a", MIB);
+    let set = |status, reason: Option<&str>| ResetStatus { status, reason: reason.map(str::to_owned) };
+    let reset = |status, reason| w.engine.reset_status("a".into(), set(status, reason));
+    let client = w.client("a", 1, usize::MAX).expect("is let in");
+    assert_eq!(w.code(reset(SetStatus::Maintenance, None)), ErrorCode::Busy);
+    World::leave(&client);
+    let kept = w.ok(reset(SetStatus::Maintenance, Some("being moved")));
+    assert_eq!((kept.status, kept.reason.as_deref()), (VolumeStatus::Maintenance, Some("being moved")));
+    let refused = w.wait(w.engine.attach("a".into(), Attach::default())).expect_err("nobody is let in");
+    assert!(
+        refused.code == ErrorCode::Unsupported || refused.message.contains("in maintenance"),
+        "{refused}"
+    );
+    let failed = w.ok(reset(SetStatus::Error, None));
+    assert_eq!(
+        (failed.status, failed.reason.as_deref()),
+        (VolumeStatus::Error, Some("an administrator says so"))
+    );
+    let list =
+        w.ok(w.engine.volumes(VolumeQuery { status: Some(VolumeStatus::Error), ..VolumeQuery::default() }));
+    assert_eq!(names(list.volumes), ["a"]);
+    assert_eq!(w.code(reset(SetStatus::Error, Some("two\nlines"))), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(reset(SetStatus::Available, Some("why"))), ErrorCode::InvalidArgument);
+    let well = w.ok(reset(SetStatus::Available, None));
+    assert_eq!((well.status, well.reason), (VolumeStatus::Available, None));
+
+    // An error that was found is forgotten, too.
+    w.write("a", 3, 0x5a);
+    w.damage(0x5a);
+    w.read("a", 3).expect_err("it is damaged");
+    let bad = w.ok(w.engine.volume("a".into()));
+    assert_eq!((bad.status, bad.checksum_errors), (VolumeStatus::Error, 1));
+    assert_eq!(bad.reason.as_deref(), Some("1 of its reads failed their checksum"));
+    let well = w.ok(reset(SetStatus::Available, None));
+    assert_eq!((well.status, well.checksum_errors), (VolumeStatus::Available, 0));
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn a_volume_that_is_being_filled_is_seen_but_not_used() {
+    let w = World::new();
+    w.create("old", MIB);
+    let new = CreateStaging { volume: "new".into(), size: MIB, ..CreateStaging::default() };
+    let staging = w.ok(w.engine.create_staging(new));
+    let over = CreateStaging { volume: "old".into(), over: true, size: MIB, ..CreateStaging::default() };
+    w.ok(w.engine.create_staging(over));
+    let seen = w.ok(w.engine.volumes(VolumeQuery::default())).volumes;
+    let seen: Vec<_> = seen.iter().map(|volume| (&*volume.name, volume.status)).collect();
+    assert_eq!(seen, [("new", VolumeStatus::Creating), ("old", VolumeStatus::RestoringBackup)]);
+    assert_eq!(w.ok(w.engine.volume("new".into())).status, VolumeStatus::Creating);
+    assert_eq!(w.code(w.engine.delete_volume("new".into(), false)), ErrorCode::NotFound);
+    w.ok(w.engine.complete_staging(staging.id));
+    assert_eq!(w.ok(w.engine.volume("new".into())).status, VolumeStatus::Available);
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn use_that_is_being_ended_is_shown() {
+    let w = World::new();
+    w.create("a", MIB);
+    let client = w.client("a", 1, usize::MAX).expect("is let in");
+    let target = Target::Head { volume: "a".into() };
+    let closed = w.sessions.close(target.clone()).expect("nobody holds it");
+    assert_eq!(w.ok(w.engine.volume("a".into())).status, VolumeStatus::Detaching);
+    drop(closed);
+    assert_eq!(w.ok(w.engine.volume("a".into())).status, VolumeStatus::InUse);
+    World::leave(&client);
+    let unnamed = Consumer::Kernel { device: String::new() };
+    w.sessions.pin(target, &unnamed, || Some(false)).expect("free");
+    assert_eq!(w.ok(w.engine.volume("a".into())).status, VolumeStatus::Attaching);
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn what_is_held_is_not_deleted() {
+    let w = World::new();
+    w.create("a", MIB);
+    w.create("b", MIB);
+    w.snapshot("a", "s");
+    let hold = |name: &str, reason: &str| CreateHold { name: name.into(), reason: reason.into() };
+    let held = w.ok(w.engine.hold_snapshot("a".into(), "s".into(), hold("audit", "until May")));
+    assert_eq!((&*held.holds[0].name, &*held.holds[0].reason), ("audit", "until May"));
+    assert_eq!(w.code(w.engine.hold_snapshot("a".into(), "s".into(), hold("audit", ""))), ErrorCode::Exists);
+    assert_eq!(
+        w.code(w.engine.hold_snapshot("a".into(), "s".into(), hold("a b", ""))),
+        ErrorCode::InvalidArgument
+    );
+    assert_eq!(w.code(w.engine.hold_snapshot("a".into(), "t".into(), hold("x", ""))), ErrorCode::NotFound);
+    w.ok(w.engine.hold_snapshot("a".into(), "s".into(), hold("legal", "")));
+    let refused = w.wait(w.engine.delete_snapshot("a".into(), "s".into())).expect_err("it is held");
+    assert_eq!(refused.code, ErrorCode::Held);
+    assert_eq!(refused.message, "the snapshot 'a@s' is held by 'audit' (until May) and 1 more");
+    assert_eq!(refused.hint.as_deref(), Some("release it first: cairn snapshot release a s audit"));
+    assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Held);
+    let query = SnapshotQuery { held: Some(true), ..SnapshotQuery::default() };
+    assert_eq!(w.ok(w.engine.snapshots(query)).snapshots.len(), 1);
+
+    // What is held may be called otherwise.
+    let edit = EditSnapshot { name: Some("kept".into()), ..EditSnapshot::default() };
+    assert_eq!(w.ok(w.engine.edit_snapshot("a".into(), "s".into(), edit)).holds.len(), 2);
+    let release = |name: &str| w.engine.release_snapshot("a".into(), "kept".into(), name.into());
+    assert_eq!(w.ok(release("audit")).holds.len(), 1);
+    assert_eq!(w.code(release("audit")), ErrorCode::NotFound);
+    assert_eq!(w.ok(release("legal")).holds, []);
+    w.ok(w.engine.delete_snapshot("a".into(), "kept".into()));
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn snapshots_are_edited_and_tagged() {
+    let w = World::new();
+    w.create("a", MIB);
+    w.create("b", MIB);
+    let members = ["a", "b"].map(|volume| GroupMember { volume: volume.into(), name: "s".into() }).into();
+    let group = CreateGroup { members, description: "both".into(), tags: tags(&[("env", "prod")]) };
+    let made = w.ok(w.engine.create_group(group)).snapshots;
+    assert!(made.iter().all(|snapshot| snapshot.tags == tags(&[("env", "prod")])), "{made:?}");
+    let edit = EditSnapshot {
+        name: Some("t".into()),
+        description: Some("one".into()),
+        tags: changes(&[("env", Some("test")), ("x", Some(""))]),
+    };
+    let edited = w.ok(w.engine.edit_snapshot("a".into(), "s".into(), edit.clone()));
+    assert_eq!((&*edited.name, &*edited.description), ("t", "one"));
+    assert_eq!(edited.tags, tags(&[("env", "test"), ("x", "")]));
+    assert_eq!(w.ok(w.engine.snapshot("b".into(), "s".into())).tags, tags(&[("env", "prod")]));
+    assert_eq!(w.code(w.engine.edit_snapshot("a".into(), "s".into(), edit.clone())), ErrorCode::NotFound);
+    let client = w.client("a@t", 1, usize::MAX).expect("is let in");
+    assert_eq!(w.ok(w.engine.snapshot("a".into(), "t".into())).status, SnapshotStatus::InUse);
+    let renamed = EditSnapshot { name: Some("u".into()), ..edit.clone() };
+    assert_eq!(w.code(w.engine.edit_snapshot("a".into(), "t".into(), renamed)), ErrorCode::Busy);
+    w.ok(w.engine.edit_snapshot("a".into(), "t".into(), edit));
+    World::leave(&client);
+    w.reactor.join().expect("ends in order");
+}

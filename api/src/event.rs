@@ -195,9 +195,8 @@ impl EventQuery {
     /// Whether an event is asked for, whenever it was.
     pub fn asks_for(&self, event: &Event) -> bool {
         let kind = event.kind.as_str();
-        let of_kind = |asked: &str| {
-            kind == asked || kind.strip_prefix(asked).is_some_and(|rest| rest.starts_with('.'))
-        };
+        let of_kind =
+            |asked: &str| kind == asked || kind.strip_prefix(asked).is_some_and(|rest| rest.starts_with('.'));
         self.kind.as_deref().is_none_or(of_kind)
             && self.volume.as_deref().is_none_or(|volume| event.volume.as_deref() == Some(volume))
             && self.severity.is_none_or(|severity| event.severity >= severity)
@@ -215,7 +214,10 @@ mod tests {
             assert_eq!(json, format!("\"{}\"", kind.as_str()));
             assert_eq!(serde_json::from_str::<EventKind>(&json).expect("parses"), kind);
         }
-        assert_eq!(serde_json::from_str::<EventKind>("\"volume.moved\"").expect("parses"), EventKind::Unknown);
+        assert_eq!(
+            serde_json::from_str::<EventKind>("\"volume.moved\"").expect("parses"),
+            EventKind::Unknown
+        );
     }
 
     #[test]
@@ -232,7 +234,11 @@ mod tests {
         };
         let kind = |kind: &str| EventQuery { kind: Some(kind.into()), ..EventQuery::default() };
         assert!(kind("volume").asks_for(&event) && kind("volume.damaged").asks_for(&event));
-        assert!(!kind("vol").asks_for(&event) && !kind("volume.dam").asks_for(&event) && !kind("").asks_for(&event));
+        assert!(
+            !kind("vol").asks_for(&event)
+                && !kind("volume.dam").asks_for(&event)
+                && !kind("").asks_for(&event)
+        );
         let volume = |volume: &str| EventQuery { volume: Some(volume.into()), ..EventQuery::default() };
         assert!(volume("a").asks_for(&event) && !volume("b").asks_for(&event));
         let severity = |severity| EventQuery { severity: Some(severity), ..EventQuery::default() };

@@ -5,7 +5,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`info`] | requests and answers, one file a subject |
+//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`info`], [`event`] | requests and answers, one file a subject |
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
@@ -22,6 +22,7 @@
 
 pub mod attachment;
 pub mod error;
+pub mod event;
 pub mod image;
 pub mod info;
 pub mod name;

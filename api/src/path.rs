@@ -36,6 +36,8 @@ pub const TYPES: &str = "/v1/types";
 pub const QOS: &str = "/v1/qos";
 /// `/v1/info`: what the daemon is and where it listens (GET).
 pub const INFO: &str = "/v1/info";
+/// `/v1/events`: what happened lately, or with `Accept: text/event-stream` what happens, as it happens (GET).
+pub const EVENTS: &str = "/v1/events";
 /// `/v1/openapi.json`: the API's description (GET).
 pub const OPENAPI: &str = "/v1/openapi.json";
 

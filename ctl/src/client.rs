@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use cairn_api::error::ErrorBody;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -119,15 +119,36 @@ impl Client {
                     .with_hint("the operation may still complete; look before trying it again")
             })??,
         };
-        if status.is_success() {
-            return Ok(bytes);
+        if status.is_success() { Ok(bytes) } else { Err(failed(status, &bytes)) }
+    }
+
+    /// Listens to server-sent events until the daemon ends them, and has each with its kind and its data told.
+    pub(crate) async fn listen(
+        &self,
+        path: &str,
+        mut tell: impl FnMut(&str, &str) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let response = self.ask(Method::GET, path, Bytes::new(), "text/event-stream").await?;
+        let (head, mut body) = response.into_parts();
+        if !head.status.is_success() {
+            let limited = Limited::new(body, MAX_ANSWER_BYTES);
+            return Err(failed(head.status, &collected(limited).await?));
         }
-        match serde_json::from_slice::<ErrorBody>(&bytes) {
-            Ok(body) => Err(body.error.into()),
-            Err(_) => {
-                Err(not_cairnd(format!("it answered {status} with something else than an error of cairnd")))
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| cut_off(&e))?;
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = text.windows(2).position(|two| two == b"\n\n") {
+                let event: Vec<u8> = text.drain(..end + 2).collect();
+                let event = String::from_utf8_lossy(&event);
+                let field =
+                    |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
+                if let Some(data) = field("data:") {
+                    tell(field("event:").unwrap_or_default(), data)?;
+                }
             }
         }
+        Err(Failure::local("cut-off", "the daemon has stopped").with_hint("listen again when it is back"))
     }
 
     async fn exchange(
@@ -136,6 +157,18 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Failure> {
+        let response = self.ask(method, path, body, "application/json").await?;
+        let status = response.status();
+        Ok((status, collected(Limited::new(response.into_body(), MAX_ANSWER_BYTES)).await?))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        accept: &str,
+    ) -> Result<Response<Incoming>, Failure> {
         let stream = UnixStream::connect(&self.place.socket).await.map_err(|e| self.unreachable(&e))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| not_cairnd(e.to_string()))?;
@@ -145,16 +178,11 @@ impl Client {
             .method(method)
             .uri(path)
             .header(header::HOST, "cairn")
+            .header(header::ACCEPT, accept)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|e| Failure::local("internal", e.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|e| cut_off(&e))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
-        match body.collect().await {
-            Ok(collected) => Ok((status, collected.to_bytes())),
-            Err(error) => Err(Failure::local("broken-answer", format!("the answer broke off: {error}"))),
-        }
+        sender.send_request(request).await.map_err(|e| cut_off(&e))
     }
 
     fn unreachable(&self, error: &io::Error) -> Failure {
@@ -174,6 +202,19 @@ impl Client {
             }
             _ => Failure::local("unreachable", format!("cannot connect to {socket}: {error}")),
         }
+    }
+}
+
+async fn collected(body: Limited<Incoming>) -> Result<Bytes, Failure> {
+    let broke_off = |error| Failure::local("broken-answer", format!("the answer broke off: {error}"));
+    Ok(body.collect().await.map_err(broke_off)?.to_bytes())
+}
+
+/// What went wrong, as the daemon has said.
+fn failed(status: StatusCode, answer: &[u8]) -> Failure {
+    match serde_json::from_slice::<ErrorBody>(answer) {
+        Ok(body) => body.error.into(),
+        Err(_) => not_cairnd(format!("it answered {status} with something else than an error of cairnd")),
     }
 }
 

@@ -75,6 +75,11 @@ impl Output {
         if self.json { self.print(&format!("{}\n", json())) } else { self.print(&people) }
     }
 
+    /// Says something that is not what was asked for.
+    pub(crate) fn note(&self, text: &str) -> Result<(), Failure> {
+        writeln!(io::stderr(), "note: {text}").map_err(|e| Failure::local("io", format!("cannot write: {e}")))
+    }
+
     /// Shows on a terminal that something is under way, until dropped.
     pub(crate) fn spin(&self, message: &'static str) -> Spinner {
         // indicatif draws on stderr, and not at all when that is no terminal.

@@ -1,7 +1,7 @@
 //! The program itself against a control server: what it prints, where, and with which exit code.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -385,6 +385,38 @@ fn volumes_are_tagged_found_protected_and_kept_away_from() {
         "error: the volume 'web' is in maintenance: moving (busy)\nhint: wait for it to end, then try again\n",
     );
     assert_eq!(daemon.run("--json volume reset-status web --status available").json()["status"], "available");
+}
+
+#[test]
+fn what_happens_can_be_followed() {
+    let daemon = Daemon::with_demo();
+    let text = daemon.run("events").ok();
+    let lines: Vec<_> = text.lines().map(|line| &line[21..]).collect();
+    assert_eq!(
+        lines,
+        [
+            "volume.created       volume demo (10.0 GiB) is there",
+            "snapshot.created     snapshot demo@s1 was taken",
+            "snapshot.created     snapshot demo@s2 was taken",
+        ]
+    );
+    assert_eq!(
+        daemon.run("events --severity error").ok(),
+        "Nothing of that has happened since the daemon started.\n"
+    );
+    assert_eq!(daemon.run("--json events --kind snapshot --limit 1").json()["events"][0]["snapshot"], "s2");
+
+    let mut command = daemon.command("--json events --follow --limit 1 --volume demo");
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next =
+        || -> Value { serde_json::from_str(&lines.next().expect("a line").expect("text")).expect("JSON") };
+    assert_eq!(next()["snapshot"], "s2");
+    daemon.run("volume create other --size 1G").ok();
+    daemon.run("snapshot delete demo s1").ok();
+    assert_eq!(next()["kind"], "snapshot.deleted");
+    child.kill().expect("is ended");
+    child.wait().expect("ends");
 }
 
 #[test]

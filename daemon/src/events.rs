@@ -77,7 +77,13 @@ impl Events {
     }
 
     /// Something has happened.
-    pub(crate) fn tell_of(&self, severity: Severity, kind: EventKind, about: About<'_>, message: impl Into<String>) {
+    pub(crate) fn tell_of(
+        &self,
+        severity: Severity,
+        kind: EventKind,
+        about: About<'_>,
+        message: impl Into<String>,
+    ) {
         let text = |text: Option<&str>| text.map(str::to_owned);
         let About { volume, snapshot, name } = about;
         let mut kept = self.kept.lock();
@@ -111,7 +117,11 @@ impl Events {
             kept.events.iter().skip(from).filter(|event| query.asks_for(event)).cloned().collect();
         let most = query.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         events.drain(..events.len().saturating_sub(most));
-        EventList { events, last: kept.next - 1, gap: query.after.is_some_and(|after| after < kept.forgotten) }
+        EventList {
+            events,
+            last: kept.next - 1,
+            gap: query.after.is_some_and(|after| after < kept.forgotten),
+        }
     }
 
     /// Waits until something has happened after `after`. Returns whether more can come.

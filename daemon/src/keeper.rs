@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::config::DEFAULT_LIMIT;
 use crate::disk::{FileId, Found, PoolDisk, device_size, discard_unfinished};
+use crate::events::Events;
 use crate::pools::PoolSlot;
 use crate::room;
 use crate::seldom::Seldom;
@@ -27,6 +28,7 @@ static BACKGROUND_FAILURES: Seldom<ErrorKind> = Seldom::new(Duration::from_secs(
 pub struct PoolKeeper {
     reactor: Handle,
     options: Options,
+    events: Arc<Events>,
     kept: Mutex<Vec<Kept>>,
 }
 
@@ -53,9 +55,9 @@ where
 }
 
 impl PoolKeeper {
-    /// Pools are opened with `options`; `reactor` sees to them.
-    pub(crate) fn new(reactor: Handle, options: Options) -> PoolKeeper {
-        PoolKeeper { reactor, options, kept: Mutex::default() }
+    /// Pools are opened with `options`; `reactor` sees to them, and `events` are told what becomes of them.
+    pub(crate) fn new(reactor: Handle, options: Options, events: Arc<Events>) -> PoolKeeper {
+        PoolKeeper { reactor, options, events, kept: Mutex::default() }
     }
 
     /// Opens what `disk` holds as the pool `name`, or makes a pool of at most `limit` bytes of one that is blank. Blocks.
@@ -136,7 +138,8 @@ impl PoolKeeper {
     /// When the reactor has stopped.
     pub(crate) fn maintain(&self, slot: &PoolSlot<PoolDisk>) -> Result<(), String> {
         let Ok(pool) = &slot.pool else { return Ok(()) };
-        room::watch(pool, &slot.name, Path::new(&slot.path), slot.room.clone());
+        let events = Arc::clone(&self.events);
+        room::watch(pool, &slot.name, Path::new(&slot.path), slot.room.clone(), events);
         let stop = self.kept.lock().iter().find(|kept| kept.name == slot.name).map(|kept| kept.stop.clone());
         let Some(stop) = stop else { return Ok(()) };
         let (pool, name) = (Arc::clone(pool), slot.name.clone());

@@ -24,6 +24,7 @@
 //! | [`offline`] | checking, repairing and dumping a pool that no daemon uses |
 //! | `status` | what lies where in an export, and what changed there since a snapshot |
 //! | `survivor` | memory in which the next daemon finds what this one answered, should it be killed |
+//! | [`events`] | what happened, for whoever asks and whoever listens |
 //! | `activity` | what is being done to volumes at this moment |
 //! | `seldom` | log lines said once in a while |
 
@@ -34,6 +35,7 @@ mod courtesy;
 mod descriptors;
 pub mod devices;
 pub mod disk;
+pub mod events;
 pub mod exports;
 mod habit;
 mod images;

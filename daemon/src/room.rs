@@ -2,8 +2,9 @@
 //!
 //! A pool in a file takes space as it needs it, up to its limit. How much it really gets is for the file system to say, and
 //! others write there, too. Each pool has a thread that asks, since a file system that is out of reach can keep whoever
-//! asks waiting: no reactor, nor the control thread.
+//! asks waiting: no reactor, nor the control thread. It also looks whether the pool was fenced or has found damage.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,10 +15,14 @@ use std::thread;
 use std::time::Duration;
 
 use cairn_api::Size;
+use cairn_api::event::{EventKind, Severity};
 use cairn_api::pool::Fill;
+use cairn_api::report::count;
 use cairn_cow::{Disk, Pool, PoolStatus};
 use nix::fcntl::OFlag;
 use nix::sys::statvfs::fstatvfs;
+
+use crate::events::{About, Events};
 
 /// How often a pool is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -80,12 +85,21 @@ impl Below {
 
 /// Watches a pool at `path` until it is gone: keeps `room` up to date, and says when the pool gets full. Blocks for the
 /// first look.
-pub(crate) fn watch<D: Disk>(pool: &Arc<Pool<D>>, name: &str, path: &Path, room: Room) {
+pub(crate) fn watch<D: Disk>(pool: &Arc<Pool<D>>, name: &str, path: &Path, room: Room, events: Arc<Events>) {
     let below = Below::open(path).unwrap_or_else(|error| {
         tracing::warn!(pool = name, %error, "cannot tell how much room the file system below the pool has");
         None
     });
-    let mut watch = Watch { below, room, name: name.to_owned(), fill: Fill::Ok };
+    let mut watch = Watch {
+        below,
+        room,
+        name: name.to_owned(),
+        events,
+        fill: Fill::Ok,
+        fenced: false,
+        damage: HashMap::new(),
+        errors: 0,
+    };
     watch.look(pool);
     let pool: Weak<Pool<D>> = Arc::downgrade(pool);
     let started = thread::Builder::new().name("room".to_owned()).spawn(move || {
@@ -104,7 +118,12 @@ struct Watch {
     below: Option<Below>,
     room: Room,
     name: String,
+    events: Arc<Events>,
     fill: Fill,
+    fenced: bool,
+    /// The reads that have failed their checksum, in all, and of each volume that has some.
+    errors: u64,
+    damage: HashMap<String, u64>,
 }
 
 impl Watch {
@@ -114,18 +133,52 @@ impl Watch {
         let status = pool.status();
         let free = free(&status, available);
         let before = std::mem::replace(&mut self.fill, fill(status.used, free));
+        self.look_for_faults(pool, &status);
         let (pool, left) = (&self.name, Size(free));
         let remedy = if free < status.free {
             "delete, trim, or make room on its file system"
         } else {
             "delete, trim, or let it grow"
         };
-        match self.fill {
-            now if now == before => {}
-            Fill::Critical => tracing::error!(pool, "the pool is nearly full, {left} are left: {remedy}"),
-            Fill::High => tracing::warn!(pool, "the pool is filling up, {left} are left: {remedy}"),
-            Fill::Ok => tracing::info!(pool, "the pool has room again: {left}"),
+        let (severity, message) = match self.fill {
+            now if now == before => return,
+            Fill::Critical => {
+                (Severity::Error, format!("the pool is nearly full, {left} are left: {remedy}"))
+            }
+            Fill::High => (Severity::Warning, format!("the pool is filling up, {left} are left: {remedy}")),
+            Fill::Ok => (Severity::Info, format!("the pool has room again: {left}")),
+        };
+        match severity {
+            Severity::Error => tracing::error!(pool, "{message}"),
+            Severity::Warning => tracing::warn!(pool, "{message}"),
+            Severity::Info => tracing::info!(pool, "{message}"),
         }
+        self.events.tell_of(severity, EventKind::PoolFill, About::named(pool), format!("{pool}: {message}"));
+    }
+
+    /// Tells of a barrier that has failed, and of reads that have failed their checksum.
+    fn look_for_faults<D: Disk>(&mut self, pool: &Pool<D>, status: &PoolStatus) {
+        let name = self.name.as_str();
+        if let Some(why) = status.fenced.as_ref().filter(|_| !self.fenced) {
+            let message = format!("{name}: the pool refuses writes: {why}");
+            self.events.tell_of(Severity::Error, EventKind::PoolFenced, About::named(name), message);
+        }
+        self.fenced = status.fenced.is_some();
+        if std::mem::replace(&mut self.errors, status.checksum_errors) == status.checksum_errors {
+            return;
+        }
+        let damaged = pool.volumes().into_iter().filter(|volume| volume.checksum_errors > 0);
+        let damaged: HashMap<String, u64> =
+            damaged.map(|volume| (volume.name, volume.checksum_errors)).collect();
+        for (volume, errors) in &damaged {
+            let new = errors.saturating_sub(self.damage.get(volume).copied().unwrap_or(0));
+            if new > 0 {
+                let message = format!("{volume}: {} failed the checksum", count(new, "read"));
+                let about = About::volume(volume);
+                self.events.tell_of(Severity::Error, EventKind::VolumeDamaged, about, message);
+            }
+        }
+        self.damage = damaged;
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cairn_api::event::EventKind;
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::pool::MAIN_POOL;
 use cairn_cow::Options;
@@ -23,6 +24,7 @@ use crate::control::{self, ControlThread, PoolEngine};
 use crate::descriptors::connections_allowed;
 use crate::devices::{Devices, ServedDevices};
 use crate::disk::{Found, PoolDisk};
+use crate::events::{About, Events};
 use crate::keeper::{PoolFiles as _, PoolKeeper, on};
 use crate::listeners::{Listeners, SocketFile};
 use crate::pools::PoolSlot;
@@ -131,13 +133,14 @@ impl Daemon {
             map_cache_bytes: config.runtime.map_cache,
             read_cache_bytes: config.runtime.read_cache,
         };
-        let keeper = Arc::new(PoolKeeper::new(first.clone(), options));
+        let events = Arc::<Events>::default();
+        let keeper = Arc::new(PoolKeeper::new(first.clone(), options, Arc::clone(&events)));
         if matches!(found, Found::Blank { .. }) && !config.pool.create {
             let shown = config.pool.path.display();
             return Err(format!("{shown} is empty: set create = true under [pool] to make a pool of it"));
         }
         let main = keeper.open(MAIN_POOL, &config.pool.path, disk, found, config.pool.limit)?;
-        let volumes = Volumes::new(main, config.pool.path.display().to_string());
+        let volumes = Volumes::telling(main, config.pool.path.display().to_string(), events);
         open_other_pools(&volumes, &keeper);
         for slot in volumes.pools.slots() {
             take_up(&slot, &volumes, &first)?;
@@ -180,6 +183,8 @@ impl Daemon {
 
     /// Says that everything serves, and what to type next. The first words are for scripts that wait for them.
     fn announce(&self, config: &Config) {
+        let about = format!("cairnd {} serves", env!("CARGO_PKG_VERSION"));
+        self.volumes.events.tell(EventKind::DaemonStarted, About::default(), about);
         let mut volumes = self.volumes.pools.main().volumes();
         volumes.retain(|volume| !is_hidden(&volume.attributes));
         let count = match volumes.len() {
@@ -208,6 +213,7 @@ impl Daemon {
     }
 
     fn stop(self) -> Result<(), String> {
+        self.volumes.events.tell(EventKind::DaemonStopping, About::default(), "cairnd is about to stop");
         self.devices.stop();
         let left = self.server.stop(SESSION_PATIENCE);
         if left > 0 {

@@ -7,17 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cairn_api::event::{EventKind, Severity};
 use cairn_api::pool::{Scrub, ScrubState};
-use cairn_cow::{Disk, Pool, Scrub as Cursor};
+use cairn_api::report::count;
+use cairn_cow::{Disk, Holder, MAX_ATTRIBUTE_VALUE, Pool, Scrub as Cursor};
 use cairn_uring::sleep;
 use parking_lot::Mutex;
 
 use crate::courtesy::{Courtesy, PIECE};
+use crate::events::{About, Events};
+use crate::settings::encode;
 
 /// Blocks of data that are read at once while nobody else is at work.
 const MOST_BLOCKS: usize = 256;
 /// Faults that are kept and logged, each with its sentence.
 const MOST_FAULTS: usize = 100;
+/// The key of what is kept of the last scrub.
+const LAST: &str = "last-scrub";
 /// The longest sleep of a scrub that keeps to a rate, so that it soon hears when it is to stop.
 const LONGEST_SLEEP: Duration = Duration::from_millis(200);
 
@@ -32,11 +38,13 @@ struct Job {
 }
 
 impl Scrubs {
-    /// The pool's scrub under way, or its last one since the daemon started.
+    /// The pool's scrub under way, or its last one.
     pub(crate) fn show<D: Disk>(&self, pool: &Pool<D>, name: &str) -> Scrub {
         let job = self.0.lock().get(&pool.id()).cloned();
-        let Some(job) = job else { return blank(name, ScrubState::None, 0, None) };
-        let mut now = job.now.lock().clone();
+        let mut now = match job {
+            Some(job) => job.now.lock().clone(),
+            None => kept(pool).unwrap_or_else(|| blank(name, ScrubState::None, 0, None)),
+        };
         name.clone_into(&mut now.pool);
         now
     }
@@ -61,7 +69,7 @@ impl Scrubs {
         pool: &Arc<Pool<D>>,
         name: &str,
         rate: Option<u64>,
-        courtesy: &Arc<Courtesy>,
+        (courtesy, events): (&Arc<Courtesy>, &Arc<Events>),
     ) -> Option<impl Future<Output = ()> + use<D>> {
         let mut jobs = self.0.lock();
         if jobs.get(&pool.id()).is_some_and(|job| job.now.lock().state == ScrubState::Running) {
@@ -70,8 +78,13 @@ impl Scrubs {
         let now = blank(name, ScrubState::Running, pool.status().used, rate);
         let job = Arc::new(Job { stop: AtomicBool::new(false), now: Mutex::new(now) });
         jobs.insert(pool.id(), Arc::clone(&job));
-        Some(run(Arc::clone(pool), job, Arc::clone(courtesy)))
+        Some(run(Arc::clone(pool), job, Arc::clone(courtesy), Arc::clone(events)))
     }
+}
+
+/// The pool's last scrub of an earlier daemon.
+fn kept<D: Disk>(pool: &Pool<D>) -> Option<Scrub> {
+    serde_json::from_str(pool.attributes(Holder::Pool).ok()?.get(LAST)?).ok()
 }
 
 fn blank(pool: &str, state: ScrubState, total: u64, rate: Option<u64>) -> Scrub {
@@ -91,12 +104,13 @@ fn blank(pool: &str, state: ScrubState, total: u64, rate: Option<u64>) -> Scrub 
     }
 }
 
-async fn run<D: Disk>(pool: Arc<Pool<D>>, job: Arc<Job>, courtesy: Arc<Courtesy>) {
+async fn run<D: Disk>(pool: Arc<Pool<D>>, job: Arc<Job>, courtesy: Arc<Courtesy>, events: Arc<Events>) {
     let (name, rate) = {
         let now = job.now.lock();
         (now.pool.clone(), now.rate)
     };
     tracing::info!(pool = name, "a scrub begins");
+    events.tell(EventKind::ScrubBegun, About::named(&name), format!("a scrub of pool {name} begins"));
     let (mut cursor, began, mut read) = (Cursor::default(), Instant::now(), 0);
     let outcome = loop {
         if job.stop.load(Ordering::Relaxed) {
@@ -118,6 +132,8 @@ async fn run<D: Disk>(pool: Arc<Pool<D>>, job: Arc<Job>, courtesy: Arc<Courtesy>
                 now.fault_count += 1;
                 if now.faults.len() < MOST_FAULTS {
                     tracing::error!(pool = name, "a scrub found damage: {sentence}");
+                    let message = format!("pool {name}: {sentence}");
+                    events.tell_of(Severity::Error, EventKind::ScrubFault, About::named(&name), message);
                     now.faults.push(sentence);
                 }
             }
@@ -127,13 +143,29 @@ async fn run<D: Disk>(pool: Arc<Pool<D>>, job: Arc<Job>, courtesy: Arc<Courtesy>
         }
         keep_to(rate, read, began, &job).await;
     };
-    let mut now = job.now.lock();
-    (now.state, now.error) = outcome;
-    now.ended = Some(jiff::Timestamp::now());
-    let (state, faults) = (now.state.as_str(), now.fault_count);
-    match &now.error {
+    let last = {
+        let mut now = job.now.lock();
+        (now.state, now.error) = outcome;
+        now.ended = Some(jiff::Timestamp::now());
+        now.clone()
+    };
+    let (state, faults) = (last.state.as_str(), last.fault_count);
+    match &last.error {
         Some(error) => tracing::error!(pool = name, "a scrub failed: {error}"),
         None => tracing::info!(pool = name, faults, read, "a scrub has {state}"),
+    }
+    let severity = if last.error.is_some() || faults > 0 { Severity::Error } else { Severity::Info };
+    let found = last.error.clone().unwrap_or_else(|| count(faults, "fault"));
+    let message = format!("a scrub of pool {name} has {state}: {found}");
+    events.tell_of(severity, EventKind::ScrubEnded, About::named(&name), message);
+    keep(&pool, last).await;
+}
+
+/// Keeps what a scrub found with the pool, so that the next daemon knows it, too.
+async fn keep<D: Disk>(pool: &Pool<D>, mut last: Scrub) {
+    while encode(&last).len() > MAX_ATTRIBUTE_VALUE && last.faults.pop().is_some() {}
+    if let Err(error) = pool.set_attributes(Holder::Pool, &[(LAST, Some(&encode(&last)))]).await {
+        tracing::warn!(pool = last.pool, %error, "what the scrub found is not kept");
     }
 }
 

@@ -6,6 +6,7 @@
 //! | first pool | `qos/NAME` | a [`PolicySettings`] as JSON |
 //! | first pool | `default-type` | the type that volumes get when none is asked for |
 //! | first pool | `pool/NAME` | the path of another pool |
+//! | any pool | `last-scrub` | what its last scrub found: a [`cairn_api::pool::Scrub`] as JSON |
 //! | volume | `type` | its type; without it has [`DEFAULT_TYPE`] |
 //! | volume | `qos` | limits of its own, a [`QosRule`] as JSON |
 //! | volume | `shared` | `yes`: several consumers may use it at once |

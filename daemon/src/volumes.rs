@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use cairn_api::attachment::Consumer;
+use cairn_api::event::EventKind;
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::qos::QosRule;
 use cairn_api::volume::SetStatus;
@@ -10,8 +12,9 @@ use cairn_cow::{Disk, Error, ErrorKind, Holder, Pool, Resolved, Result, VersionI
 use parking_lot::Mutex;
 
 use crate::activity::Activities;
-use crate::control::Sessions;
+use crate::control::{Sessions, Target};
 use crate::courtesy::Courtesy;
+use crate::events::{About, Events};
 use crate::images;
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
@@ -27,6 +30,8 @@ pub struct Volumes<D: Disk> {
     pub sessions: Arc<Sessions>,
     /// Those that are being restored.
     pub(crate) restores: Restores<D>,
+    /// What happened to them.
+    pub events: Arc<Events>,
     /// What is being done to them.
     pub(crate) activities: Arc<Activities>,
     /// Of pools, in the background.
@@ -45,10 +50,16 @@ pub(crate) type Key = ([u8; 16], VersionId);
 impl<D: Disk> Volumes<D> {
     /// The volumes of one pool, found at `path`; others may be added.
     pub fn new(main: Arc<Pool<D>>, path: String) -> Arc<Volumes<D>> {
+        Volumes::telling(main, path, Arc::default())
+    }
+
+    /// As [`new`](Self::new), with what happens told to `events`.
+    pub(crate) fn telling(main: Arc<Pool<D>>, path: String, events: Arc<Events>) -> Arc<Volumes<D>> {
         let pools = Pools::new(main, path);
         let courtesy = Arc::<Courtesy>::default();
-        Arc::new(Volumes {
+        let volumes = Arc::new(Volumes {
             pools,
+            events,
             sessions: Sessions::new(),
             restores: Restores::new(Arc::clone(&courtesy)),
             courtesy,
@@ -56,7 +67,28 @@ impl<D: Disk> Volumes<D> {
             scrubs: Scrubs::default(),
             throttles: Mutex::default(),
             complaints: Mutex::default(),
-        })
+        });
+        let all = Arc::downgrade(&volumes);
+        volumes.sessions.tell_of(move |target, consumer, begins| {
+            if let Some(volumes) = all.upgrade() {
+                volumes.tell_of_use(target, consumer, begins);
+            }
+        });
+        volumes
+    }
+
+    /// Somebody has begun to use what users see as a volume or a snapshot, or does so no more.
+    fn tell_of_use(&self, target: &Target, consumer: &Consumer, begins: bool) {
+        if self.pools.of_volume(target.volume()).is_err() {
+            return;
+        }
+        let export = target.export();
+        let (kind, message) = if begins {
+            (EventKind::VolumeAttached, format!("{consumer} uses {export}"))
+        } else {
+            (EventKind::VolumeDetached, format!("{consumer} does not use {export} any more"))
+        };
+        self.events.tell(kind, About::export(&export), message);
     }
 
     /// What the first pool keeps for all.

@@ -2,10 +2,11 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`] | the subcommands of one subject each |
+//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`events`] | the subcommands of one subject each |
 //! | [`values`] | what an argument may be beyond a word or a number |
 
 mod backup;
+mod events;
 mod image;
 mod pool;
 mod qos;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub(crate) use backup::{Backup, BackupChanges, CreateBackup, InRepo, RestoreBackup};
+pub(crate) use events::Events;
 pub(crate) use image::{Image, ImageChanges, ImageFields, ImportImage};
 pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
@@ -120,6 +122,16 @@ pub(crate) enum Command {
     /// The files or devices that hold everything
     #[command(subcommand)]
     Pool(Pool),
+    /// Show what happened lately, or what happens
+    #[command(after_help = "\
+Examples:
+  cairn events --limit 20
+  cairn events --follow
+  cairn events --follow --severity warning
+  cairn --json events --follow --kind volume | while read -r event; do ...; done
+
+The daemon keeps the last 10,000 since it started. With --json, --follow prints one event a line.")]
+    Events(Events),
 }
 
 #[cfg(test)]
@@ -243,6 +255,8 @@ mod tests {
             "pool grow --limit 200G",
             "pool grow bulk",
             "pool remove bulk --yes",
+            "events",
+            "events --follow --kind volume.created --volume demo --severity warning --after 7 --limit 5",
         ] {
             parse(args).unwrap_or_else(|e| panic!("{args}: {e}"));
         }
@@ -296,6 +310,7 @@ mod tests {
             ("pool create bulk", "--path"),
             ("pool grow --limit x", "is not a size"),
             ("pool remove", "<NAME>"),
+            ("events --severity bad", "expected info, warning or error"),
             ("snapshot delete demo", "<NAME>"),
             ("--dev d --socket s volume list", "cannot be used with"),
         ] {

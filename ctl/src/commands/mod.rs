@@ -13,6 +13,7 @@
 mod attachments;
 mod backup;
 mod destination;
+mod events;
 mod image;
 mod pool;
 mod qos;
@@ -42,6 +43,7 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::Type(command) => types::run(command, client, output).await,
         args::Command::Qos(command) => qos::run(command, client, output).await,
         args::Command::Pool(command) => pool::run(command, client, output).await,
+        args::Command::Events(asked) => events::run(asked, client, output).await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod attachments;
 pub(crate) mod backups;
+pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod pool;
 pub(crate) mod qos;
@@ -101,7 +102,7 @@ impl Look {
         format!("{} ({})", self.date(then, "%Y-%m-%d %H:%M:%S %Z"), self.ago(then))
     }
 
-    fn date(&self, then: Timestamp, format: &str) -> String {
+    pub(crate) fn date(&self, then: Timestamp, format: &str) -> String {
         then.to_zoned(self.zone.clone()).strftime(format).to_string()
     }
 }

@@ -1,6 +1,7 @@
 //! What the routes need from whatever stands behind them.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::ApiError;
@@ -22,6 +23,8 @@ use cairn_api::volume::{
     CreateRestore, CreateVolume, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
 };
 
+use crate::events::Events;
+
 /// An answer under way. Boxed, since the control side does hundreds of calls a second at most and the trait stays
 /// usable as `dyn`.
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'static>>;
@@ -30,6 +33,9 @@ pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 
 ///
 /// Names arrive as the client wrote them: the engine checks them.
 pub trait Engine: Send + Sync + 'static {
+    /// What happened, and what happens.
+    fn events(&self) -> Arc<Events>;
+
     /// What the daemon is and where it listens.
     fn info(&self) -> Info;
 

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use cairn_api::Size;
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::ApiError;
+use cairn_api::event::{EventKind, Severity};
 use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
 use cairn_api::info::Info;
 use cairn_api::pool::{
-    CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
+    CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
 };
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, MAX_DIFF_EXTENTS, Rollback,
@@ -28,6 +30,7 @@ use super::context::Context;
 use super::engine::{Engine, Pending};
 use super::{attachments, convert, images, leases, pools, restores, snapshots, stagings, types, volumes};
 use crate::devices::Devices;
+use crate::events::{About, Events};
 use crate::images::in_pool;
 use crate::keeper::PoolFiles;
 use crate::volumes::Volumes;
@@ -71,7 +74,53 @@ fn page(extents: &[DiffExtent], offset: u64, most: usize) -> (&[DiffExtent], Opt
     }
 }
 
+impl<D: Disk> PoolEngine<D> {
+    /// Has everybody told of an operation once it is done.
+    fn told<T: Send + 'static>(
+        &self,
+        done: Pending<T>,
+        tell: impl FnOnce(&Events, &T) + Send + 'static,
+    ) -> Pending<T> {
+        let events = Arc::clone(&self.context.volumes.events);
+        Box::pin(async move {
+            let done = done.await?;
+            tell(&events, &done);
+            Ok(done)
+        })
+    }
+}
+
+/// How a new volume is told of.
+fn tell_of_new(events: &Events, volume: &Volume) {
+    let Volume { name, size, .. } = volume;
+    events.tell(
+        EventKind::VolumeCreated,
+        About::volume(name),
+        format!("volume {name} ({}) is there", Size(*size)),
+    );
+}
+
+fn tell_of_snapshot(events: &Events, snapshot: &Snapshot) {
+    let Snapshot { volume, name, .. } = snapshot;
+    let message = format!("snapshot {volume}@{name} was taken");
+    events.tell(EventKind::SnapshotCreated, About::snapshot(volume, name), message);
+}
+
+/// How a change of something with a name of its own is told of.
+fn tell_of(kind: EventKind, what: &'static str, name: String) -> impl FnOnce(&Events) {
+    move |events| events.tell(kind, About::named(&name), format!("{what} {name}: {}", verb(kind)))
+}
+
+/// What happened, by the kind's word.
+fn verb(kind: EventKind) -> &'static str {
+    kind.as_str().split_once('.').map_or("", |(_, verb)| verb)
+}
+
 impl<D: Disk> Engine for PoolEngine<D> {
+    fn events(&self) -> Arc<Events> {
+        Arc::clone(&self.context.volumes.events)
+    }
+
     fn info(&self) -> Info {
         self.info.clone()
     }
@@ -86,23 +135,48 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn create_volume(&self, request: CreateVolume) -> Pending<Volume> {
-        self.context.change(move |c| volumes::create(c, request))
+        let done = self.context.change(move |c| volumes::create(c, request));
+        self.told(done, tell_of_new)
     }
 
     fn create_restore(&self, request: CreateRestore) -> Pending<Volume> {
-        Box::pin(restores::create(self.context.clone(), request))
+        let done = Box::pin(restores::create(self.context.clone(), request));
+        self.told(done, |events, volume| {
+            let name = &volume.name;
+            let message = format!("volume {name} serves, and is filled from a backup");
+            events.tell(EventKind::VolumeRestoring, About::volume(name), message);
+        })
     }
 
     fn edit_volume(&self, name: String, request: EditVolume) -> Pending<Volume> {
-        self.context.change(move |c| volumes::edit(c, name, request))
+        let before = name.clone();
+        let done = self.context.change(move |c| volumes::edit(c, name, request));
+        self.told(done, move |events, volume| {
+            let name = &volume.name;
+            let message = match *name == before {
+                true => format!("volume {name} was edited"),
+                false => format!("volume {before} is now called {name}"),
+            };
+            events.tell(EventKind::VolumeEdited, About::volume(name), message);
+        })
     }
 
     fn retype_volume(&self, name: String, request: Retype) -> Pending<Volume> {
-        self.context.change(move |c| volumes::retype(c, name, request))
+        let done = self.context.change(move |c| volumes::retype(c, name, request));
+        self.told(done, |events, volume| {
+            let message = format!("volume {} is now of type {}", volume.name, volume.volume_type);
+            events.tell(EventKind::VolumeRetyped, About::volume(&volume.name), message);
+        })
     }
 
     fn reset_status(&self, name: String, request: ResetStatus) -> Pending<Volume> {
-        self.context.change(move |c| volumes::reset_status(c, name, request))
+        let done = self.context.change(move |c| volumes::reset_status(c, name, request));
+        self.told(done, |events, volume| {
+            let Volume { name, status, .. } = volume;
+            let reason = volume.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            let message = format!("the status of volume {name} was set to {}{reason}", status.as_str());
+            events.tell(EventKind::VolumeStatusSet, About::volume(name), message);
+        })
     }
 
     fn volume_qos(&self, name: String) -> Pending<VolumeQos> {
@@ -110,7 +184,11 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn set_volume_qos(&self, name: String, request: SetVolumeQos) -> Pending<VolumeQos> {
-        self.context.change(move |c| types::set_volume_limits(c, name, request))
+        let done = self.context.change(move |c| types::set_volume_limits(c, name, request));
+        self.told(done, |events, limits| {
+            let message = format!("the limits of volume {} were set", limits.volume);
+            events.tell(EventKind::VolumeLimited, About::volume(&limits.volume), message);
+        })
     }
 
     fn attachments(&self, volume: String) -> Pending<AttachmentList> {
@@ -130,11 +208,21 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn resize_volume(&self, name: String, size: u64) -> Pending<Volume> {
-        Box::pin(volumes::resize(self.context.clone(), name, size))
+        let done = Box::pin(volumes::resize(self.context.clone(), name, size));
+        self.told(done, |events, volume| {
+            let message = format!("volume {} is now {}", volume.name, Size(volume.size));
+            events.tell(EventKind::VolumeResized, About::volume(&volume.name), message);
+        })
     }
 
     fn delete_volume(&self, name: String, with_snapshots: bool) -> Pending<()> {
-        self.context.change(move |c| volumes::delete(c, name, with_snapshots))
+        let volume = name.clone();
+        let done = self.context.change(move |c| volumes::delete(c, name, with_snapshots));
+        self.told(done, move |events, ()| {
+            let with = if with_snapshots { " with its snapshots" } else { "" };
+            let message = format!("volume {volume} was deleted{with}");
+            events.tell(EventKind::VolumeDeleted, About::volume(&volume), message);
+        })
     }
 
     fn tree(&self, volume: String) -> Pending<Tree> {
@@ -158,31 +246,70 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn create_snapshot(&self, volume: String, request: CreateSnapshot) -> Pending<Snapshot> {
-        self.context.run(move |c| snapshots::create(c, volume, request))
+        let done = self.context.run(move |c| snapshots::create(c, volume, request));
+        self.told(done, tell_of_snapshot)
     }
 
     fn create_group(&self, request: CreateGroup) -> Pending<SnapshotList> {
-        self.context.run(move |c| snapshots::create_group(c, request))
+        let done = self.context.run(move |c| snapshots::create_group(c, request));
+        self.told(done, |events, made| {
+            made.snapshots.iter().for_each(|snapshot| tell_of_snapshot(events, snapshot));
+        })
     }
 
     fn edit_snapshot(&self, volume: String, name: String, request: EditSnapshot) -> Pending<Snapshot> {
-        self.context.change(move |c| snapshots::edit(c, volume, name, request))
+        let before = name.clone();
+        let done = self.context.change(move |c| snapshots::edit(c, volume, name, request));
+        self.told(done, move |events, snapshot| {
+            let Snapshot { volume, name, .. } = snapshot;
+            let message = match *name == before {
+                true => format!("snapshot {volume}@{name} was edited"),
+                false => format!("snapshot {volume}@{before} is now called {volume}@{name}"),
+            };
+            events.tell(EventKind::SnapshotEdited, About::snapshot(volume, name), message);
+        })
     }
 
     fn hold_snapshot(&self, volume: String, name: String, request: CreateHold) -> Pending<Snapshot> {
-        self.context.change(move |c| snapshots::hold(c, volume, name, request))
+        let hold = request.name.clone();
+        let done = self.context.change(move |c| snapshots::hold(c, volume, name, request));
+        self.told(done, move |events, snapshot| {
+            let Snapshot { volume, name, .. } = snapshot;
+            let message = format!("snapshot {volume}@{name} is held by '{hold}'");
+            events.tell(EventKind::SnapshotHeld, About::snapshot(volume, name), message);
+        })
     }
 
     fn release_snapshot(&self, volume: String, name: String, hold: String) -> Pending<Snapshot> {
-        self.context.change(move |c| snapshots::release(c, volume, name, hold))
+        let released = hold.clone();
+        let done = self.context.change(move |c| snapshots::release(c, volume, name, hold));
+        self.told(done, move |events, snapshot| {
+            let Snapshot { volume, name, .. } = snapshot;
+            let message = format!("snapshot {volume}@{name} is not held by '{released}' any more");
+            events.tell(EventKind::SnapshotReleased, About::snapshot(volume, name), message);
+        })
     }
 
     fn delete_snapshot(&self, volume: String, name: String) -> Pending<()> {
-        self.context.change(move |c| snapshots::delete(c, volume, name))
+        let (of, snapshot) = (volume.clone(), name.clone());
+        let done = self.context.change(move |c| snapshots::delete(c, volume, name));
+        self.told(done, move |events, ()| {
+            let message = format!("snapshot {of}@{snapshot} was deleted");
+            events.tell(EventKind::SnapshotDeleted, About::snapshot(&of, &snapshot), message);
+        })
     }
 
     fn rollback(&self, volume: String, snapshot: String, request: Rollback) -> Pending<RolledBack> {
-        self.context.run(move |c| snapshots::rollback(c, volume, snapshot, request))
+        let to = snapshot.clone();
+        let done = self.context.run(move |c| snapshots::rollback(c, volume, snapshot, request));
+        self.told(done, move |events, done| {
+            let RolledBack { volume, undo } = done;
+            let message = format!(
+                "volume {0} was rolled back to {0}@{to}; what it held is {0}@{1}",
+                volume.name, undo.name
+            );
+            events.tell(EventKind::VolumeRolledBack, About::snapshot(&volume.name, &to), message);
+        })
     }
 
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff> {
@@ -211,15 +338,21 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn create_image(&self, request: CreateImage) -> Pending<Image> {
-        self.context.change(move |c| images::create(c, request))
+        let tell = tell_of(EventKind::ImageCreated, "image", request.name.clone());
+        let done = self.context.change(move |c| images::create(c, request));
+        self.told(done, |events, _| tell(events))
     }
 
     fn edit_image(&self, name: String, request: EditImage) -> Pending<Image> {
-        self.context.change(move |c| images::edit(c, name, request))
+        let tell = tell_of(EventKind::ImageEdited, "image", name.clone());
+        let done = self.context.change(move |c| images::edit(c, name, request));
+        self.told(done, |events, _| tell(events))
     }
 
     fn delete_image(&self, name: String, force: bool) -> Pending<()> {
-        Box::pin(images::delete(self.context.clone(), name, force))
+        let tell = tell_of(EventKind::ImageDeleted, "image", name.clone());
+        let done = Box::pin(images::delete(self.context.clone(), name, force));
+        self.told(done, |events, _| tell(events))
     }
 
     fn create_import(&self, request: CreateImport) -> Pending<Import> {
@@ -235,7 +368,9 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn complete_import(&self, name: String) -> Pending<Image> {
-        Box::pin(images::complete(self.context.clone(), name))
+        let tell = tell_of(EventKind::ImageCreated, "image", name.clone());
+        let done = Box::pin(images::complete(self.context.clone(), name));
+        self.told(done, |events, _| tell(events))
     }
 
     fn passing_snapshot(&self, volume: String) -> Pending<PassingSnapshot> {
@@ -251,7 +386,16 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn complete_staging(&self, id: String) -> Pending<Staged> {
-        Box::pin(stagings::complete(self.context.clone(), id))
+        let done = Box::pin(stagings::complete(self.context.clone(), id));
+        self.told(done, |events, staged| match &staged.undo {
+            None => tell_of_new(events, &staged.volume),
+            Some(undo) => {
+                let volume = &staged.volume.name;
+                let message =
+                    format!("what volume {volume} held was replaced; it is kept as {volume}@{}", undo.name);
+                events.tell(EventKind::VolumeRolledBack, About::volume(volume), message);
+            }
+        })
     }
 
     fn types(&self) -> Pending<TypeList> {
@@ -264,15 +408,21 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn create_type(&self, request: CreateType) -> Pending<VolumeType> {
-        self.context.change(move |c| types::create(c, request))
+        let tell = tell_of(EventKind::TypeCreated, "type", request.name.clone());
+        let done = self.context.change(move |c| types::create(c, request));
+        self.told(done, |events, _| tell(events))
     }
 
     fn edit_type(&self, name: String, request: EditType) -> Pending<VolumeType> {
-        self.context.change(move |c| types::edit(c, name, request))
+        let tell = tell_of(EventKind::TypeEdited, "type", name.clone());
+        let done = self.context.change(move |c| types::edit(c, name, request));
+        self.told(done, |events, _| tell(events))
     }
 
     fn delete_type(&self, name: String) -> Pending<()> {
-        self.context.change(move |c| types::delete(c, name))
+        let tell = tell_of(EventKind::TypeDeleted, "type", name.clone());
+        let done = self.context.change(move |c| types::delete(c, name));
+        self.told(done, |events, _| tell(events))
     }
 
     fn qos_policies(&self) -> Pending<QosPolicyList> {
@@ -285,15 +435,21 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn create_qos_policy(&self, request: CreateQosPolicy) -> Pending<QosPolicy> {
-        self.context.change(move |c| types::create_policy(c, request))
+        let tell = tell_of(EventKind::QosCreated, "QoS rule", request.name.clone());
+        let done = self.context.change(move |c| types::create_policy(c, request));
+        self.told(done, |events, _| tell(events))
     }
 
     fn edit_qos_policy(&self, name: String, request: EditQosPolicy) -> Pending<QosPolicy> {
-        self.context.change(move |c| types::edit_policy(c, name, request))
+        let tell = tell_of(EventKind::QosEdited, "QoS rule", name.clone());
+        let done = self.context.change(move |c| types::edit_policy(c, name, request));
+        self.told(done, |events, _| tell(events))
     }
 
     fn delete_qos_policy(&self, name: String) -> Pending<()> {
-        self.context.change(move |c| types::delete_policy(c, name))
+        let tell = tell_of(EventKind::QosDeleted, "QoS rule", name.clone());
+        let done = self.context.change(move |c| types::delete_policy(c, name));
+        self.told(done, |events, _| tell(events))
     }
 
     fn pools(&self) -> Pending<PoolList> {
@@ -305,21 +461,37 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn create_pool(&self, request: CreatePool) -> Pending<PoolEntry> {
-        Box::pin(pools::create(self.context.clone(), request))
+        let tell = tell_of(EventKind::PoolAdded, "pool", request.name.clone());
+        let done = Box::pin(pools::create(self.context.clone(), request));
+        self.told(done, |events, _| tell(events))
     }
 
     fn grow_pool(&self, name: String, request: GrowPool) -> Pending<PoolStatus> {
-        Box::pin(pools::grow(self.context.clone(), name, request))
+        let tell = tell_of(EventKind::PoolGrown, "pool", name.clone());
+        let done = Box::pin(pools::grow(self.context.clone(), name, request));
+        self.told(done, |events, _| tell(events))
     }
 
     fn remove_pool(&self, name: String) -> Pending<()> {
-        Box::pin(pools::remove(self.context.clone(), name))
+        let tell = tell_of(EventKind::PoolRemoved, "pool", name.clone());
+        let done = Box::pin(pools::remove(self.context.clone(), name));
+        self.told(done, |events, _| tell(events))
     }
 
     fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport> {
-        self.context.run(async move |c| {
+        let named = name.clone();
+        let done = self.context.run(async move |c| {
             let (_, pool) = api(pools::named(&c.volumes, name))?;
             Ok(convert::check_report(api(pool.check(data).await)?))
+        });
+        self.told(done, move |events, report| {
+            let name = named.as_deref().unwrap_or(MAIN_POOL);
+            let (severity, found) = match report.clean {
+                true => (Severity::Info, "it is sound"),
+                false => (Severity::Error, "it is not sound"),
+            };
+            let message = format!("pool {name} was checked: {found}");
+            events.tell_of(severity, EventKind::PoolChecked, About::named(name), message);
         })
     }
 

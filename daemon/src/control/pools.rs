@@ -56,7 +56,9 @@ pub(super) fn start_scrub<D: Disk>(
         return Err(invalid("a rate of 0 bytes a second").with_hint("leave it out for no limit"));
     }
     let (name, pool) = named(&c.volumes, name).map_err(|e| convert::error(&e))?;
-    let Some(scrub) = c.volumes.scrubs.begin(&pool, &name, request.rate, &c.volumes.courtesy) else {
+    let Some(scrub) =
+        c.volumes.scrubs.begin(&pool, &name, request.rate, (&c.volumes.courtesy, &c.volumes.events))
+    else {
         return Err(busy(format!("a scrub of the pool '{name}' is under way"))
             .with_hint("see how far it is: cairn pool scrub --status; or end it: --stop"));
     };

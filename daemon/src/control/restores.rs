@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::event::EventKind;
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::volume::{CreateRestore, Volume, VolumeRestore};
 use cairn_backup::{Error, ErrorKind, HoldId, Location, Reader, Repository};
@@ -18,6 +19,7 @@ use cairn_cow::{Attributes, Disk, Edit, ErrorKind as CowKind, NewVolume, Pool, V
 
 use super::context::{Context, busy, invalid};
 use super::{convert, types, volumes};
+use crate::events::About;
 use crate::keeper::random_hex;
 use crate::restore::{
     COMPANION, RepoSource, Restore, RestoreSettings, Restores, VOLUME_RESTORE, Wanted, companion_of,
@@ -188,7 +190,11 @@ async fn end<D: Disk>(c: &Context<D>, restore: Arc<Restore<D>>) {
         let (pool, head) = (Arc::clone(restore.pool()), restore.head());
         let companion = restore.settings().companion.clone();
         match c.change(async move |c| api(end_now(&c, &pool, head, &companion).await)).await {
-            Ok(Some(volume)) => return tracing::info!(volume, "the volume is restored"),
+            Ok(Some(volume)) => {
+                tracing::info!(volume, "the volume is restored");
+                let message = format!("all of volume {volume} is restored");
+                return c.volumes.events.tell(EventKind::VolumeRestored, About::volume(&volume), message);
+            }
             Ok(None) => return,
             Err(error) if c.reactor.is_open() => {
                 tracing::warn!(%error, "a restore that is complete cannot be ended yet");

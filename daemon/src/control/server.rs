@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::engine::Engine;
 use super::routes;
+use crate::events::Events;
 
 /// Connections served at once; more wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 512;
@@ -62,9 +63,10 @@ pub fn start(listener: UnixListener, path: &Path, engine: Arc<dyn Engine>) -> io
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = watch::channel(false);
+    let events = engine.events();
     let router = routes::router(engine);
     let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-        if let Err(error) = runtime.block_on(serve(listener, router, stopped)) {
+        if let Err(error) = runtime.block_on(serve(listener, router, stopped, &events)) {
             tracing::error!(%error, "the control socket cannot be served");
         }
         // Operations that outlive their clients are the engine's to finish; this only drops the waiting for them.
@@ -73,7 +75,12 @@ pub fn start(listener: UnixListener, path: &Path, engine: Arc<dyn Engine>) -> io
     Ok(ControlThread { stop, thread, path: path.to_owned() })
 }
 
-async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
+async fn serve(
+    listener: UnixListener,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+    events: &Events,
+) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -109,6 +116,8 @@ async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Recei
         }
     }
     drop(listener);
+    // Who listens would stay for ever.
+    events.close();
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("control requests were still under way and have been cut off");
     }

@@ -185,6 +185,9 @@ pub struct Sessions {
     state: Mutex<State>,
 }
 
+/// Is told of who begins to use what, and of who does so no more; under the registry's lock, so it must be quick.
+type Teller = Box<dyn Fn(&Target, &Consumer, bool) + Send>;
+
 #[derive(Default)]
 struct State {
     attached: HashMap<Target, Vec<Group>>,
@@ -192,6 +195,7 @@ struct State {
     held: Vec<Target>,
     /// What nobody is let in to, once for each who asked for that.
     closed: Vec<Target>,
+    teller: Option<Teller>,
     last_id: u64,
 }
 
@@ -250,6 +254,11 @@ fn same(one: &Consumer, other: &Consumer) -> bool {
     }
 }
 
+/// Whether it is known who a consumer is. A kernel device has no name before it is attached.
+fn is_named(consumer: &Consumer) -> bool {
+    !matches!(consumer, Consumer::Kernel { device } if device.is_empty())
+}
+
 impl State {
     fn check_held(&self, target: &Target) -> Result<(), InUse> {
         if self.held.iter().any(|held| held.overlaps(target)) { Err(InUse::Held) } else { Ok(()) }
@@ -281,6 +290,7 @@ impl State {
         let shared = shared().ok_or(InUse::Gone)?;
         self.last_id += 1;
         let alone = !shared && matches!(target, Target::Head { .. });
+        let place = target.clone();
         let groups = self.attached.entry(target).or_default();
         let known = groups.iter().position(|group| same(&group.consumer, consumer));
         // Whoever has it already may connect again, also when it is not shared any more.
@@ -289,6 +299,9 @@ impl State {
         }
         let at = known.unwrap_or_else(|| {
             groups.push(Group::new(consumer.clone()));
+            if let Some(teller) = self.teller.as_ref().filter(|_| is_named(consumer)) {
+                teller(&place, consumer, true);
+            }
             groups.len() - 1
         });
         Ok((self.last_id, &mut groups[at]))
@@ -296,7 +309,13 @@ impl State {
 
     fn tidy(&mut self, target: &Target) {
         if let Some(groups) = self.attached.get_mut(target) {
-            groups.retain(|group| group.pinned || !group.connections.is_empty());
+            groups.retain(|group| {
+                let stays = group.pinned || !group.connections.is_empty();
+                if let Some(teller) = self.teller.as_ref().filter(|_| !stays && is_named(&group.consumer)) {
+                    teller(target, &group.consumer, false);
+                }
+                stays
+            });
             if groups.is_empty() {
                 self.attached.remove(target);
             }
@@ -308,6 +327,12 @@ impl Sessions {
     /// Nobody is connected yet.
     pub fn new() -> Arc<Sessions> {
         Arc::default()
+    }
+
+    /// Has `teller` told of who begins to use what, and of who does so no more. It is called while nobody can be entered or
+    /// leave.
+    pub(crate) fn tell_of(&self, teller: impl Fn(&Target, &Consumer, bool) + Send + 'static) {
+        self.state.lock().teller = Some(Box::new(teller));
     }
 
     /// Enters a connection of `consumer` to `target`. `shared` says whether others may have it too, or nothing if what
@@ -357,9 +382,14 @@ impl Sessions {
     /// Says what the device is called that [`pin`](Self::pin) reserved its target for.
     pub fn name_device(&self, target: &Target, device: &Consumer) {
         let mut state = self.state.lock();
-        for group in state.attached.get_mut(target).into_iter().flatten() {
+        let State { attached, teller, .. } = &mut *state;
+        for group in attached.get_mut(target).into_iter().flatten() {
             if same(&group.consumer, device) {
+                let unnamed = !is_named(&group.consumer);
                 group.consumer = device.clone();
+                if let Some(teller) = teller.as_ref().filter(|_| unnamed) {
+                    teller(target, device, true);
+                }
             }
         }
     }

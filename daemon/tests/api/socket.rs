@@ -297,6 +297,73 @@ fn lists_are_asked_for_by_a_query() {
 }
 
 #[test]
+fn what_happens_is_told_to_who_asks_and_who_listens() {
+    let server = Server::with_demo();
+    let kinds = |list: &Value| {
+        let events = list["events"].as_array().expect("a list").iter();
+        events.map(|event| event["kind"].as_str().expect("a word").to_owned()).collect::<Vec<_>>()
+    };
+    let list = server.ok("GET", "/v1/events", Value::Null, 200);
+    assert_eq!(kinds(&list), ["volume.created", "snapshot.created", "snapshot.created"]);
+    assert_eq!(list["events"][2]["volume"], "demo");
+    assert_eq!(
+        (&list["events"][2]["snapshot"], &list["events"][2]["severity"]),
+        (&json!("s2"), &json!("info"))
+    );
+    assert_eq!(
+        kinds(&server.ok("GET", "/v1/events?kind=volume&limit=5", Value::Null, 200)),
+        ["volume.created"]
+    );
+    let after = format!("/v1/events?after={}", list["last"]);
+    assert_eq!(kinds(&server.ok("GET", &after, Value::Null, 200)), [""; 0]);
+
+    let mut stream = UnixStream::connect(&server.socket).expect("connects");
+    let first = list["events"][0]["id"].as_u64().expect("a number");
+    let request = format!(
+        "GET /v1/events?kind=volume HTTP/1.1\r\nHost: c\r\nAccept: text/event-stream\r\nLast-Event-ID: {first}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).expect("sends");
+    let mut text = String::new();
+    let mut until = |part: &str| {
+        let mut some = [0; 4096];
+        while !text.contains(part) {
+            let read = stream.read(&mut some).expect("receives");
+            assert!(read > 0, "the stream has ended: {text}");
+            text.push_str(std::str::from_utf8(&some[..read]).expect("text"));
+        }
+        text.clone()
+    };
+    until("content-type: text/event-stream");
+    let client = server.connect("demo");
+    until("event: volume.attached\n");
+    World::leave(&client);
+    until("event: volume.detached\n");
+    server.ok("DELETE", "/v1/volumes/demo?snapshots=true", Value::Null, 204);
+    let text = until("event: volume.deleted\n");
+    assert!(!text.contains("snapshot.created") && !text.contains("volume.created"), "{text}");
+    assert!(text.contains("does not use demo any more") && text.contains("\"volume\":\"demo\""), "{text}");
+    let (status, body) = server.error("GET", "/v1/events?limit=0", "");
+    assert!(status == 400 && body.error.message.contains("at least 1"), "{body:?}");
+}
+
+#[test]
+fn who_listens_does_not_keep_the_daemon() {
+    let mut server = Server::start();
+    let mut stream = UnixStream::connect(&server.socket).expect("connects");
+    stream
+        .write_all(b"GET /v1/events HTTP/1.1\r\nHost: c\r\nAccept: text/event-stream\r\n\r\n")
+        .expect("sends");
+    let mut first = [0; 15];
+    stream.read_exact(&mut first).expect("answers");
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    let began = std::time::Instant::now();
+    server.thread.take().expect("runs").stop();
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "it was not waited for");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the stream ends");
+}
+
+#[test]
 fn attachments_come_and_go() {
     let server = Server::with_demo();
     let none = json!({"attachments": []});
@@ -489,6 +556,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "DELETE /v1/volumes/{name}",
             "DELETE /v1/volumes/{name}/snapshots/{snapshot}",
             "DELETE /v1/volumes/{name}/snapshots/{snapshot}/holds/{hold}",
+            "GET /v1/events",
             "GET /v1/images",
             "GET /v1/images/{name}",
             "GET /v1/info",

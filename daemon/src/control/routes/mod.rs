@@ -8,12 +8,14 @@
 //! | [`images`] | images, and importing them |
 //! | [`stagings`] | volumes that are filled before anybody sees them |
 //! | [`types`] | volume types, and the QoS rules that they point to |
+//! | [`events`] | what happened, and what happens |
 //! | [`pools`] | pools: figures, checks, more of them |
 //!
 //! A handler names the call of the [`Engine`] and how long its client waits for it; everything else is
 //! [`reply`]'s and the gate's.
 
 mod attachments;
+mod events;
 mod images;
 mod pools;
 mod snapshots;
@@ -32,6 +34,7 @@ use axum::routing::get;
 use cairn_api::error::ErrorBody;
 use cairn_api::info::Info;
 use cairn_api::path;
+use tokio::sync::Semaphore;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -47,6 +50,8 @@ struct Control {
     gate: Arc<Gate>,
     /// As JSON, once for all: it is the same for every client.
     document: Bytes,
+    /// For those who listen to events.
+    listeners: Arc<Semaphore>,
 }
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -93,7 +98,8 @@ struct Document;
 pub fn router(engine: Arc<dyn Engine>) -> Router {
     let (router, document) = routes().split_for_parts();
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
-    let control = Control { engine, gate: Arc::new(Gate::new()), document };
+    let listeners = Arc::new(Semaphore::new(events::MOST_LISTENERS));
+    let control = Control { engine, gate: Arc::new(Gate::new()), document, listeners };
     router
         .route(path::OPENAPI, get(document_json))
         .fallback(reply::no_such_route)
@@ -115,6 +121,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(stagings::routes())
         .merge(types::routes())
         .merge(pools::routes())
+        .merge(events::routes())
         .routes(routes!(show_info))
 }
 

@@ -26,6 +26,7 @@
 //! | `survivor` | memory in which the next daemon finds what this one answered, should it be killed |
 //! | [`events`] | what happened, for whoever asks and whoever listens |
 //! | `activity` | what is being done to volumes at this moment |
+//! | `systemd` | what the daemon and the service manager have to say to each other, sockets passed by it |
 //! | `seldom` | log lines said once in a while |
 
 mod activity;
@@ -55,4 +56,5 @@ mod settings;
 mod staging;
 mod status;
 mod survivor;
+mod systemd;
 pub mod volumes;

@@ -5,7 +5,8 @@
 //! SIGTERM ─► no new clients, requests in flight finish ─► control stops ─► checkpoint ─► reactors end
 //! ```
 //!
-//! Threads: `reactor-N` move data, `control` answers HTTP, and the main thread waits for signals.
+//! Threads: `reactor-N` move data, `control` answers HTTP, and the main thread waits for signals. Where a service manager
+//! listens, `watch` tells it that they still do.
 
 use std::io;
 use std::sync::Arc;
@@ -15,9 +16,11 @@ use std::time::{Duration, Instant};
 use cairn_api::event::EventKind;
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::pool::MAIN_POOL;
+use cairn_api::report::count;
 use cairn_cow::Options;
 use cairn_uring::{Handle, Reactor, ReactorThread};
 use nix::sys::signal::{SigSet, Signal};
+use sd_notify::NotifyState;
 
 use crate::config::Config;
 use crate::control::{self, ControlThread, PoolEngine};
@@ -30,6 +33,7 @@ use crate::listeners::{Listeners, SocketFile};
 use crate::pools::PoolSlot;
 use crate::serve::NbdServer;
 use crate::staging::is_hidden;
+use crate::systemd::{Manager, Passed, Pulse, Watch, summary};
 use crate::volumes::Volumes;
 
 /// How long sessions may take to finish what is in flight when the daemon stops: longer than they take themselves.
@@ -44,6 +48,16 @@ const MOST_DEFAULT_REACTORS: usize = 8;
 /// # Errors
 /// When something prevents the start, or the pool cannot be closed cleanly.
 pub fn run(config: &Config) -> Result<(), String> {
+    let manager = Arc::new(Manager::from_env());
+    let ended = serve_until_told(config, &manager);
+    if let Err(why) = &ended {
+        manager.tell(&[NotifyState::Status(why)]);
+    }
+    ended
+}
+
+fn serve_until_told(config: &Config, manager: &Arc<Manager>) -> Result<(), String> {
+    let passed = Passed::from_env()?;
     // Before any thread starts, so that all inherit it: only this thread takes these signals.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -65,12 +79,19 @@ pub fn run(config: &Config) -> Result<(), String> {
     // The pool's lock comes before all sockets: it is what keeps a second daemon away. The sockets come before anything
     // is done to the pool, so that a start which cannot succeed changes nothing.
     let (disk, found) = PoolDisk::open(&config.pool.path, config.pool.create)?;
-    let listeners = Listeners::bind(config)?;
+    let listeners = Listeners::bind(config, passed)?;
     let reactors = start_reactors(config)?;
     let daemon = Daemon::start(config, disk, found, listeners, reactors, connections)?;
     daemon.announce(config);
+    manager.tell(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
+    let watch = daemon.watch(manager)?;
     let signal = signals.wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
     tracing::info!(%signal, "stopping");
+    drop(watch);
+    manager.tell(&[
+        NotifyState::Stopping,
+        NotifyState::Status("finishing what is in flight, closing the pools"),
+    ]);
     daemon.stop()
 }
 
@@ -174,7 +195,7 @@ impl Daemon {
         };
         let reached: Arc<dyn Devices> = devices.clone();
         let engine = PoolEngine::new(Arc::clone(&volumes), first, keeper.clone(), Some(reached), info);
-        let control = control::start(control, socket, Arc::new(engine))
+        let control = control::start(control, control_file.path(), Arc::new(engine))
             .map_err(|e| format!("cannot start the control thread: {e}"))?;
         // The control thread removes its socket itself.
         control_file.leave();
@@ -187,10 +208,7 @@ impl Daemon {
         self.volumes.events.tell(EventKind::DaemonStarted, About::default(), about);
         let mut volumes = self.volumes.pools.main().volumes();
         volumes.retain(|volume| !is_hidden(&volume.attributes));
-        let count = match volumes.len() {
-            1 => "1 volume".to_owned(),
-            n => format!("{n} volumes"),
-        };
+        let count = count(volumes.len() as u64, "volume");
         let mut text = format!("cairnd ready: {count} in {}\n", config.pool.path.display());
         if let (Some(folder), Some(endpoint)) = (&config.dev, self.endpoints.first()) {
             let asked_for = config.create.first().map(|wanted| wanted.name.as_str());
@@ -210,6 +228,20 @@ impl Daemon {
         }
         // Nobody may be reading.
         let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+    }
+
+    fn summary(&self) -> String {
+        summary(&self.volumes, self.server.connections() as u64)
+    }
+
+    /// Tells the service manager how it goes from now on.
+    fn watch(&self, manager: &Arc<Manager>) -> Result<Option<Watch>, String> {
+        let reactors = self.reactors.iter().map(|reactor| reactor.handle().clone()).collect();
+        let pulse = Pulse::new(reactors, self.control.runtime().clone());
+        let (volumes, server) = (Arc::clone(&self.volumes), Arc::clone(&self.server));
+        let status = move || summary(&volumes, server.connections() as u64);
+        Watch::start(Arc::clone(manager), sd_notify::watchdog_enabled(), pulse, status)
+            .map_err(|e| format!("cannot start the thread that reports to the service manager: {e}"))
     }
 
     fn stop(self) -> Result<(), String> {

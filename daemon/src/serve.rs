@@ -214,6 +214,11 @@ impl NbdServer {
         open.switches.len()
     }
 
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        self.open.lock().switches.len()
+    }
+
     /// The switch that ends everything that serves.
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown

@@ -32,6 +32,8 @@ pub const POOL_FILE: &str = "pool.cairn";
 pub struct Launch {
     dir: PathBuf,
     args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    starter: Vec<OsString>,
 }
 
 /// A daemon that ended instead of serving.
@@ -62,7 +64,7 @@ impl Refusal {
 impl Launch {
     /// `cairnd --dev DIR`.
     pub fn dev(dir: &Path) -> Launch {
-        Launch { dir: dir.to_owned(), args: vec!["--dev".into(), dir.into()] }
+        Launch::with(dir, ["--dev".into(), dir.into()])
     }
 
     /// `cairnd --config FILE` with the sockets in `dir` as `--dev` has them, and a pool that may grow to `limit`.
@@ -83,7 +85,25 @@ impl Launch {
             dir.join("control.sock").display(),
         );
         std::fs::write(&file, text).expect("a configuration can be written");
-        Launch { dir: dir.to_owned(), args: vec!["--config".into(), file.into()] }
+        Launch::with(dir, ["--config".into(), file.into()])
+    }
+
+    fn with(dir: &Path, args: [OsString; 2]) -> Launch {
+        Launch { dir: dir.to_owned(), args: args.into(), env: Vec::new(), starter: Vec::new() }
+    }
+
+    /// Sets a variable in its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Launch {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Has it started by another program, whose arguments end with the daemon's command line.
+    #[must_use]
+    pub fn started_by(mut self, starter: &[&str]) -> Launch {
+        self.starter = starter.iter().map(Into::into).collect();
+        self
     }
 
     /// Adds `--create NAME:SIZE`.
@@ -109,8 +129,12 @@ impl Launch {
     #[track_caller]
     pub fn try_start(&self) -> Result<Daemon, Refusal> {
         let started = Instant::now();
-        let mut child = Command::new(binary("cairnd"))
-            .args(&self.args)
+        let mut words = self.starter.clone();
+        words.push(binary("cairnd").into());
+        words.extend_from_slice(&self.args);
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -175,6 +199,11 @@ impl Daemon {
     /// The NBD URI of an export.
     pub fn uri(&self, export: &str) -> String {
         format!("nbd+unix:///{export}?socket={}", self.nbd_socket().display())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is positive"))
     }
 
     /// From the start of the process to its ready line.
@@ -243,8 +272,7 @@ impl Daemon {
     /// SIGTERM, then waits. Panics unless the daemon ends by itself with success; returns what it said.
     #[track_caller]
     pub fn stop(mut self) -> String {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is positive"));
-        kill(pid, Signal::SIGTERM).expect("a signal can be sent");
+        kill(self.pid(), Signal::SIGTERM).expect("a signal can be sent");
         let status = program::wait(&mut self.child, STOP_LIMIT);
         join(std::mem::take(&mut self.readers));
         let said = self.said();

@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::engine::Engine;
@@ -32,10 +33,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct ControlThread {
     stop: watch::Sender<bool>,
     thread: thread::JoinHandle<()>,
-    path: PathBuf,
+    runtime: Handle,
+    path: Option<PathBuf>,
 }
 
 impl ControlThread {
+    /// For other threads: what is spawned there runs on the control thread, if that still runs.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Stops accepting, lets requests under way end for at most five seconds, ends the thread and removes the socket.
     pub fn stop(self) {
         // The thread may have ended by itself; then there is nobody to tell.
@@ -43,7 +50,9 @@ impl ControlThread {
         if self.thread.join().is_err() {
             tracing::error!("the control thread panicked");
         }
-        remove_socket(&self.path);
+        if let Some(path) = &self.path {
+            remove_socket(path);
+        }
     }
 }
 
@@ -55,13 +64,19 @@ fn remove_socket(path: &Path) {
     }
 }
 
-/// Starts the control thread on `listener`, which is bound to `path` (see [`super::bind_unix`]).
+/// Starts the control thread on `listener` (see [`super::bind_unix`]). The socket's file is at `path`, unless it is not the
+/// daemon's to remove.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be created.
-pub fn start(listener: UnixListener, path: &Path, engine: Arc<dyn Engine>) -> io::Result<ControlThread> {
+pub fn start(
+    listener: UnixListener,
+    path: Option<&Path>,
+    engine: Arc<dyn Engine>,
+) -> io::Result<ControlThread> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
     let (stop, stopped) = watch::channel(false);
     let events = engine.events();
     let router = routes::router(engine);
@@ -72,7 +87,7 @@ pub fn start(listener: UnixListener, path: &Path, engine: Arc<dyn Engine>) -> io
         // Operations that outlive their clients are the engine's to finish; this only drops the waiting for them.
         runtime.shutdown_background();
     })?;
-    Ok(ControlThread { stop, thread, path: path.to_owned() })
+    Ok(ControlThread { stop, thread, runtime: handle, path: path.map(Path::to_owned) })
 }
 
 async fn serve(

@@ -264,7 +264,7 @@ impl World {
         let control = self.engine.info().control;
         let socket = Path::new(&control);
         let listener = bind_unix(socket).expect("the socket binds");
-        start(listener, socket, self.engine.clone()).expect("the server starts")
+        start(listener, Some(socket), self.engine.clone()).expect("the server starts")
     }
 
     /// Connects the process `pid`; the client ends at the request after `polite` others unless it is forced.

@@ -135,6 +135,8 @@ impl NewVolume {
 pub struct Config {
     /// The folder of `--dev`.
     pub dev: Option<PathBuf>,
+    /// The file that this was read from, to be read again when it has changed.
+    pub file: Option<PathBuf>,
     /// Where the data is.
     pub pool: Pool,
     /// Where NBD clients connect.
@@ -224,6 +226,7 @@ impl Config {
             log: Log { filter: DEFAULT_FILTER.to_owned() },
             create,
             dev: Some(folder),
+            file: None,
         })
     }
 
@@ -234,11 +237,10 @@ impl Config {
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(file)
             .map_err(|e| ConfigError(format!("cannot read the configuration {}: {e}", file.display())))?;
-        let folder = match absolute(file)?.parent() {
-            Some(folder) => folder.to_owned(),
-            None => PathBuf::from("/"),
-        };
-        Config::parse(&text, &file.display().to_string(), &folder)
+        let whole = absolute(file)?;
+        let folder = whole.parent().unwrap_or(Path::new("/"));
+        let config = Config::parse(&text, &file.display().to_string(), folder)?;
+        Ok(Config { file: Some(whole), ..config })
     }
 
     fn parse(text: &str, file: &str, folder: &Path) -> Result<Config, ConfigError> {
@@ -247,6 +249,7 @@ impl Config {
             toml::from_str(text).map_err(|e| ConfigError(format!("{file}: {}", e.to_string().trim_end())))?;
         let config = Config {
             dev: None,
+            file: None,
             pool: Pool {
                 path: folder.join(parsed.pool.path),
                 create: parsed.pool.create,

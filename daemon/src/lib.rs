@@ -20,6 +20,8 @@
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
 //! | `scrubs` | reading all that pools hold, in the background |
 //! | [`kernel`], [`devices`] | volumes as the kernel's block devices, through its nbd driver |
+//! | [`log`] | where the log goes and how much of it |
+//! | `reload` | what a changed configuration means for a daemon that runs |
 //! | [`run`] | starting, announcing, stopping |
 //! | [`offline`] | checking, repairing and dumping a pool that no daemon uses |
 //! | `status` | what lies where in an export, and what changed there since a snapshot |
@@ -43,9 +45,11 @@ mod images;
 pub mod keeper;
 pub mod kernel;
 mod listeners;
+pub mod log;
 pub mod offline;
 pub mod pools;
 pub mod qos;
+mod reload;
 mod restore;
 pub mod room;
 pub mod run;

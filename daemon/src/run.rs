@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lock the pool ─► sockets ─► reactors ─► recover ─► volumes of --create ─► accept, maintenance, control ─► ready
+//! SIGHUP ─► what can change of the configuration does
 //! SIGTERM ─► no new clients, requests in flight finish ─► control stops ─► checkpoint ─► reactors end
 //! ```
 //!
@@ -30,7 +31,9 @@ use crate::disk::{Found, PoolDisk};
 use crate::events::{About, Events};
 use crate::keeper::{PoolFiles as _, PoolKeeper, on};
 use crate::listeners::{Listeners, SocketFile};
+use crate::log::Log;
 use crate::pools::PoolSlot;
+use crate::reload;
 use crate::serve::NbdServer;
 use crate::staging::is_hidden;
 use crate::systemd::{Manager, Passed, Pulse, Watch, summary};
@@ -47,23 +50,23 @@ const MOST_DEFAULT_REACTORS: usize = 8;
 ///
 /// # Errors
 /// When something prevents the start, or the pool cannot be closed cleanly.
-pub fn run(config: &Config) -> Result<(), String> {
+pub fn run(config: Config, log: &Log) -> Result<(), String> {
     let manager = Arc::new(Manager::from_env());
-    let ended = serve_until_told(config, &manager);
+    let ended = serve_until_told(config, log, &manager);
     if let Err(why) = &ended {
         manager.tell(&[NotifyState::Status(why)]);
     }
     ended
 }
 
-fn serve_until_told(config: &Config, manager: &Arc<Manager>) -> Result<(), String> {
+fn serve_until_told(mut config: Config, log: &Log, manager: &Arc<Manager>) -> Result<(), String> {
     let passed = Passed::from_env()?;
     // Before any thread starts, so that all inherit it: only this thread takes these signals.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
-    // There is nothing to reload, and a closed terminal is no reason to leave the pool as a crash would. Under nohup
-    // it is no reason to stop either; a signal that is blocked would arrive even so.
+    // Without a file there is nothing to reload, and a closed terminal is no reason to leave the pool as a crash would.
+    // Under nohup it is no reason to stop either; a signal that is blocked would arrive even so.
     if !is_ignored(Signal::SIGHUP) {
         signals.add(Signal::SIGHUP);
     }
@@ -79,13 +82,23 @@ fn serve_until_told(config: &Config, manager: &Arc<Manager>) -> Result<(), Strin
     // The pool's lock comes before all sockets: it is what keeps a second daemon away. The sockets come before anything
     // is done to the pool, so that a start which cannot succeed changes nothing.
     let (disk, found) = PoolDisk::open(&config.pool.path, config.pool.create)?;
-    let listeners = Listeners::bind(config, passed)?;
-    let reactors = start_reactors(config)?;
-    let daemon = Daemon::start(config, disk, found, listeners, reactors, connections)?;
-    daemon.announce(config);
+    let listeners = Listeners::bind(&config, passed)?;
+    let reactors = start_reactors(&config)?;
+    let daemon = Daemon::start(&config, disk, found, listeners, reactors, connections)?;
+    daemon.announce(&config);
     manager.tell(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
     let watch = daemon.watch(manager)?;
-    let signal = signals.wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
+    let signal = loop {
+        let signal = signals.wait().map_err(|e| format!("cannot wait for signals: {e}"))?;
+        if signal != Signal::SIGHUP || config.file.is_none() {
+            break signal;
+        }
+        let mut reloading = vec![NotifyState::Reloading];
+        reloading.extend(NotifyState::monotonic_usec_now());
+        manager.tell(&reloading);
+        daemon.reload(&mut config, log);
+        manager.tell(&[NotifyState::Ready]);
+    };
     tracing::info!(%signal, "stopping");
     drop(watch);
     manager.tell(&[
@@ -228,6 +241,28 @@ impl Daemon {
         }
         // Nobody may be reading.
         let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+    }
+
+    /// Reads the configuration again and has in force of it what can be.
+    fn reload(&self, config: &mut Config, log: &Log) {
+        let Some(new) = config.file.as_deref().map(Config::load) else { return };
+        let new = match new {
+            Ok(new) => new,
+            Err(error) => {
+                return tracing::error!(
+                    "the daemon goes on as it was, since the new configuration is wrong: {error}"
+                );
+            }
+        };
+        // With the new filter from here on, so that one which is to show more does.
+        log.set_filter(&new.log.filter);
+        reload::report(&reload::changes(config, &new));
+        if config.nbd.max_connections != new.nbd.max_connections {
+            self.server.set_most(connections_allowed(new.nbd.max_connections));
+        }
+        // What needs a restart stays as it runs, and is said to differ the next time, too.
+        config.log = new.log;
+        config.nbd.max_connections = new.nbd.max_connections;
     }
 
     fn summary(&self) -> String {

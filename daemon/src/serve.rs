@@ -40,7 +40,7 @@ pub struct NbdServer {
     reactors: Vec<Handle>,
     next: AtomicUsize,
     limits: Limits,
-    most: usize,
+    most: AtomicUsize,
     shutdown: Shutdown,
     open: Mutex<Open>,
     closed: Condvar,
@@ -63,7 +63,7 @@ impl NbdServer {
             reactors,
             next: AtomicUsize::new(0),
             limits: Limits::default(),
-            most,
+            most: AtomicUsize::new(most),
             shutdown: Shutdown::new(),
             open: Mutex::default(),
             closed: Condvar::new(),
@@ -100,9 +100,9 @@ impl NbdServer {
     fn enter(self: &Arc<NbdServer>) -> Option<(Place, Shutdown)> {
         let shutdown = Shutdown::new();
         let mut open = self.open.lock();
-        if open.switches.len() >= self.most {
+        let limit = self.most.load(Ordering::Relaxed);
+        if open.switches.len() >= limit {
             if let Some(held_back) = REFUSALS.due(()) {
-                let limit = self.most;
                 tracing::warn!(limit, "an NBD connection was refused: there are too many{held_back}");
             }
             return None;
@@ -212,6 +212,11 @@ impl NbdServer {
         open.switches.values().for_each(Shutdown::trigger);
         while !open.switches.is_empty() && !self.closed.wait_until(&mut open, deadline).timed_out() {}
         open.switches.len()
+    }
+
+    /// Serves at most so many connections from now on. Those that there are stay.
+    pub(crate) fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// How many connections there are.

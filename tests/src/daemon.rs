@@ -271,12 +271,18 @@ impl Daemon {
 
     /// SIGTERM, then waits. Panics unless the daemon ends by itself with success; returns what it said.
     #[track_caller]
-    pub fn stop(mut self) -> String {
+    pub fn stop(self) -> String {
         kill(self.pid(), Signal::SIGTERM).expect("a signal can be sent");
+        self.ended()
+    }
+
+    /// Waits for it to end by itself. Panics unless it does, with success; returns what it said.
+    #[track_caller]
+    pub fn ended(mut self) -> String {
         let status = program::wait(&mut self.child, STOP_LIMIT);
         join(std::mem::take(&mut self.readers));
         let said = self.said();
-        assert!(status.is_some_and(|s| s.success()), "SIGTERM ended with {status:?}: {said}");
+        assert!(status.is_some_and(|s| s.success()), "it ended with {status:?}: {said}");
         assert!(!said.contains("panicked at"), "a thread panicked: {said}");
         said
     }

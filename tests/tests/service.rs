@@ -1,5 +1,6 @@
 //! The daemon as a service manager runs it: what it tells, and the sockets it is handed.
 
+use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 use cairn_tests::daemon::{Daemon, Launch};
 use cairn_tests::data::BLOCK;
 use cairn_tests::fixtures::text;
+use cairn_tests::nbd;
 use cairn_tests::program::run;
+use nix::sys::signal::{Signal, kill};
 
 /// The other end of `NOTIFY_SOCKET`.
 struct Manager {
@@ -86,6 +89,83 @@ fn a_manager_with_an_abstract_name_hears_it_too_and_that_a_start_fails() {
     stop_and_hear(daemon, &mut manager);
 }
 
+/// Waits until the daemon has said all of `parts` in what follows the first `skip` bytes, and gives that.
+#[track_caller]
+fn says(daemon: &Daemon, skip: usize, parts: &[&str]) -> String {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let said = daemon.said()[skip..].to_owned();
+        let missing = parts.iter().find(|part| !said.contains(**part));
+        let Some(missing) = missing else { return said };
+        assert!(Instant::now() < deadline, "lacks {missing:?}: {said}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Has the daemon read its configuration, `text`, again, and gives what the log says to that, which has all of `parts`.
+#[track_caller]
+fn reload(daemon: &Daemon, manager: &mut Manager, file: &Path, text: &str, parts: &[&str]) -> String {
+    let before = daemon.said().len();
+    fs::write(file, text).expect("a configuration can be written");
+    kill(daemon.pid(), Signal::SIGHUP).expect("a signal can be sent");
+    let reloading = manager.hears(|line| line == "RELOADING=1");
+    let since = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+    assert!(since.is_some_and(|usec| usec.parse::<u64>().is_ok()), "{reloading}");
+    manager.hears(|line| line == "READY=1");
+    says(daemon, before, parts)
+}
+
+#[test]
+fn a_changed_configuration_is_read_again_and_what_can_be_holds() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("notify");
+    let mut manager = Manager::at(&path);
+    let file = dir.path().join("cairnd.toml");
+    let launch = Launch::config(dir.path(), &dir.path().join("pool"), "1G").env("NOTIFY_SOCKET", &path);
+    let daemon = launch.start();
+    manager.hears(|line| line == "READY=1");
+    daemon.cairn(&["volume", "create", "demo", "--size", "1M", "--shared"]).ok();
+    let first = fs::read_to_string(&file).expect("the configuration");
+
+    let mut reload = |text: &str, parts: &[&str]| reload(&daemon, &mut manager, &file, text, parts);
+    reload(&first, &["has not changed"]);
+    reload(&first.replace("[nbd]", "[nbd]\nmax_conections = 1"), &["line 7", "max_conections"]);
+
+    let (one, two) = (daemon.connect("demo"), daemon.connect("demo"));
+    let changed = first.replace("1G", "2G").replace("[nbd]", "[nbd]\nmax_connections = 1")
+        + "[runtime]\npoll_us = 7\n[log]\nfilter = \"info,cairnd=debug\"\n";
+    let parts = [
+        "nbd.max_connections has changed and holds now",
+        "log.filter has changed and holds now",
+        "runtime.poll_us has changed and needs a restart",
+        "pool.limit has changed and holds for a pool that is made",
+    ];
+    let said = reload(&changed, &parts);
+    assert_eq!(said.matches("has changed").count(), parts.len(), "{said}");
+    nbd::Client::connect(&daemon.nbd_socket(), "demo").expect_err("there are two already");
+    assert!(!daemon.said().contains("an NBD session ended"), "{}", daemon.said());
+    for client in [one, two] {
+        client.disconnect().expect("those that there were are served");
+    }
+    says(&daemon, 0, &["an NBD session ended"]);
+
+    reload("[pool\n", &["line 1"]);
+    // What needs a restart is still to be done, and what held before the file was wrong does.
+    let said = reload(&changed, &["runtime.poll_us has changed and needs a restart"]);
+    assert!(!said.contains("max_connections"), "{said}");
+    stop_and_hear(daemon, &mut manager);
+}
+
+/// There is no file that could have changed.
+#[test]
+fn in_dev_mode_a_closed_terminal_stops_the_daemon() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let daemon = Launch::dev(dir.path()).start();
+    kill(daemon.pid(), Signal::SIGHUP).expect("a signal can be sent");
+    let said = daemon.ended();
+    assert!(said.contains("the pool is closed"), "{said}");
+}
+
 /// Connects until somebody listens, which starts the daemon.
 fn knock(path: &Path) -> thread::JoinHandle<UnixStream> {
     let path = path.to_owned();
@@ -134,7 +214,7 @@ fn sockets_that_are_handed_over_are_served_and_stay() {
         daemon.stop();
         assert!(nbd.exists() && control.exists(), "they are their manager's");
         for path in [&nbd, &control] {
-            std::fs::remove_file(path).expect("the manager removes it");
+            fs::remove_file(path).expect("the manager removes it");
         }
     }
 }
@@ -155,7 +235,7 @@ fn sockets_that_the_configuration_does_not_have_are_refused() {
         drop(first.join().expect("connects"));
         refusal.assert_clear();
         assert!(refusal.said.contains(part) && refusal.said.contains(&text(socket)), "{refusal}");
-        std::fs::remove_file(socket).expect("the manager removes it");
+        fs::remove_file(socket).expect("the manager removes it");
         assert!(!dir.path().join("control.sock").exists(), "what was bound is gone");
     }
     let nothing = launch.started_by(&["sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\"", "sh"]);

@@ -20,7 +20,7 @@
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
 //! | `scrubs` | reading all that pools hold, in the background |
 //! | [`kernel`], [`devices`] | volumes as the kernel's block devices, through its nbd driver |
-//! | [`log`] | where the log goes and how much of it |
+//! | [`log`] | where the log goes, in which form, and how much of it |
 //! | `reload` | what a changed configuration means for a daemon that runs |
 //! | [`run`] | starting, announcing, stopping |
 //! | [`offline`] | checking, repairing and dumping a pool that no daemon uses |

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cairnd::config::Cli;
-use cairnd::log::Log;
+use cairnd::log::{Log, say_last_words};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -29,6 +29,6 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &str) -> ExitCode {
-    eprintln!("cairnd: {error}");
+    say_last_words(error);
     ExitCode::FAILURE
 }

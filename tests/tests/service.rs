@@ -3,8 +3,10 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use cairn_tests::daemon::{Daemon, Launch};
 use cairn_tests::data::BLOCK;
 use cairn_tests::fixtures::text;
 use cairn_tests::nbd;
-use cairn_tests::program::run;
+use cairn_tests::program::{binary, run, run_command};
 use nix::sys::signal::{Signal, kill};
 
 /// The other end of `NOTIFY_SOCKET`.
@@ -154,6 +156,34 @@ fn a_changed_configuration_is_read_again_and_what_can_be_holds() {
     let said = reload(&changed, &["runtime.poll_us has changed and needs a restart"]);
     assert!(!said.contains("max_connections"), "{said}");
     stop_and_hear(daemon, &mut manager);
+}
+
+/// systemd says by `JOURNAL_STREAM` which file the journal is. Here it is one in which the lines can be read.
+#[test]
+fn in_the_journal_lines_have_priorities_and_no_times() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let journal = dir.path().join("journal");
+    let file = fs::File::create(&journal).expect("a file").metadata().expect("metadata");
+    let stream = format!("{}:{}", file.dev(), file.ino());
+    let config = dir.path().join("cairnd.toml");
+    Launch::config_with(dir.path(), &dir.path().join("no/pool"), "1G", "tcp = [\"0.0.0.0:0\"]");
+    let run = |stream: &str| {
+        let script = "exec \"$0\" --config \"$1\" 2> \"$2\"";
+        let mut command = Command::new("sh");
+        command
+            .env("JOURNAL_STREAM", stream)
+            .args(["-c", script])
+            .arg(binary("cairnd"))
+            .arg(&config)
+            .arg(&journal);
+        assert!(!run_command(command).status.success(), "there is no such folder");
+        fs::read_to_string(&journal).expect("text")
+    };
+    let said = run(&stream);
+    assert!(said.starts_with("<4>cairnd::run: NBD on 0.0.0.0:0 can be reached"), "{said}");
+    assert!(said.lines().last().is_some_and(|line| line.starts_with("<3>cairnd: ")), "{said}");
+    let said = run("1:1");
+    assert!(said.contains(" WARN cairnd::run: NBD on") && !said.contains('<'), "{said}");
 }
 
 /// There is no file that could have changed.

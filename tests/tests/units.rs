@@ -8,6 +8,8 @@ use cairn_tests::daemon::{Daemon, Launch};
 use cairn_tests::fixtures::text;
 use cairn_tests::program::{Outcome, binary, run, run_command, workspace};
 
+/// systemd's own measure of what a service could do if somebody got the better of it, from 0 to 10.
+const MOST_EXPOSURE: f64 = 1.2;
 const SETTINGS: &str = "/etc/cairn/backup.env";
 const CAIRN: &str = "/usr/bin/cairn";
 
@@ -48,15 +50,54 @@ fn systemd_takes_them() {
     let mut units = vec!["verify".to_owned(), "--recursive-errors=no".to_owned()];
     for entry in fs::read_dir(workspace().join("systemd")).expect("a folder") {
         let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            continue;
+        }
         let unit = fs::read_to_string(&path).expect("a unit");
         let unit = unit.replace(SETTINGS, &text(&settings)).replace(CAIRN, &text(&binary("cairn")));
         let copy = dir.path().join(path.file_name().expect("a name"));
         fs::write(&copy, unit).expect("a copy");
         units.push(text(&copy));
     }
-    assert!(units.len() > 7, "{units:?}");
+    assert!(units.len() > 9, "{units:?}");
     let outcome = run("systemd-analyze", &units).ok();
     assert!(!outcome.stderr.contains(&text(dir.path())), "{outcome}");
+}
+
+#[test]
+fn the_daemon_may_do_little_else() {
+    let unit = workspace().join("systemd/cairnd.service");
+    let report =
+        run("systemd-analyze", &["security", "--offline=true", "--no-pager", &text(&unit)]).ok().stdout;
+    let exposure =
+        report.lines().find_map(|line| line.split_once("Overall exposure level for cairnd.service: "));
+    let exposure = exposure.and_then(|(_, rest)| rest.split(' ').next()?.parse::<f64>().ok());
+    assert!(exposure.is_some_and(|exposure| exposure <= MOST_EXPOSURE), "{exposure:?}\n{report}");
+}
+
+/// What one unit says must be what another, or the example of a configuration, says.
+#[test]
+fn the_daemons_unit_its_sockets_and_its_configuration_agree() {
+    let read = |name: &str| fs::read_to_string(workspace().join("systemd").join(name)).expect("it is there");
+    let (service, socket) = (read("cairnd.service"), read("cairnd.socket"));
+    for line in ["ExecStart=/usr/bin/cairnd --config /etc/cairn/cairnd.toml", "Type=notify", "RemoveIPC=no"] {
+        assert!(service.lines().any(|is| is == line), "lacks {line}");
+    }
+    let sockets: Vec<&str> = socket.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
+    assert_eq!(sockets, ["/run/cairn/control.sock", "/run/cairn/nbd.sock"]);
+    let configuration = read("cairnd.toml");
+    for path in sockets {
+        assert!(configuration.contains(&format!("\"{path}\"")), "the daemon would refuse {path}");
+    }
+    assert!(
+        configuration.lines().any(|line| line.starts_with("path = \"/var/lib/cairn/")),
+        "{configuration}"
+    );
+    let checked = run(
+        &text(&binary("cairnd")),
+        &["--check-config", "--config", &text(&workspace().join("systemd/cairnd.toml"))],
+    );
+    checked.ok();
 }
 
 #[test]

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use cairn_api::Size;
 use cairn_api::name;
-use clap::Parser;
+use cairn_manual::About;
+use clap::{Parser, Subcommand};
 use serde::{Deserialize, Deserializer, de};
 use tracing_subscriber::EnvFilter;
 
@@ -49,9 +50,9 @@ Examples:
 #[command(group(clap::ArgGroup::new("mode").required(true).args(["dev", "config"])))]
 #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// Look at a pool or repair it instead of serving it
+    /// What to do instead of serving a pool
     #[command(subcommand)]
-    pub offline: Option<Offline>,
+    pub command: Option<Command>,
 
     /// Keep everything in DIR: pool.cairn, control.sock and nbd.sock; the folder is made when missing
     #[arg(long, value_name = "DIR")]
@@ -68,6 +69,17 @@ pub struct Cli {
     /// Check the configuration, say what is wrong with it, and exit
     #[arg(long, conflicts_with = "dev")]
     pub check_config: bool,
+}
+
+/// What else there is to do than to serve a pool.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Look at a pool or repair it.
+    #[command(flatten)]
+    Offline(Offline),
+    /// Tell of the command line.
+    #[command(flatten)]
+    About(About),
 }
 
 impl Cli {

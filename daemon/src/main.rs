@@ -2,15 +2,22 @@
 
 use std::process::ExitCode;
 
-use cairnd::config::Cli;
+use cairnd::config::{Cli, Command};
 use cairnd::log::{Log, say_last_words};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(offline) = &cli.offline {
-        Log::start("warn");
-        return cairnd::offline::run(offline).unwrap_or_else(|error| fail(&error));
+    match &cli.command {
+        Some(Command::Offline(offline)) => {
+            Log::start("warn");
+            return cairnd::offline::run(offline).unwrap_or_else(|error| fail(&error));
+        }
+        Some(Command::About(about)) => {
+            let told = about.run(Cli::command(), "8");
+            return told.map_or_else(|error| fail(&error.to_string()), |()| ExitCode::SUCCESS);
+        }
+        None => {}
     }
     let only_check = cli.check_config;
     let config = match cli.into_config() {

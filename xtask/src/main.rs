@@ -1,5 +1,6 @@
 //! What cairn's developers run beside cargo's own commands: `cargo xtask --help`.
 
+mod dist;
 mod faults;
 mod fuzz;
 mod mutants;
@@ -31,6 +32,8 @@ enum Command {
     Mutants(mutants::Arguments),
     /// Gives the decoders of everything that comes from outside inputs that nobody thought of
     Fuzz(fuzz::Arguments),
+    /// Writes shell completions and manual pages
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,5 +43,6 @@ fn main() -> ExitCode {
         Command::Faults(arguments) => faults::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Dist(arguments) => dist::run(&arguments),
     }
 }

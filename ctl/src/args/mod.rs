@@ -18,6 +18,7 @@ mod volume;
 
 use std::path::PathBuf;
 
+use cairn_manual::About;
 use clap::{Parser, Subcommand};
 
 pub(crate) use backup::{Backup, BackupChanges, CreateBackup, InRepo, RestoreBackup};
@@ -132,6 +133,9 @@ Examples:
 
 The daemon keeps the last 10,000 since it started. With --json, --follow prints one event a line.")]
     Events(Events),
+    /// What this command line is
+    #[command(flatten)]
+    About(About),
 }
 
 #[cfg(test)]
@@ -257,6 +261,8 @@ mod tests {
             "pool remove bulk --yes",
             "events",
             "events --follow --kind volume.created --volume demo --severity warning --after 7 --limit 5",
+            "completions bash",
+            "man-pages .",
         ] {
             parse(args).unwrap_or_else(|e| panic!("{args}: {e}"));
         }
@@ -311,6 +317,7 @@ mod tests {
             ("pool grow --limit x", "is not a size"),
             ("pool remove", "<NAME>"),
             ("events --severity bad", "expected info, warning or error"),
+            ("completions sh", "bash"),
             ("snapshot delete demo", "<NAME>"),
             ("--dev d --socket s volume list", "cannot be used with"),
         ] {

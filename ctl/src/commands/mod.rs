@@ -25,6 +25,7 @@ mod volume;
 
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::path;
+use clap::CommandFactory;
 use serde_json::json;
 
 use crate::args;
@@ -44,6 +45,9 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::Qos(command) => qos::run(command, client, output).await,
         args::Command::Pool(command) => pool::run(command, client, output).await,
         args::Command::Events(asked) => events::run(asked, client, output).await,
+        args::Command::About(command) => command
+            .run(args::Cli::command(), "1")
+            .map_err(|e| Failure::local("internal", format!("cannot be written: {e}"))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What cairn's developers run beside cargo's own commands: `cargo xtask --help`.
 
+mod deb;
 mod dist;
 mod faults;
 mod fuzz;
@@ -34,6 +35,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Writes shell completions and manual pages
     Dist(dist::Arguments),
+    /// Makes a Debian package
+    Deb(deb::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -44,5 +47,6 @@ fn main() -> ExitCode {
         Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
+        Command::Deb(arguments) => deb::run(&arguments),
     }
 }

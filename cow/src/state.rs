@@ -205,7 +205,7 @@ impl State {
         }
         Err(Error::new(
             ErrorKind::NoSpace,
-            "this pool has no room for the records of more volumes and snapshots: delete some, or use a larger pool",
+            "this pool is too small for the records of more volumes and snapshots",
         ))
     }
 

@@ -470,10 +470,7 @@ impl<D: Disk> Pool<D> {
             if !versions.is_empty() && !with_snapshots {
                 return Err(Error::new(
                     ErrorKind::HasSnapshots,
-                    format!(
-                        "volume '{name}' has {} snapshots: delete them first, or ask for them to go with it",
-                        versions.len()
-                    ),
+                    format!("volume '{name}' has {} snapshots", versions.len()),
                 ));
             }
             versions.push(head);

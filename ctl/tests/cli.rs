@@ -72,7 +72,7 @@ const CONNECTED: &str = "1 NBD client is connected (busy)\n\
 fn not_found(message: &str) -> String {
     format!(
         "error: {message} (not-found)\n\
-         hint: \"cairn volume list\" and \"cairn snapshot list\" show what there is\n"
+         hint: \"cairn volume list\", \"cairn snapshot list\" and \"cairn pool list\" show what there is\n"
     )
 }
 
@@ -331,7 +331,7 @@ fn volumes_are_edited_and_retyped() {
     daemon.connect("web", 1);
     daemon
         .run("volume edit web --name demo")
-        .fails(&format!("error: volume \"web\" with its snapshots is in use: {CONNECTED}"));
+        .fails(&format!("error: volume 'web' with its snapshots is in use: {CONNECTED}"));
 
     daemon.run("type create fast").ok();
     assert_eq!(daemon.run("volume retype web fast").ok(), "volume web is now of type fast\n");
@@ -454,7 +454,7 @@ fn attachments_come_and_go() {
     assert_eq!(daemon.run("volume attachments demo").ok(), "Nobody uses volume demo or its snapshots.\n");
     assert_eq!(daemon.run("volume attach demo").ok(), "/dev/nbd0\n", "nothing else, for scripts");
     daemon.run("volume attach demo").fails(
-        "error: volume \"demo\" is in use: it is attached as /dev/nbd0 (busy)\n\
+        "error: volume 'demo' is in use: it is attached as /dev/nbd0 (busy)\n\
          hint: detach it first: cairn volume detach\n",
     );
     let value = daemon.run("--json volume attach demo@s1 /dev/nbd3 --connections 4 --read-only").json();
@@ -579,7 +579,7 @@ description  quick
         "changed type fast, at once for its 1 volume\n"
     );
     daemon.run("type edit fast --pool bulk").fails(
-        "error: type 'fast' is that of 1 volume: its volume_backend_name cannot change (busy)\n\
+        "error: of type 'fast' there are volumes, 1 in all: its pool (volume_backend_name) cannot change (busy)\n\
          hint: make another type for the other pool\n",
     );
     daemon.run("type edit fast --qos no").fails(
@@ -594,8 +594,8 @@ description  quick
     );
 
     daemon.run("type delete fast").fails(
-        "error: type 'fast' is that of 1 volume (busy)\n\
-         hint: give them another type first: cairn volume retype NAME TYPE\n",
+        "error: of type 'fast' there are volumes, 1 in all (busy)\n\
+         hint: give each another type first: cairn volume retype NAME TYPE\n",
     );
     daemon.run("volume delete v --yes").ok();
     let half = daemon.run("type delete slow fast");
@@ -699,8 +699,8 @@ description         d
         "volume demo has no limits of its own; by rule gold of type default: write_iops_sec=7\n"
     );
     daemon.run("qos rule delete gold").fails(
-        "error: types point to the QoS rule 'gold': default (busy)\n\
-         hint: change them first: cairn type edit TYPE --qos ''\n",
+        "error: the QoS rule 'gold' is in use by types: default (busy)\n\
+         hint: take it from each first: cairn type edit TYPE --no-qos\n",
     );
     assert_eq!(daemon.run("qos rule delete silver").ok(), "deleted rule silver\n");
     daemon.run("qos rule show silver").fails(
@@ -867,8 +867,7 @@ fn errors_are_one_line_and_a_hint() {
     let daemon = Daemon::with_demo();
     daemon.fill_catalog("demo");
     daemon.run("snapshot create demo s9").fails(
-        "error: this pool has no room for the records of more volumes and snapshots: delete some, or use a larger \
-         pool (no-space)\n\
+        "error: this pool is too small for the records of more volumes and snapshots (no-space)\n\
          hint: delete snapshots or volumes, or make room on the file system that holds the pool\n",
     );
     daemon
@@ -998,18 +997,16 @@ fn what_cannot_be_undone_is_asked_for() {
 fn a_volume_in_use_or_with_snapshots_stays() {
     let daemon = Daemon::with_demo();
     daemon.run("volume delete demo --yes").fails(
-        "error: volume 'demo' has 2 snapshots: delete them first, or ask for them to go with it \
-         (has-snapshots)\n\
-         hint: delete them first, or delete the volume with its snapshots \
-         (--with-snapshots, ?snapshots=true)\n",
+        "error: volume 'demo' has 2 snapshots (has-snapshots)\n\
+         hint: delete them first, or the volume with its snapshots: --with-snapshots, in a request ?snapshots=true\n",
     );
     daemon.connect("demo", 1);
     daemon
         .run("volume delete demo --yes --with-snapshots")
-        .fails(&format!("error: volume \"demo\" with its snapshots is in use: {CONNECTED}"));
+        .fails(&format!("error: volume 'demo' with its snapshots is in use: {CONNECTED}"));
     daemon
         .run("snapshot rollback demo s1 --yes")
-        .fails(&format!("error: volume \"demo\" is in use: {CONNECTED}"));
+        .fails(&format!("error: volume 'demo' is in use: {CONNECTED}"));
     daemon.run("snapshot rollback demo s1 --yes --force").ok();
     assert!(daemon.run("volume list").ok().contains("in-use"));
 }

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cairn_tests::control::assert_pool_and_data_clean;
 use cairn_tests::daemon::{Daemon, Launch, POOL_FILE};
@@ -199,6 +200,20 @@ fn a_flipped_data_bit_is_an_error_for_its_block_only_and_is_counted() {
     let report = daemon.cairn(&["--json", "pool", "check", "--data"]);
     assert_eq!(report.json()["clean"], false, "{report}");
     assert!(!report.status.success(), "a check that found damage is no success: {report}");
+    let told = daemon.cairn_json(&["events", "--severity", "error", "--kind", "pool.checked"]);
+    assert_eq!(told["events"][0]["message"], "pool main was checked: it is not sound");
+    if in_head > 0 {
+        // Faults are looked for once a second.
+        let damaged = || daemon.cairn_json(&["events", "--kind", "volume.damaged", "--volume", "demo"]);
+        let began = Instant::now();
+        while !damaged()["events"][0].is_object() {
+            assert!(began.elapsed() < Duration::from_secs(10), "nobody is told");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(damaged()["events"][0]["severity"], "error");
+        let shown = daemon.cairn_json(&["volume", "show", "demo"]);
+        assert_eq!(shown["status"], "error", "{shown}");
+    }
 }
 
 #[test]

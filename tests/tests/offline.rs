@@ -134,6 +134,15 @@ fn a_scrub_finds_damage_and_tells_it() {
     for part in ["1 fault", "damaged: snapshot 'demo@s1', bytes 0 to 4096", "does not match its checksum"] {
         assert!(found.stdout.contains(part), "{part}: {}", found.stdout);
     }
+    let told = daemon.cairn_json(&["events", "--kind", "scrub", "--severity", "error"]);
+    let kinds: Vec<_> =
+        told["events"].as_array().expect("a list").iter().map(|event| &event["kind"]).collect();
+    assert_eq!(kinds, ["scrub.fault", "scrub.ended"]);
+    // The next daemon still knows.
+    daemon.stop();
+    let daemon = Launch::dev(&work).start();
+    let last = daemon.cairn(&["--json", "pool", "scrub", "--status"]).json();
+    assert_eq!((&last["state"], &last["fault_count"]), (&"finished".into(), &1.into()));
     // One that would take an hour can be watched from afar, is alone, and ends when it is told to.
     daemon.cairn(&["pool", "scrub", "main", "--limit-rate", "1K", "--detach"]).ok();
     let second = daemon.cairn(&["pool", "scrub", "--detach"]);

@@ -28,7 +28,7 @@ fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
     match kind {
         ErrorKind::NotFound => (
             ErrorCode::NotFound,
-            Some("\"cairn volume list\" and \"cairn snapshot list\" show what there is"),
+            Some("\"cairn volume list\", \"cairn snapshot list\" and \"cairn pool list\" show what there is"),
         ),
         ErrorKind::Exists => (ErrorCode::Exists, Some("choose another name")),
         ErrorKind::InvalidArgument => (ErrorCode::InvalidArgument, None),
@@ -53,7 +53,7 @@ fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
         ErrorKind::HasSnapshots => (
             ErrorCode::HasSnapshots,
             Some(
-                "delete them first, or delete the volume with its snapshots (--with-snapshots, ?snapshots=true)",
+                "delete them first, or the volume with its snapshots: --with-snapshots, in a request ?snapshots=true",
             ),
         ),
         ErrorKind::NotAPool => (ErrorCode::NotAPool, None),

@@ -91,9 +91,9 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Head { volume } => write!(f, "volume {volume:?}"),
-            Target::Snapshot { volume, name } => write!(f, "snapshot {:?}", format!("{volume}@{name}")),
-            Target::Volume { volume } => write!(f, "volume {volume:?} with its snapshots"),
+            Target::Head { volume } => write!(f, "volume '{volume}'"),
+            Target::Snapshot { volume, name } => write!(f, "snapshot '{volume}@{name}'"),
+            Target::Volume { volume } => write!(f, "volume '{volume}' with its snapshots"),
         }
     }
 }

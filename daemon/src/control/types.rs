@@ -10,7 +10,7 @@ use cairn_api::types::{
 };
 use cairn_cow::{Disk, Holder};
 
-use super::context::{Context, busy, check_name, invalid, volumes_counted};
+use super::context::{Context, busy, check_name, invalid};
 use super::convert;
 use crate::settings::{
     DEFAULT_TYPE_KEY, PolicySettings, Settings, TypeSettings, VOLUME_QOS, encode, own_limits, policy_key,
@@ -137,8 +137,7 @@ pub(super) async fn edit<D: Disk>(
     let volumes = usage(&c.volumes).get(&name).copied().unwrap_or(0);
     if new.backend() != old.backend() && volumes > 0 {
         return Err(busy(format!(
-            "type '{name}' is that of {}: its {BACKEND} cannot change",
-            volumes_counted(volumes)
+            "of type '{name}' there are volumes, {volumes} in all: its pool ({BACKEND}) cannot change"
         ))
         .with_hint("make another type for the other pool"));
     }
@@ -160,8 +159,8 @@ pub(super) async fn edit<D: Disk>(
 pub(super) async fn delete<D: Disk>(c: Context<D>, name: String) -> Result<(), ApiError> {
     let shown = show(&c.volumes, &name)?;
     if shown.volumes > 0 {
-        return Err(busy(format!("type '{name}' is that of {}", volumes_counted(shown.volumes)))
-            .with_hint("give them another type first: cairn volume retype NAME TYPE"));
+        return Err(busy(format!("of type '{name}' there are volumes, {} in all", shown.volumes))
+            .with_hint("give each another type first: cairn volume retype NAME TYPE"));
     }
     if name == DEFAULT_TYPE {
         return Err(busy(format!("the type '{name}' is always there"))
@@ -232,8 +231,8 @@ pub(super) async fn edit_policy<D: Disk>(
 pub(super) async fn delete_policy<D: Disk>(c: Context<D>, name: String) -> Result<(), ApiError> {
     let shown = policy(&c.volumes, &name)?;
     if !shown.types.is_empty() {
-        return Err(busy(format!("types point to the QoS rule '{name}': {}", shown.types.join(", ")))
-            .with_hint("change them first: cairn type edit TYPE --qos ''"));
+        return Err(busy(format!("the QoS rule '{name}' is in use by types: {}", shown.types.join(", ")))
+            .with_hint("take it from each first: cairn type edit TYPE --no-qos"));
     }
     keep(&c, &[(&policy_key(&name), None)]).await
 }

@@ -730,7 +730,7 @@ fn every_wrong_request_gets_the_one_error_shape() {
             "no QoS rule 'no'",
         ),
         ("POST", "/v1/types", "{\"name\":\"t\",\"specs\":{\"a\":1}}", 400, ErrorCode::BadRequest, "string"),
-        ("DELETE", "/v1/types/default", "", 409, ErrorCode::Busy, "is that of 1 volume"),
+        ("DELETE", "/v1/types/default", "", 409, ErrorCode::Busy, "there are volumes, 1 in all"),
         ("POST", "/v1/qos", "{\"name\":\"q\"}", 400, ErrorCode::BadRequest, "missing field `rule`"),
         (
             "POST",

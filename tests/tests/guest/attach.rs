@@ -115,8 +115,8 @@ c pool check --data
 stop_daemon
 "#
     ));
-    let in_use = "error: volume \"vol\" is in use: it is attached as /dev/nbd3 (busy)";
-    let all_in_use = "error: volume \"vol\" with its snapshots is in use: it is attached as /dev/nbd3 (busy)";
+    let in_use = "error: volume 'vol' is in use: it is attached as /dev/nbd3 (busy)";
+    let all_in_use = "error: volume 'vol' with its snapshots is in use: it is attached as /dev/nbd3 (busy)";
     let detach = "hint: detach it first: cairn volume detach";
     let exclusive = [in_use, detach, in_use, detach, all_in_use, detach, in_use, detach];
     // Before the daemon was killed and after.

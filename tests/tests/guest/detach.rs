@@ -42,7 +42,7 @@ stop_daemon
     assert_eq!(
         output.values("refused: "),
         [
-            "error: volume \"vol\" is not attached to anybody (not-found)",
+            "error: volume 'vol' is not attached to anybody (not-found)",
             "error: nothing is attached to /dev/nbd0 (not-found)",
             "hint: \"cairn volume list\" shows who uses what",
         ]

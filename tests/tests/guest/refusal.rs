@@ -70,7 +70,7 @@ stop_daemon
         output.values("refused: ").into_iter().partition(|line| line.contains("nbd-client"));
     let [named] = named[..] else { panic!("not one refusal names nbd-client: {named:?}") };
     assert!(
-        named.starts_with("error: volume \"other\" is in use: it is attached to nbd-client (pid "),
+        named.starts_with("error: volume 'other' is in use: it is attached to nbd-client (pid "),
         "{named}"
     );
     assert!(named.ends_with(", uid 0) and not shared (busy)"), "{named}");
@@ -88,7 +88,7 @@ stop_daemon
         "hint: load it: modprobe nbd",
         "error: the kernel does not let cairnd attach a device (not-permitted)",
         right,
-        "error: volume \"other\" is in use: it is attached as /dev/nbd0 (busy)",
+        "error: volume 'other' is in use: it is attached as /dev/nbd0 (busy)",
         "hint: detach it first: cairn volume detach",
         "error: cairnd may not open /dev/nbd0 (not-permitted)",
         right,

@@ -176,6 +176,10 @@ pub struct CreateSnapshot {
     /// What to say about it; as of a volume.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
+    /// nothing new and gets what it has made, as it is by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_token: Option<String>,
 }
 
 /// One snapshot of a group.
@@ -202,6 +206,10 @@ pub struct CreateGroup {
     /// What to say about each; as of a volume.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
+    /// nothing new and gets what it has made, as it is by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_token: Option<String>,
 }
 
 /// How to roll back.

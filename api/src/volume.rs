@@ -271,6 +271,10 @@ pub struct CreateVolume {
     /// characters.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
+    /// nothing new and gets what it has made, as it is by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_token: Option<String>,
 }
 
 /// Asks for a new volume that holds a backup and serves at once.
@@ -364,6 +368,10 @@ pub struct CloneSnapshot {
     /// What to say about it.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
+    /// nothing new and gets what it has made, as it is by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_token: Option<String>,
 }
 
 /// Asks to grow a volume.

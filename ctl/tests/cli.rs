@@ -138,8 +138,12 @@ impl Daemon {
     /// Takes snapshots of a volume until its pool has no room for their records.
     fn fill_catalog(&self, volume: &str) {
         let engine = &self.world.engine;
-        let request =
-            |n| CreateSnapshot { name: format!("n{n}"), description: "d".repeat(1000), tags: Tags::new() };
+        let request = |n| CreateSnapshot {
+            name: format!("n{n}"),
+            description: "d".repeat(1000),
+            tags: Tags::new(),
+            client_token: None,
+        };
         let take = |n| self.world.wait(engine.create_snapshot(volume.into(), request(n)));
         assert!((0..1000).any(|n| take(n).is_err()), "there is always room for more");
     }

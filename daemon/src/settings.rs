@@ -13,6 +13,7 @@
 //! | volume | `bootable`, `write-protected` | `yes` |
 //! | volume | `project` | whose it is; without it has [`DEFAULT_PROJECT`] |
 //! | volume | `status` | what an administrator has said of it, a [`KeptStatus`] as JSON |
+//! | volume, snapshot | `client-token` | the request that made it: see [`crate::control`]'s `tokens` |
 //! | volume, snapshot | `tag/KEY` | the value of a tag |
 //! | snapshot | `hold/NAME` | why it must not be deleted, a [`KeptHold`] as JSON |
 //! | volume | `image`, `from-image`, `passing/SNAPSHOT` | see [`crate::images`] |
@@ -46,6 +47,7 @@ pub(crate) const VOLUME_BOOTABLE: &str = "bootable";
 pub(crate) const VOLUME_PROTECTED: &str = "write-protected";
 pub(crate) const VOLUME_PROJECT: &str = "project";
 pub(crate) const VOLUME_STATUS: &str = "status";
+pub(crate) const TOKEN: &str = "client-token";
 const TAG_PREFIX: &str = "tag/";
 const HOLD_PREFIX: &str = "hold/";
 /// The value of what is kept only where it is so.

@@ -25,6 +25,9 @@ Examples:
         /// What to say about it; may be given several times
         #[arg(long = "tag", value_name = "KEY=VALUE")]
         tags: Vec<Spec>,
+        /// Any text of up to 64 visible characters: given again, the same command makes nothing new
+        #[arg(long, value_name = "TOKEN")]
+        client_token: Option<String>,
     },
     /// List snapshots, of one volume or of all
     #[command(

@@ -204,6 +204,9 @@ pub(crate) struct CreateVolume {
     /// What to say about it; may be given several times
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     pub(crate) tags: Vec<Spec>,
+    /// Any text of up to 64 visible characters: given again, the same command makes nothing new
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) client_token: Option<String>,
     /// Free text
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     pub(crate) description: String,

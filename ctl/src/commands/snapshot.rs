@@ -17,15 +17,15 @@ use crate::render::{snapshots, tree, volumes};
 
 pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Output) -> Result<(), Failure> {
     match command {
-        args::Snapshot::Create { volume, name, description, tags } if volume.contains(',') => {
+        args::Snapshot::Create { volume, name, description, tags, client_token } if volume.contains(',') => {
             let member = |volume: &str| GroupMember { volume: volume.to_owned(), name: name.clone() };
             let members = volume.split(',').map(member).collect();
-            let request = CreateGroup { members, description, tags: Spec::tags(tags) };
+            let request = CreateGroup { members, description, tags: Spec::tags(tags), client_token };
             let made = client.post::<SnapshotList>(path::SNAPSHOTS, &request).await?;
             output.answer(&made, |list, _| list.snapshots.iter().map(snapshots::created).collect())
         }
-        args::Snapshot::Create { volume, name, description, tags } => {
-            let request = CreateSnapshot { name, description, tags: Spec::tags(tags) };
+        args::Snapshot::Create { volume, name, description, tags, client_token } => {
+            let request = CreateSnapshot { name, description, tags: Spec::tags(tags), client_token };
             let made = client.post::<Snapshot>(&path::volume_sub(&volume, "snapshots"), &request).await?;
             output.answer(&made, |snapshot, _| snapshots::created(snapshot))
         }
@@ -62,7 +62,8 @@ pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Outpu
         }
         args::Snapshot::Clone { volume, name, new_volume, size } => {
             let (size, description) = (size.map(|s| s.bytes()), String::new());
-            let request = CloneSnapshot { name: new_volume, size, description, tags: Tags::new() };
+            let request =
+                CloneSnapshot { name: new_volume, size, description, tags: Tags::new(), client_token: None };
             let made = client.post::<Volume>(&path::snapshot_sub(&volume, &name, "clone"), &request).await?;
             let uri = uri(client, output, &made.value.name).await?;
             output.answer(&made, |volume, look| volumes::created(volume, uri.as_deref(), look))

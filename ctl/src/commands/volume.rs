@@ -97,6 +97,7 @@ async fn create(asked: args::CreateVolume, client: &Client, output: &Output) -> 
         bootable: asked.bootable.map(Switch::is_on),
         project: asked.project,
         tags: Spec::tags(asked.tags),
+        client_token: asked.client_token,
     };
     let made = client.post::<Volume>(path::VOLUMES, &request).await?;
     let uri = uri(client, output, &made.value.name).await?;

@@ -38,6 +38,7 @@ mod sessions;
 mod snapshots;
 mod socket;
 mod stagings;
+mod tokens;
 mod types;
 mod volumes;
 

@@ -246,12 +246,12 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn create_snapshot(&self, volume: String, request: CreateSnapshot) -> Pending<Snapshot> {
-        let done = self.context.run(move |c| snapshots::create(c, volume, request));
+        let done = self.context.change(move |c| snapshots::create(c, volume, request));
         self.told(done, tell_of_snapshot)
     }
 
     fn create_group(&self, request: CreateGroup) -> Pending<SnapshotList> {
-        let done = self.context.run(move |c| snapshots::create_group(c, request));
+        let done = self.context.change(move |c| snapshots::create_group(c, request));
         self.told(done, |events, made| {
             made.snapshots.iter().for_each(|snapshot| tell_of_snapshot(events, snapshot));
         })

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use super::context::{Context, check_name, check_reason, invalid};
 use super::list::{self, Listed, Page};
 use super::sessions::Target;
+use super::tokens::Token;
 use super::{attachments, convert, restores, volumes};
 use crate::images::unmark_passing;
 use crate::settings::{self, KeptHold, encode, hold_key, holds, tag_attributes, tag_changes};
@@ -130,19 +131,35 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Resu
     Ok(SnapshotList { snapshots, next })
 }
 
-/// Takes snapshots of volumes of one pool at one moment.
+/// What is to be said of snapshots, and by which request they are made.
+struct Said<'a> {
+    description: &'a str,
+    tags: &'a Tags,
+    token: Option<Token>,
+}
+
+/// Takes snapshots of volumes of one pool at one moment, unless the same request did before.
 async fn take<D: Disk>(
     c: &Context<D>,
     pool: &Pool<D>,
     of: &[(&str, &str)],
-    description: &str,
-    tags: &Tags,
+    said: Said<'_>,
 ) -> Result<Vec<Snapshot>, ApiError> {
+    let Said { description, tags, token } = said;
     tags::check(tags).map_err(invalid)?;
-    let kept = tag_attributes(tags);
-    let attributes: Vec<_> = kept.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    let new = NewSnapshots { of, description, attributes: &attributes };
-    let made = api(pool.create_snapshots_with(new).await)?;
+    let made = match &token {
+        Some(token) => token.snapshots(api(pool.snapshots(None))?)?,
+        None => Vec::new(),
+    };
+    let made = if made.is_empty() {
+        let tags = tag_attributes(tags);
+        let mut attributes: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        attributes.extend(token.as_ref().map(|token| (settings::TOKEN, token.kept.as_str())));
+        let new = NewSnapshots { of, description, attributes: &attributes };
+        api(pool.create_snapshots_with(new).await)?
+    } else {
+        made
+    };
     Ok(made.into_iter().map(|info| shown(&c.volumes, pool, info)).collect())
 }
 
@@ -153,8 +170,9 @@ pub(super) async fn create<D: Disk>(
 ) -> Result<Snapshot, ApiError> {
     restores::refuse(&c, &volume)?;
     let (_, pool) = c.pool_of(&volume)?;
-    let CreateSnapshot { name, description, tags } = &request;
-    let made = take(&c, &pool, &[(&volume, name)], description, tags).await?;
+    let token = Token::of(request.client_token.as_deref(), &(&volume, &request))?;
+    let CreateSnapshot { name, description, tags, .. } = &request;
+    let made = take(&c, &pool, &[(&volume, name)], Said { description, tags, token }).await?;
     made.into_iter().next().ok_or_else(|| ApiError::new(ErrorCode::Internal, "the engine made no snapshot"))
 }
 
@@ -174,7 +192,9 @@ pub(super) async fn create_group<D: Disk>(
             return Err(invalid(why).with_hint("a pool has one order of writes: snapshot each on its own"));
         }
     };
-    let snapshots = take(&c, &pool, &of, &request.description, &request.tags).await?;
+    let token = Token::of(request.client_token.as_deref(), &request)?;
+    let CreateGroup { description, tags, .. } = &request;
+    let snapshots = take(&c, &pool, &of, Said { description, tags, token }).await?;
     Ok(SnapshotList { snapshots, next: None })
 }
 

@@ -17,6 +17,7 @@ use cairn_cow::{Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, Volume
 use super::context::{Context, check_name, check_reason, invalid};
 use super::list::{self, Listed, Page};
 use super::sessions::{Held, Target};
+use super::tokens::Token;
 use super::{attachments, convert, images, restores, snapshots, types};
 use crate::activity::Activity;
 use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing};
@@ -256,6 +257,10 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Res
     }
     tags::check(&request.tags).map_err(invalid)?;
     request.project.as_deref().map_or(Ok(()), check_name)?;
+    let token = Token::of(request.client_token.as_deref(), &request)?;
+    if let Some(made) = token.as_ref().map(|token| token.volume(&c.volumes)).transpose()?.flatten() {
+        return api(show(&c.volumes, &made));
+    }
     is_free(&c, name)?;
     let settings = c.volumes.settings();
     let of_source = match source {
@@ -292,6 +297,7 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Res
     if let Some(project) = request.project.as_deref().or(source_kept.map(settings::project)) {
         attributes.push((settings::VOLUME_PROJECT, project));
     }
+    attributes.extend(token.as_ref().map(|token| (settings::TOKEN, token.kept.as_str())));
     let tags = tag_attributes(&request.tags);
     attributes.extend(tags.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     let new = NewVolume { name, description, attributes: &attributes };

@@ -89,6 +89,7 @@ fn groups_are_taken_at_once_or_not_at_all() {
         members: names.iter().map(|(v, n)| GroupMember { volume: (*v).into(), name: (*n).into() }).collect(),
         description: "both".into(),
         tags: Tags::new(),
+        client_token: None,
     };
     let made = w.ok(w.engine.create_group(group(&[("b", "g"), ("a", "g")]))).snapshots;
     let volumes: Vec<_> = made.iter().map(|s| (&*s.volume, &*s.description)).collect();
@@ -296,7 +297,7 @@ fn volumes_of_several_pools_are_as_of_one() {
     let retyped = w.engine.retype_volume("b".into(), Retype { volume_type: DEFAULT_TYPE.into() });
     assert_eq!(w.code(retyped), ErrorCode::Unsupported);
     let members = ["a", "b"].map(|v| GroupMember { volume: v.into(), name: "g".into() }).into();
-    let group = CreateGroup { members, description: String::new(), tags: Tags::new() };
+    let group = CreateGroup { members, description: String::new(), tags: Tags::new(), client_token: None };
     assert_eq!(w.code(w.engine.create_group(group)), ErrorCode::InvalidArgument, "two orders of writes");
 
     assert_eq!(w.ok(w.engine.pool(Some("bulk".into()))).volumes, 2);

@@ -117,7 +117,8 @@ fn lists_are_filtered_sorted_and_paged() {
     );
 
     for (name, said) in [("monday", tags(&[("keep", "yes")])), ("tuesday", Tags::new())] {
-        let request = CreateSnapshot { name: name.into(), description: String::new(), tags: said };
+        let request =
+            CreateSnapshot { name: name.into(), description: String::new(), tags: said, client_token: None };
         w.ok(w.engine.create_snapshot("db".into(), request));
     }
     w.snapshot("web-1", "monday");
@@ -287,7 +288,12 @@ fn snapshots_are_edited_and_tagged() {
     w.create("a", MIB);
     w.create("b", MIB);
     let members = ["a", "b"].map(|volume| GroupMember { volume: volume.into(), name: "s".into() }).into();
-    let group = CreateGroup { members, description: "both".into(), tags: tags(&[("env", "prod")]) };
+    let group = CreateGroup {
+        members,
+        description: "both".into(),
+        tags: tags(&[("env", "prod")]),
+        client_token: None,
+    };
     let made = w.ok(w.engine.create_group(group)).snapshots;
     assert!(made.iter().all(|snapshot| snapshot.tags == tags(&[("env", "prod")])), "{made:?}");
     let edit = EditSnapshot {
@@ -306,5 +312,54 @@ fn snapshots_are_edited_and_tagged() {
     assert_eq!(w.code(w.engine.edit_snapshot("a".into(), "t".into(), renamed)), ErrorCode::Busy);
     w.ok(w.engine.edit_snapshot("a".into(), "t".into(), edit));
     World::leave(&client);
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn a_request_that_is_sent_again_with_its_token_makes_nothing_new() {
+    let w = World::new();
+    let token = |token: &str| Some(token.to_owned());
+    let new = CreateVolume { client_token: token("t-1"), tags: tags(&[("env", "prod")]), ..blank("a") };
+    let made = w.ok(w.engine.create_volume(new.clone()));
+    assert_eq!(w.ok(w.engine.create_volume(new.clone())).id, made.id);
+    let edit = EditVolume { name: Some("b".into()), ..EditVolume::default() };
+    w.ok(w.engine.edit_volume("a".into(), edit));
+    let again = w.ok(w.engine.create_volume(new.clone()));
+    assert_eq!((again.id, &*again.name), (made.id, "b"), "as it is by now");
+    let other = CreateVolume { size: Some(2 * MIB), ..new.clone() };
+    let refused = w.wait(w.engine.create_volume(other)).expect_err("another request");
+    assert_eq!(refused.code, ErrorCode::Exists);
+    assert_eq!(refused.message, "the client token 't-1' was sent with another request before");
+    for bad in ["", "a b", "ä", &"x".repeat(65)] {
+        let request = CreateVolume { client_token: token(bad), ..blank("c") };
+        assert_eq!(w.code(w.engine.create_volume(request)), ErrorCode::InvalidArgument, "{bad}");
+    }
+    // Without one, a name is a name.
+    assert_eq!(w.code(w.engine.create_volume(blank("b"))), ErrorCode::Exists);
+
+    w.create("c", MIB);
+    let snapshot = CreateSnapshot {
+        name: "s".into(),
+        description: String::new(),
+        tags: Tags::new(),
+        client_token: token("t-2"),
+    };
+    let taken = w.ok(w.engine.create_snapshot("b".into(), snapshot.clone()));
+    assert_eq!(w.ok(w.engine.create_snapshot("b".into(), snapshot.clone())), taken);
+    assert_eq!(
+        w.code(w.engine.create_snapshot("c".into(), snapshot)),
+        ErrorCode::Exists,
+        "of another volume"
+    );
+    let members = ["b", "c"].map(|volume| GroupMember { volume: volume.into(), name: "g".into() }).into();
+    let group =
+        CreateGroup { members, description: String::new(), tags: Tags::new(), client_token: token("t-3") };
+    let both = w.ok(w.engine.create_group(group.clone())).snapshots;
+    assert_eq!(w.ok(w.engine.create_group(group)).snapshots, both);
+
+    // It is kept with what was made, and goes with it.
+    w.ok(w.engine.delete_volume("b".into(), true));
+    let anew = w.ok(w.engine.create_volume(new));
+    assert!(anew.id != made.id && anew.name == "a");
     w.reactor.join().expect("ends in order");
 }

@@ -324,7 +324,12 @@ impl World {
     }
 
     pub(crate) fn snapshot(&self, volume: &str, name: &str) {
-        let request = CreateSnapshot { name: name.into(), description: String::new(), tags: Tags::new() };
+        let request = CreateSnapshot {
+            name: name.into(),
+            description: String::new(),
+            tags: Tags::new(),
+            client_token: None,
+        };
         self.ok(self.engine.create_snapshot(volume.into(), request));
     }
 

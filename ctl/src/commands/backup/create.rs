@@ -172,8 +172,12 @@ fn prefix(repository: &Repository) -> String {
 async fn take_snapshot(repository: &Repository, volume: &str, client: &Client) -> Result<Snapshot, Failure> {
     loop {
         let name = format!("{}{}", prefix(repository), jiff::Timestamp::now().as_microsecond());
-        let request =
-            CreateSnapshot { name, description: "base of the next backup".to_owned(), tags: Tags::new() };
+        let request = CreateSnapshot {
+            name,
+            description: "base of the next backup".to_owned(),
+            tags: Tags::new(),
+            client_token: None,
+        };
         match client.post::<Snapshot>(&path::volume_sub(volume, "snapshots"), &request).await {
             // Another run began within the same microsecond.
             Err(Failure::Told { code, .. }) if code == "exists" => {}

@@ -137,6 +137,7 @@ async fn clone_snapshot(
         description: request.description,
         source: Some(SnapshotRef { volume, snapshot }),
         tags: request.tags,
+        client_token: request.client_token,
         ..CreateVolume::default()
     };
     c.created(|e| e.create_volume(request)).await

@@ -5,7 +5,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`info`], [`event`] | requests and answers, one file a subject |
+//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`info`], [`event`], [`stats`] | requests and answers, one file a subject |
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
@@ -33,6 +33,7 @@ pub mod report;
 pub mod size;
 pub mod snapshot;
 pub mod staging;
+pub mod stats;
 pub mod tags;
 pub mod types;
 pub mod volume;

@@ -38,6 +38,8 @@ pub const QOS: &str = "/v1/qos";
 pub const INFO: &str = "/v1/info";
 /// `/v1/events`: what happened lately, or with `Accept: text/event-stream` what happens, as it happens (GET).
 pub const EVENTS: &str = "/v1/events";
+/// `/v1/stats`: what volumes' clients have done since the daemon started (GET).
+pub const STATS: &str = "/v1/stats";
 /// `/v1/openapi.json`: the API's description (GET).
 pub const OPENAPI: &str = "/v1/openapi.json";
 

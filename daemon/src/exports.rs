@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cairn_api::attachment::Consumer;
 use cairn_api::image::EXPORT_PREFIX;
+use cairn_api::stats::IoKind;
 use cairn_cow::{Error, ErrorKind, ExtentKind, Lsn, Pool, Resolved, VersionId};
 use cairn_nbd::{
     ClientInfo, Context, ContextKey, Demand, Errno, Export, ExportInfo, ExportName, Exports, Features,
@@ -15,9 +16,10 @@ use cairn_nbd::{
 };
 use cairn_uring::{AlignedBuf, yield_now};
 
-use crate::control::{Attachment, InUse, IoCounters, Line, Target};
+use crate::control::{Attachment, InUse, Line, Target};
 use crate::courtesy::{self, Courtesy};
 use crate::disk::{PoolBuf, PoolDisk};
+use crate::figures::{Counted, Request};
 use crate::habit::FlushHabit;
 use crate::images::image;
 use crate::qos::{self, Direction};
@@ -177,7 +179,10 @@ pub struct VersionExport {
 
 /// What a connection holds that uses its export.
 struct Begun {
-    attachment: Attachment,
+    /// Before the attachment, so that what was done is not missed when that is gone.
+    counted: Counted,
+    /// Its place among those who use the volume.
+    _attachment: Attachment,
     throttle: qos::Connection,
     /// Whether the client asks what changed since a snapshot.
     compares: bool,
@@ -254,12 +259,9 @@ impl VersionExport {
         }
     }
 
-    /// Counts what was answered without an error.
-    fn count<T>(&self, result: Result<T, Errno>, how: impl FnOnce(&IoCounters)) -> Result<T, Errno> {
-        if let (Ok(_), Some(begun)) = (&result, self.begun.get()) {
-            how(begun.attachment.counters());
-        }
-        result
+    /// A request is to be carried out; see [`ended`].
+    fn request(&self, kind: IoKind) -> Option<Request<'_>> {
+        self.begun.get().map(|begun| begun.counted.counters().begin(kind))
     }
 
     /// What the client is told of an error; the log is told all of it.
@@ -289,6 +291,72 @@ impl VersionExport {
     async fn settle(&self, lsn: Lsn, fua: bool) -> Result<(), Errno> {
         if fua || self.connection.write_through { self.answer(self.pool.flush_to(lsn).await) } else { Ok(()) }
     }
+
+    async fn do_read(&self, offset: u64, len: u32) -> Result<ReadReply, Errno> {
+        if let Some(restore) = &self.restore {
+            self.answer(restore.fill(self.lane, offset..offset + u64::from(len)).await)?;
+        }
+        let read = if self.gives_way(len) {
+            self.read_in_pieces(offset, len).await
+        } else if self.is_copied(len) {
+            self.pool.read_once(self.id(), offset, len as usize).await
+        } else {
+            self.pool.read(self.id(), offset, len as usize).await
+        };
+        let reply = self.answer(read)?;
+        let extents = reply.extents.into_iter().map(|(len, hole)| ReadExtent { len, hole }).collect();
+        Ok(ReadReply { buf: reply.buf.map(|b| b.0), extents })
+    }
+
+    async fn do_write(&self, offset: u64, len: u32, buf: AlignedBuf, fua: bool) -> Result<(), Errno> {
+        let buf = PoolBuf(buf);
+        let written = if self.gives_way(len) {
+            self.write_in_pieces(offset, len, &buf).await
+        } else {
+            self.write_to_pool(offset, len as usize, buf).await
+        };
+        let lsn = self.answer(written)?;
+        if !fua && !self.connection.write_through && self.habit.wrote() {
+            let pool = Arc::clone(&self.pool);
+            // When it fails the pool takes no more writes, which is what the flush will find.
+            drop(cairn_uring::spawn(async move { pool.flush_to(lsn).await }));
+        }
+        self.settle(lsn, fua).await
+    }
+
+    async fn do_flush(&self) -> Result<(), Errno> {
+        self.begins();
+        self.habit.flushed();
+        self.answer(self.pool.flush().await)
+    }
+
+    async fn do_trim(&self, offset: u64, len: u64, fua: bool) -> Result<(), Errno> {
+        let trimmed = match &self.restore {
+            None => self.pool.trim(self.id(), offset, len).await,
+            Some(restore) => restore.trim(self.lane, offset, len).await,
+        };
+        let lsn = self.answer(trimmed)?;
+        self.settle(lsn, fua).await
+    }
+
+    async fn do_zero(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<(), Errno> {
+        // Zeroes cost no data I/O but for the ends of an unaligned range, so they are fast.
+        let kind = if flags.no_hole { ExtentKind::Zero } else { ExtentKind::Hole };
+        let zeroed = match &self.restore {
+            None => self.pool.zero(self.lane, self.id(), offset, len, kind).await,
+            Some(restore) => restore.zero(self.lane, offset, len, kind).await,
+        };
+        let lsn = self.answer(zeroed)?;
+        self.settle(lsn, flags.fua).await
+    }
+}
+
+/// Counts a request that was about so many bytes, now that its answer is ready.
+fn ended<T>(request: Option<Request<'_>>, bytes: u64, answer: Result<T, Errno>) -> Result<T, Errno> {
+    if let Some(request) = request {
+        request.end(answer.is_ok().then_some(bytes));
+    }
+    answer
 }
 
 impl Export for VersionExport {
@@ -322,8 +390,10 @@ impl Export for VersionExport {
         // Now that it cannot be deleted: its limits are forgotten when it is.
         let throttle = self.volumes.throttle(&self.pool, target.volume(), self.resolved.head).connection();
         let compares = contexts.iter().any(|context| matches!(context, Context::Named { .. }));
+        let key = (self.pool.id(), self.resolved.head);
+        let counted = self.volumes.figures.enter(key, Arc::clone(attachment.counters()));
         // Called once a session.
-        let _ = self.begun.set(Begun { attachment, throttle, compares });
+        let _ = self.begun.set(Begun { counted, _attachment: attachment, throttle, compares });
         Ok(())
     }
 
@@ -366,62 +436,28 @@ impl Export for VersionExport {
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<ReadReply, Errno> {
-        if let Some(restore) = &self.restore {
-            self.answer(restore.fill(self.lane, offset..offset + u64::from(len)).await)?;
-        }
-        let read = if self.gives_way(len) {
-            self.read_in_pieces(offset, len).await
-        } else if self.is_copied(len) {
-            self.pool.read_once(self.id(), offset, len as usize).await
-        } else {
-            self.pool.read(self.id(), offset, len as usize).await
-        };
-        let reply = self.count(self.answer(read), |counters| counters.read(u64::from(len)))?;
-        let extents = reply.extents.into_iter().map(|(len, hole)| ReadExtent { len, hole }).collect();
-        Ok(ReadReply { buf: reply.buf.map(|b| b.0), extents })
+        let request = self.request(IoKind::Read);
+        ended(request, u64::from(len), self.do_read(offset, len).await)
     }
 
     async fn write(&self, offset: u64, len: u32, buf: AlignedBuf, fua: bool) -> Result<(), Errno> {
-        let buf = PoolBuf(buf);
-        let written = if self.gives_way(len) {
-            self.write_in_pieces(offset, len, &buf).await
-        } else {
-            self.write_to_pool(offset, len as usize, buf).await
-        };
-        let lsn = self.count(self.answer(written), |counters| counters.wrote(u64::from(len)))?;
-        if !fua && !self.connection.write_through && self.habit.wrote() {
-            let pool = Arc::clone(&self.pool);
-            // When it fails the pool takes no more writes, which is what the flush will find.
-            drop(cairn_uring::spawn(async move { pool.flush_to(lsn).await }));
-        }
-        self.settle(lsn, fua).await
+        let request = self.request(IoKind::Write);
+        ended(request, u64::from(len), self.do_write(offset, len, buf, fua).await)
     }
 
     async fn flush(&self) -> Result<(), Errno> {
-        self.begins();
-        self.habit.flushed();
-        let flushed = self.answer(self.pool.flush().await);
-        self.count(flushed, IoCounters::flushed)
+        let request = self.request(IoKind::Flush);
+        ended(request, 0, self.do_flush().await)
     }
 
     async fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<(), Errno> {
-        let trimmed = match &self.restore {
-            None => self.pool.trim(self.id(), offset, len).await,
-            Some(restore) => restore.trim(self.lane, offset, len).await,
-        };
-        let lsn = self.count(self.answer(trimmed), |counters| counters.wrote(0))?;
-        self.settle(lsn, fua).await
+        let request = self.request(IoKind::Trim);
+        ended(request, len, self.do_trim(offset, len, fua).await)
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<(), Errno> {
-        // Zeroes cost no data I/O but for the ends of an unaligned range, so they are fast.
-        let kind = if flags.no_hole { ExtentKind::Zero } else { ExtentKind::Hole };
-        let zeroed = match &self.restore {
-            None => self.pool.zero(self.lane, self.id(), offset, len, kind).await,
-            Some(restore) => restore.zero(self.lane, offset, len, kind).await,
-        };
-        let lsn = self.count(self.answer(zeroed), |counters| counters.wrote(0))?;
-        self.settle(lsn, flags.fua).await
+        let request = self.request(IoKind::Zero);
+        ended(request, len, self.do_zero(offset, len, flags).await)
     }
 
     async fn cache(&self, offset: u64, len: u64) -> Result<(), Errno> {

@@ -27,6 +27,7 @@
 //! | `status` | what lies where in an export, and what changed there since a snapshot |
 //! | `survivor` | memory in which the next daemon finds what this one answered, should it be killed |
 //! | [`events`] | what happened, for whoever asks and whoever listens |
+//! | [`figures`] | what volumes' clients do, counted |
 //! | `activity` | what is being done to volumes at this moment |
 //! | `systemd` | what the daemon and the service manager have to say to each other, sockets passed by it |
 //! | `seldom` | log lines said once in a while |
@@ -40,6 +41,7 @@ pub mod devices;
 pub mod disk;
 pub mod events;
 pub mod exports;
+pub mod figures;
 mod habit;
 mod images;
 pub mod keeper;

@@ -15,6 +15,7 @@ use crate::activity::Activities;
 use crate::control::{Sessions, Target};
 use crate::courtesy::Courtesy;
 use crate::events::{About, Events};
+use crate::figures::Figures;
 use crate::images;
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
@@ -36,6 +37,8 @@ pub struct Volumes<D: Disk> {
     pub(crate) activities: Arc<Activities>,
     /// Of pools, in the background.
     pub(crate) scrubs: Scrubs,
+    /// What is done by those who use them.
+    pub figures: Arc<Figures>,
     /// Between those who use volumes and those who copy them.
     pub(crate) courtesy: Arc<Courtesy>,
     /// Of the volumes that were connected to since the daemon started.
@@ -45,7 +48,7 @@ pub struct Volumes<D: Disk> {
 }
 
 /// A volume, whatever it and its pool are called: the pool's id and that of its head.
-pub(crate) type Key = ([u8; 16], VersionId);
+pub type Key = ([u8; 16], VersionId);
 
 impl<D: Disk> Volumes<D> {
     /// The volumes of one pool, found at `path`; others may be added.
@@ -65,6 +68,7 @@ impl<D: Disk> Volumes<D> {
             courtesy,
             activities: Arc::default(),
             scrubs: Scrubs::default(),
+            figures: Arc::default(),
             throttles: Mutex::default(),
             complaints: Mutex::default(),
         });
@@ -121,8 +125,9 @@ impl<D: Disk> Volumes<D> {
     }
 
     /// The volume of this head is deleted.
-    pub(crate) fn forget_limits(&self, pool: &Pool<D>, head: VersionId) {
+    pub(crate) fn forget_use(&self, pool: &Pool<D>, head: VersionId) {
         self.throttles.lock().remove(&(pool.id(), head));
+        self.figures.forget((pool.id(), head));
     }
 
     /// What has come to be wrong with what is kept since this was last asked: who said it once need not say it again.

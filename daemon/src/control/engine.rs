@@ -15,6 +15,7 @@ use cairn_api::snapshot::{
     SnapshotList, SnapshotQuery, Tree,
 };
 use cairn_api::staging::{CreateStaging, Staged, Staging};
+use cairn_api::stats::Stats;
 use cairn_api::types::{
     CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
     TypeList, VolumeQos, VolumeType,
@@ -38,6 +39,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What the daemon is and where it listens.
     fn info(&self) -> Info;
+
+    /// What volumes' clients have done.
+    fn stats(&self) -> Pending<Stats>;
 
     /// The volumes that are asked for.
     fn volumes(&self, query: VolumeQuery) -> Pending<VolumeList>;

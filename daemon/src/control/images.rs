@@ -250,7 +250,7 @@ async fn remove<D: Disk>(c: &Context<D>, found: &FoundImage<D>) -> Result<(), Ap
             .with_hint("disconnect the NBD clients first")
     })?;
     api(pool.delete_volume(&volume.name, true).await)?;
-    c.volumes.forget_limits(pool, volume.id);
+    c.volumes.forget_use(pool, volume.id);
     Ok(())
 }
 

@@ -39,6 +39,7 @@ mod snapshots;
 mod socket;
 mod stagings;
 mod tokens;
+mod stats;
 mod types;
 mod volumes;
 
@@ -46,5 +47,5 @@ pub use engine::{Engine, Pending};
 pub use pool::PoolEngine;
 pub use routes::{openapi, router};
 pub use server::{ControlThread, start};
-pub use sessions::{Attachment, Closed, Held, InUse, IoCounters, Line, Sessions, Target};
+pub use sessions::{Attachment, Closed, Held, InUse, Line, Sessions, Target};
 pub use socket::bind_unix;

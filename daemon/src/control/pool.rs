@@ -16,6 +16,7 @@ use cairn_api::snapshot::{
     RolledBack, Snapshot, SnapshotList, SnapshotQuery, Tree,
 };
 use cairn_api::staging::{CreateStaging, Staged, Staging};
+use cairn_api::stats::Stats;
 use cairn_api::types::{
     CreateQosPolicy, CreateType, EditQosPolicy, EditType, QosPolicy, QosPolicyList, Retype, SetVolumeQos,
     TypeList, VolumeQos, VolumeType,
@@ -28,7 +29,9 @@ use cairn_uring::Handle;
 
 use super::context::Context;
 use super::engine::{Engine, Pending};
-use super::{attachments, convert, images, leases, pools, restores, snapshots, stagings, types, volumes};
+use super::{
+    attachments, convert, images, leases, pools, restores, snapshots, stagings, stats, types, volumes,
+};
 use crate::devices::Devices;
 use crate::events::{About, Events};
 use crate::images::in_pool;
@@ -123,6 +126,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn info(&self) -> Info {
         self.info.clone()
+    }
+
+    fn stats(&self) -> Pending<Stats> {
+        self.context.look(|volumes| Ok(stats::all(volumes)))
     }
 
     fn volumes(&self, query: VolumeQuery) -> Pending<VolumeList> {

@@ -17,11 +17,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn_api::attachment::{self, Consumer};
+use cairn_api::stats::IoKind;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+
+use crate::figures::IoCounters;
 
 /// What a client connects to, or an operation wants for itself.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -128,51 +130,6 @@ impl fmt::Display for InUse {
 
 impl std::error::Error for InUse {}
 
-/// What one connection has done. Only its reactor counts; anybody reads.
-#[derive(Default, Debug)]
-pub struct IoCounters {
-    reads: AtomicU64,
-    writes: AtomicU64,
-    flushes: AtomicU64,
-    bytes_read: AtomicU64,
-    bytes_written: AtomicU64,
-}
-
-/// Adds without a locked instruction: there is one writer.
-fn add(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-}
-
-impl IoCounters {
-    /// A read of so many bytes was answered.
-    pub fn read(&self, bytes: u64) {
-        add(&self.reads, 1);
-        add(&self.bytes_read, bytes);
-    }
-
-    /// A write of so many bytes was answered; of none for a trim or zeroes.
-    pub fn wrote(&self, bytes: u64) {
-        add(&self.writes, 1);
-        add(&self.bytes_written, bytes);
-    }
-
-    /// A flush was answered.
-    pub fn flushed(&self) {
-        add(&self.flushes, 1);
-    }
-
-    /// Adds what another connection has done.
-    fn absorb(&self, other: &IoCounters) {
-        for (mine, theirs) in self.all().into_iter().zip(other.all()) {
-            add(mine, theirs.load(Ordering::Relaxed));
-        }
-    }
-
-    fn all(&self) -> [&AtomicU64; 5] {
-        [&self.reads, &self.writes, &self.flushes, &self.bytes_read, &self.bytes_written]
-    }
-}
-
 /// How a connection is ended from outside; given with it when it is entered.
 pub trait Line: Send + Sync {
     /// Ends the connection: after what has been sent to it, or at once.
@@ -226,18 +183,20 @@ impl Group {
         let sum = IoCounters::default();
         sum.absorb(&self.past);
         self.connections.iter().for_each(|c| sum.absorb(&c.counters));
-        let [reads, writes, flushes, bytes_read, bytes_written] =
-            sum.all().map(|counter| counter.load(Ordering::Relaxed));
+        let done = |kind| {
+            let stats = sum.show(kind);
+            stats.operations.saturating_sub(stats.errors)
+        };
         attachment::Attachment {
             export: target.export(),
             consumer: self.consumer.clone(),
             since: self.since,
             connections: self.connections.len() as u64,
-            reads,
-            writes,
-            flushes,
-            bytes_read,
-            bytes_written,
+            reads: done(IoKind::Read),
+            writes: done(IoKind::Write) + done(IoKind::Trim) + done(IoKind::Zero),
+            flushes: done(IoKind::Flush),
+            bytes_read: sum.show(IoKind::Read).bytes,
+            bytes_written: sum.show(IoKind::Write).bytes,
         }
     }
 }
@@ -488,7 +447,7 @@ pub struct Attachment {
 
 impl Attachment {
     /// Where the connection counts what it does.
-    pub fn counters(&self) -> &IoCounters {
+    pub fn counters(&self) -> &Arc<IoCounters> {
         &self.counters
     }
 }
@@ -539,7 +498,7 @@ fn forget(targets: &mut Vec<Target>, target: &Target) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -661,13 +620,16 @@ mod tests {
         let sessions = Sessions::new();
         let first = connect(&sessions, head("a"), &process(1), false).expect("free");
         let second = connect(&sessions, head("a"), &process(1), false).expect("the same");
-        first.counters().read(4096);
-        second.counters().wrote(8192);
-        second.counters().flushed();
+        let did = |who: &Attachment, kind, bytes| who.counters().begin(kind).end(bytes);
+        did(&first, IoKind::Read, Some(4096));
+        did(&first, IoKind::Read, None);
+        did(&second, IoKind::Write, Some(8192));
+        did(&second, IoKind::Trim, Some(1 << 20));
+        did(&second, IoKind::Flush, Some(0));
         drop(second);
         let shown = &sessions.attachments(&head("a"))[0];
         assert_eq!((shown.export.as_str(), &shown.consumer, shown.connections), ("a", &process(1), 1));
-        assert_eq!((shown.reads, shown.writes, shown.flushes), (1, 1, 1));
+        assert_eq!((shown.reads, shown.writes, shown.flushes), (1, 2, 1), "what failed is not answered");
         assert_eq!((shown.bytes_read, shown.bytes_written), (4096, 8192));
     }
 

@@ -155,7 +155,7 @@ fn still_written(id: &str) -> ApiError {
 
 async fn remove<D: Disk>(c: &Context<D>, found: &FoundStaging<D>) -> CowResult<()> {
     found.pool.delete_volume(&found.volume.name, true).await?;
-    c.volumes.forget_limits(&found.pool, found.volume.id);
+    c.volumes.forget_use(&found.pool, found.volume.id);
     Ok(())
 }
 

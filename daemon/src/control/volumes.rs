@@ -448,7 +448,7 @@ pub(super) async fn delete<D: Disk>(
     let VolumeInfo { id, attributes, .. } = api(pool.volume(&name))?;
     let _doing = c.volumes.activities.begin((pool.id(), id), Activity::Deleting);
     api(pool.delete_volume(&name, with_snapshots).await)?;
-    c.volumes.forget_limits(&pool, id);
+    c.volumes.forget_use(&pool, id);
     restores::deleted(&c, &pool, id, &attributes).await;
     Ok(())
 }

@@ -568,6 +568,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "GET /v1/qos",
             "GET /v1/qos/{name}",
             "GET /v1/snapshots",
+            "GET /v1/stats",
             "GET /v1/types",
             "GET /v1/types/{name}",
             "GET /v1/volumes",
@@ -649,6 +650,8 @@ fn every_route_is_described_and_every_description_is_a_route() {
         "CheckReport",
         "Scrub",
         "StartScrub",
+        "Stats",
+        "VolumeStats",
         "Info",
         "ErrorBody",
     ] {

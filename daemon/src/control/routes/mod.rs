@@ -9,6 +9,7 @@
 //! | [`stagings`] | volumes that are filled before anybody sees them |
 //! | [`types`] | volume types, and the QoS rules that they point to |
 //! | [`events`] | what happened, and what happens |
+//! | [`stats`] | what volumes' clients have done |
 //! | [`pools`] | pools: figures, checks, more of them |
 //!
 //! A handler names the call of the [`Engine`] and how long its client waits for it; everything else is
@@ -20,6 +21,7 @@ mod images;
 mod pools;
 mod snapshots;
 mod stagings;
+mod stats;
 mod types;
 mod volumes;
 
@@ -122,6 +124,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(types::routes())
         .merge(pools::routes())
         .merge(events::routes())
+        .merge(stats::routes())
         .routes(routes!(show_info))
 }
 

@@ -128,3 +128,38 @@ fn volumes_are_backed_up_verified_and_pruned() {
     assert_eq!(found.status.code(), Some(1), "{found}");
     assert!(found.stdout.contains("damaged"), "{found}");
 }
+
+/// What node_exporter finds is a whole page or the one before.
+#[test]
+fn figures_are_written_for_prometheus() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let daemon = Launch::dev(&dir.path().join("dev")).create("db", "8M").start();
+    let unit = fs::read_to_string(workspace().join("systemd/cairn-metrics.service")).expect("a unit");
+    let default = unit.lines().find_map(|line| line.strip_prefix("Environment=CAIRN_METRICS="));
+    let folder = default.and_then(|path| path.strip_suffix("/cairn.prom")).expect("a file in a folder");
+    assert!(unit.lines().any(|line| line == format!("ReadWritePaths=-{folder}")), "{folder} may be written");
+    let page = dir.path().join("cairn.prom");
+    let write = || {
+        for line in unit.lines().filter_map(|line| line.strip_prefix("ExecStart=")) {
+            let line = line.replace("${CAIRN_METRICS}", &text(&page));
+            let line = line.replace("/run/cairn/control.sock", &text(&daemon.control_socket()));
+            let mut words = line.split(' ');
+            let outcome = run(words.next().expect("a program"), &words.collect::<Vec<_>>());
+            if !outcome.status.success() {
+                return false;
+            }
+        }
+        true
+    };
+    assert!(write());
+    let first = fs::read_to_string(&page).expect("the page");
+    assert!(first.contains("cairn_volume_size_bytes{volume=\"db\"} 8388608\n"), "{first}");
+    daemon.cairn(&["volume", "delete", "db", "--yes"]).ok();
+    assert!(write());
+    let second = fs::read_to_string(&page).expect("the page");
+    assert!(
+        !second.contains("volume=\"db\"") && second.contains("cairn_pool_up{pool=\"main\"} 1"),
+        "{second}"
+    );
+    daemon.stop();
+}

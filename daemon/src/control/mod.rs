@@ -28,6 +28,7 @@ mod gate;
 mod images;
 mod leases;
 mod list;
+mod metrics;
 mod pool;
 mod pools;
 mod reply;

@@ -5,9 +5,11 @@
 //! | [`engine`] | the operations, one call after the other |
 //! | [`said`] | what users and administrators say of volumes and snapshots, and what that changes |
 //! | [`socket`] | the control socket from outside: every route, and every way in which a request can be wrong |
+//! | [`metrics`] | figures for Prometheus, and the document about them |
 //! | [`world`] | what all of them work with |
 
 mod engine;
+mod metrics;
 mod said;
 mod socket;
 mod world;

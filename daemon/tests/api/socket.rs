@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::world::{Client, World};
 
-struct Server {
-    world: World,
+pub(crate) struct Server {
+    pub(crate) world: World,
     thread: Option<ControlThread>,
     socket: PathBuf,
     _folder: tempfile::TempDir,
@@ -31,7 +31,7 @@ impl Server {
     }
 
     /// With a volume `demo` of 1 GiB that has the snapshots `s1` and `s2`.
-    fn with_demo() -> Server {
+    pub(crate) fn with_demo() -> Server {
         let server = Server::start();
         server.ok("POST", "/v1/volumes", json!({"name": "demo", "size": 1u64 << 30}), 201);
         for name in ["s1", "s2"] {
@@ -45,7 +45,7 @@ impl Server {
         self.world.client(export, 4711, 0).expect("is let in")
     }
 
-    fn call(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+    pub(crate) fn call(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: cairn\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -53,7 +53,7 @@ impl Server {
         exchange(&self.socket, &[head.as_bytes(), body.as_bytes()].concat())
     }
 
-    fn ok(&self, method: &str, path: &str, body: Value, expected: u16) -> Value {
+    pub(crate) fn ok(&self, method: &str, path: &str, body: Value, expected: u16) -> Value {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let (status, text) = self.call(method, path, &body);
         assert_eq!(status, expected, "{method} {path}: {text}");
@@ -84,9 +84,11 @@ fn exchange(socket: &Path, request: &[u8]) -> (u16, String) {
     let answer = String::from_utf8(answer).expect("text");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-    if !body.is_empty() {
-        assert!(head.to_ascii_lowercase().contains("content-type: application/json"), "{head}");
-    }
+    let expected = match request.starts_with(b"GET /v1/metrics ") {
+        true => "content-type: text/plain; version=0.0.4",
+        false => "content-type: application/json",
+    };
+    assert!(body.is_empty() || head.to_ascii_lowercase().contains(expected), "{head}");
     (status, body.to_owned())
 }
 
@@ -560,6 +562,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "GET /v1/images",
             "GET /v1/images/{name}",
             "GET /v1/info",
+            "GET /v1/metrics",
             "GET /v1/pool",
             "GET /v1/pool/scrub",
             "GET /v1/pools",

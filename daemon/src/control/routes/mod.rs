@@ -9,7 +9,7 @@
 //! | [`stagings`] | volumes that are filled before anybody sees them |
 //! | [`types`] | volume types, and the QoS rules that they point to |
 //! | [`events`] | what happened, and what happens |
-//! | [`stats`] | what volumes' clients have done |
+//! | [`stats`], [`metrics`] | what volumes' clients have done; all figures, for Prometheus |
 //! | [`pools`] | pools: figures, checks, more of them |
 //!
 //! A handler names the call of the [`Engine`] and how long its client waits for it; everything else is
@@ -18,6 +18,7 @@
 mod attachments;
 mod events;
 mod images;
+mod metrics;
 mod pools;
 mod snapshots;
 mod stagings;
@@ -125,6 +126,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(pools::routes())
         .merge(events::routes())
         .merge(stats::routes())
+        .merge(metrics::routes())
         .routes(routes!(show_info))
 }
 

@@ -1,4 +1,4 @@
-//! Figures for Prometheus: what the page says, and that its document says the same.
+//! Figures for Prometheus: what the page says, and that its document and its dashboard speak of the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cairn_api::stats::IoKind;
 use cairnd::pools::PoolSlot;
+use serde_json::{Value, json};
 
 use crate::socket::Server;
 
@@ -123,4 +124,77 @@ fn the_document_says_what_the_page_says() {
     }
     let (families, _) = parse(&page());
     assert_eq!(documented, families);
+}
+
+/// The names of metrics in what Prometheus is asked.
+fn named(query: &str) -> impl Iterator<Item = &str> {
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("cairn_"))
+}
+
+/// All that a dashboard asks Prometheus.
+fn queries(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(query) if key == "expr" || key == "query" => found.push(query.clone()),
+                    value => queries(value, found),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| queries(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let dashboard: Value = serde_json::from_str(&file("docs/grafana/cairn.json")).expect("JSON");
+    let (families, _) = parse(&page());
+    let exists = |name: &str| {
+        let histogram = |suffix| {
+            let family = name.strip_suffix(suffix).and_then(|name| families.get(name));
+            family.is_some_and(|family| family.kind == "histogram")
+        };
+        families.get(name).is_some_and(|family| family.kind != "histogram")
+            || ["_bucket", "_sum", "_count"].into_iter().any(histogram)
+    };
+    let mut asked = Vec::new();
+    queries(&dashboard, &mut asked);
+    let mut used = BTreeSet::new();
+    for query in &asked {
+        let pair = |open, close| query.matches(open).count() == query.matches(close).count();
+        assert!(pair('(', ')') && pair('{', '}') && pair('[', ']'), "{query}");
+        for name in named(query) {
+            assert!(exists(name), "there is no {name}: {query}");
+            used.insert(name);
+        }
+    }
+    for needed in [
+        "cairn_volume_operations_total",
+        "cairn_volume_bytes_total",
+        "cairn_volume_latency_seconds_bucket",
+        "cairn_volume_qos_waits_total",
+        "cairn_pool_used_bytes",
+        "cairn_pool_journal_used_bytes",
+        "cairn_pool_fenced",
+        "cairn_volume_checksum_errors",
+    ] {
+        assert!(used.contains(needed), "{needed} is not shown");
+    }
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        assert!(ids.insert(panel["id"].as_u64().expect("a number")), "{} has another's id", panel["title"]);
+        let place = |field: &str| panel["gridPos"][field].as_u64().expect("a number");
+        assert!(place("x") + place("w") <= 24, "{} is too wide", panel["title"]);
+        for cell in (place("x")..place("x") + place("w"))
+            .flat_map(|x| (place("y")..place("y") + place("h")).map(move |y| (x, y)))
+        {
+            assert!(cells.insert(cell), "{} lies on another", panel["title"]);
+        }
+        let asks = panel["targets"].as_array().is_some_and(|targets| !targets.is_empty());
+        assert!(asks || panel["type"] == json!("row"), "{} shows nothing", panel["title"]);
+    }
 }

@@ -5,6 +5,7 @@
 //! | [`args`] | the command line as clap sees it, with its help |
 //! | [`client`] | HTTP over the control socket |
 //! | [`commands`] | one function a command: ask the daemon, say what it said |
+//! | [`rates`] | what volumes did between two looks at the daemon's figures |
 //! | [`render`] | tables, trees, sizes and times for people |
 //! | [`output`] | where it goes: terminal or pipe, people or JSON |
 //! | [`failure`] | what went wrong, what to do about it, and the exit code |
@@ -16,6 +17,7 @@ mod client;
 mod commands;
 mod failure;
 mod output;
+mod rates;
 mod render;
 
 use std::process::ExitCode;

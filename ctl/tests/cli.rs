@@ -5,10 +5,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_api::attachment::Consumer;
 use cairn_api::pool::PoolStatus;
 use cairn_api::snapshot::{CreateSnapshot, MAX_DIFF_EXTENTS};
+use cairn_api::stats::IoKind;
 use cairn_api::tags::Tags;
 use cairn_cow::{BLOCK_SIZE, ExtentKind};
 use cairnd::control::{ControlThread, Engine};
@@ -421,6 +424,88 @@ fn what_happens_can_be_followed() {
     assert_eq!(next()["kind"], "snapshot.deleted");
     child.kill().expect("is ended");
     child.wait().expect("ends");
+}
+
+#[test]
+fn what_volumes_do_is_looked_at_again_and_again() {
+    let daemon = Daemon::with_demo();
+    daemon.run("volume create other --size 1G").ok();
+    let w = &daemon.world;
+    let head = w.pool.resolve("other").expect("the volume").head;
+    let counted = w.volumes.figures.enter((w.pool.id(), head), Arc::default());
+    std::thread::scope(|scope| {
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || {
+            while end.try_recv().is_err() {
+                counted.counters().begin(IoKind::Read).end(Some(1 << 20));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let plain = daemon.run("top -n 2 --interval 0.2").ok();
+        let samples = daemon.run("--json top -n 2 --interval 0.2 --sort name").ok();
+        let (code, shown) = daemon.on_terminal("top -n 2 --interval 0.2", "");
+        ended.send(()).expect("it still counts");
+
+        assert!(!plain.contains('\u{1b}'), "{plain}");
+        let lines: Vec<_> = plain.lines().collect();
+        assert_eq!(lines.iter().filter(|line| line.starts_with("VOLUME")).count(), 2, "{plain}");
+        assert!(
+            lines[3].starts_with("other ") && lines[4].starts_with("demo "),
+            "the busiest first: {plain}"
+        );
+
+        let samples: Vec<Value> =
+            samples.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+        assert_eq!(samples.len(), 2);
+        for sample in samples {
+            let [demo, other] = &sample["volumes"].as_array().expect("a list")[..] else {
+                panic!("{sample}")
+            };
+            assert_eq!(
+                (&demo["volume"], &demo["iops"], &demo["p99_us"]),
+                (&json!("demo"), &json!(0.0), &json!(null))
+            );
+            let number = |field: &str| other[field].as_f64().expect("a number");
+            assert!((1.0..=1100.0).contains(&number("iops")), "{sample}");
+            let seconds = sample["seconds"].as_f64().expect("a number");
+            // The figures may have been looked at between a request's bytes and the request.
+            let requests = number("bytes_read") / f64::from(1 << 20);
+            assert!((requests - number("iops")).abs() <= 1.1 / seconds, "{sample}");
+            assert!(number("mean_us") > 0.0 && number("p99_us") > 0.0 && seconds > 0.1, "{sample}");
+        }
+
+        assert_eq!(code, 0, "{shown}");
+        assert!(
+            shown.starts_with("\u{1b}[?25l") && shown.ends_with("\u{1b}[?25h"),
+            "the cursor is back: {shown:?}"
+        );
+        assert_eq!(shown.matches("\u{1b}[H").count(), 2, "each is drawn over the one before: {shown:?}");
+    });
+}
+
+/// Whoever interrupts it gets the cursor back.
+#[test]
+fn looking_on_ends_when_it_is_interrupted() {
+    let daemon = Daemon::with_demo();
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = nix::pty::openpty(&size, None).expect("a terminal");
+    let mut command = daemon.command("top --interval 0.2");
+    command.env("TERM", "xterm").stdin(Stdio::null()).stdout(pty.slave);
+    let mut child = command.spawn().expect("runs");
+    drop(command);
+    let (mut master, mut shown, mut some) = (File::from(pty.master), Vec::new(), [0; 4096]);
+    let mut interrupted = false;
+    while let Ok(n @ 1..) = master.read(&mut some) {
+        shown.extend_from_slice(&some[..n]);
+        if !interrupted && String::from_utf8_lossy(&shown).contains("demo") {
+            let child = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("an id"));
+            nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGINT).expect("is interrupted");
+            interrupted = true;
+        }
+    }
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.ends_with("\u{1b}[?25h"), "{shown:?}");
 }
 
 #[test]
@@ -1071,6 +1156,7 @@ fn help_has_examples() {
         "qos rule edit --help",
         "pool create --help",
         "pool grow --help",
+        "top --help",
     ] {
         let ran = Ran::of(cairn().args(args.split(' ')).output().expect("runs"));
         let help = ran.ok();

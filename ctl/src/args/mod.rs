@@ -2,7 +2,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`events`] | the subcommands of one subject each |
+//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`events`], [`top`] | the subcommands of one subject each |
 //! | [`values`] | what an argument may be beyond a word or a number |
 
 mod backup;
@@ -12,6 +12,7 @@ mod pool;
 mod qos;
 mod repo;
 mod snapshot;
+mod top;
 mod types;
 mod values;
 mod volume;
@@ -28,6 +29,7 @@ pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
 pub(crate) use repo::{Keep, Repo, RepoPlace};
 pub(crate) use snapshot::{Snapshot, SnapshotChanges, SnapshotFilter};
+pub(crate) use top::Top;
 pub(crate) use types::{Specs, Type, TypeChanges};
 pub(crate) use values::{Device, Export, Exported, InUse, Setting, Spec, Switch};
 pub(crate) use volume::{CreateVolume, Volume, VolumeFilter};
@@ -133,6 +135,19 @@ Examples:
 
 The daemon keeps the last 10,000 since it started. With --json, --follow prints one event a line.")]
     Events(Events),
+    /// Show what volumes do, as they do it
+    #[command(after_help = "\
+Examples:
+  cairn top
+  cairn top --interval 5 --sort p99
+  cairn top -n 1
+  cairn --json top -n 10 | jq '.volumes[] | {volume, iops, p99_us}'
+
+R and W MIB/S are what is read and written. MEAN and P99 are of all requests' latency,
+without what they wait for a limit. QUEUE is how many are under way, those that wait
+included; LIMITED is the share that had to wait. With --json, each sample is an object
+on a line.")]
+    Top(Top),
     /// What this command line is
     #[command(flatten)]
     About(About),
@@ -261,6 +276,9 @@ mod tests {
             "pool remove bulk --yes",
             "events",
             "events --follow --kind volume.created --volume demo --severity warning --after 7 --limit 5",
+            "top",
+            "top --interval 0.5 -n 3 --sort p99",
+            "--json top --count 1 -i 5 --sort name",
             "completions bash",
             "man-pages .",
         ] {
@@ -317,6 +335,9 @@ mod tests {
             ("pool grow --limit x", "is not a size"),
             ("pool remove", "<NAME>"),
             ("events --severity bad", "expected info, warning or error"),
+            ("top --interval 0", "expected seconds, from 0.1 to 3600"),
+            ("top -n 0", "0 is not in 1.."),
+            ("top --sort size", "invalid value 'size'"),
             ("completions sh", "bash"),
             ("snapshot delete demo", "<NAME>"),
             ("--dev d --socket s volume list", "cannot be used with"),

@@ -8,6 +8,7 @@
 //! | [`repo`], [`backup`] | repositories and the backups in them; what both need is in [`repository`] |
 //! | [`types`], [`qos`] | types of volumes, limits to their I/O |
 //! | [`pool`] | pools |
+//! | [`events`], [`top`] | what happens, and what volumes do |
 //! | [`destination`] | files and streams that are written |
 
 mod attachments;
@@ -20,6 +21,7 @@ mod qos;
 mod repo;
 mod repository;
 mod snapshot;
+mod top;
 mod types;
 mod volume;
 
@@ -45,6 +47,7 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::Qos(command) => qos::run(command, client, output).await,
         args::Command::Pool(command) => pool::run(command, client, output).await,
         args::Command::Events(asked) => events::run(asked, client, output).await,
+        args::Command::Top(asked) => top::run(asked, client, output).await,
         args::Command::About(command) => command
             .run(args::Cli::command(), "1")
             .map_err(|e| Failure::local("internal", format!("cannot be written: {e}"))),

@@ -8,6 +8,7 @@ pub(crate) mod pool;
 pub(crate) mod qos;
 pub(crate) mod repos;
 pub(crate) mod snapshots;
+pub(crate) mod top;
 pub(crate) mod tree;
 pub(crate) mod types;
 pub(crate) mod volumes;

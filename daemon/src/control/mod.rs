@@ -39,8 +39,8 @@ mod sessions;
 mod snapshots;
 mod socket;
 mod stagings;
-mod tokens;
 mod stats;
+mod tokens;
 mod types;
 mod volumes;
 

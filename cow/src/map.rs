@@ -475,14 +475,23 @@ impl LeafView {
     }
 }
 
-/// Compares from block `at`: skips what both trees share and, with a floor, what in `a` was not born after it.
+/// What of a deleted version `a` is of no interest when its space is given back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inherited {
+    /// What was not born after this is its predecessors'.
+    pub(crate) floor: Epoch,
+    /// Others descend from `b`. What `b` has lost they may have, so it stays in use: it is not known any more.
+    pub(crate) has_heirs: bool,
+}
+
+/// Compares from block `at`: skips what both trees share and, of a deleted version, what is inherited.
 pub(crate) fn compare(
     a: &mut Slot,
     b: &mut Slot,
     at: u64,
-    floor: Option<Epoch>,
+    inherited: Option<Inherited>,
 ) -> Result<Comparison, Missing> {
-    compare_below(a, b, ROOT_LEVEL, at, floor)
+    compare_below(a, b, ROOT_LEVEL, at, inherited)
 }
 
 fn compare_below(
@@ -490,10 +499,13 @@ fn compare_below(
     b: &mut Slot,
     level: u8,
     at: u64,
-    floor: Option<Epoch>,
+    inherited: Option<Inherited>,
 ) -> Result<Comparison, Missing> {
     let until = span_end(level, at);
-    let pruned = floor.is_some_and(|floor| a.uniform().is_some() || a.birth <= floor);
+    let pruned = inherited.is_some_and(|Inherited { floor, has_heirs }| {
+        let lost = has_heirs && b.uniform().is_some_and(Entry::is_lost);
+        a.uniform().is_some() || a.birth <= floor || lost
+    });
     if pruned || a.is_same(b) {
         return Ok(Comparison { until, leaves: None, finished: Vec::new() });
     }
@@ -504,7 +516,7 @@ fn compare_below(
     let home = a.home();
     let mut result = with_child(a, level, at, |a| {
         with_child(b, level, at, |b| match (a, b) {
-            (Below::Slot(a), Below::Slot(b)) => compare_below(a, b, level - 1, at, floor),
+            (Below::Slot(a), Below::Slot(b)) => compare_below(a, b, level - 1, at, inherited),
             (Below::Leaf(a), Below::Leaf(b)) => {
                 Ok(Comparison { until, leaves: Some(Box::new((a, b))), finished: Vec::new() })
             }

@@ -2,7 +2,8 @@
 //!
 //! A ghost with at most one child is walked from block 0 on. What was born after its parent and is not what the
 //! child maps at that place is freed; where both share a node, all below it is skipped, so the walk costs what
-//! changed. Each step is a record that holds the new cursor, so a crash loses at most a step. The child may go on
+//! changed. What a damaged child has lost is taken for its descendants', if it has some: it leaks, until a repair gives it
+//! back, rather than being given to somebody else. Each step is a record that holds the new cursor, so a crash loses at most a step. The child may go on
 //! changing meanwhile: see [`crate::version::Versions::floor`].
 //!
 //! **Invariant:** one ghost at a time, and only one whose nodes all have addresses. So what a step frees is known by
@@ -14,7 +15,7 @@ use crate::checkpoint::let_go_of;
 use crate::defect::{Defect, planted};
 use crate::disk::Disk;
 use crate::error::{ErrorKind, Result};
-use crate::map::{Comparison, MAP_END, Superseded, compare, span_end};
+use crate::map::{Comparison, Inherited, MAP_END, Superseded, compare, span_end};
 use crate::node::{FANOUT, Slot};
 use crate::pool::Pool;
 use crate::record::Record;
@@ -144,7 +145,8 @@ fn reap_step(state: &mut State, id: VersionId) -> Result<Option<Slot>, Blocked> 
     state.admit(STEP_FREES * 7 + FANOUT * 7 + STEP_RANGES * 8 * 5)?;
     let start = state.versions.reaping.map_or(0, |r| r.cursor);
     let child = state.versions.only_child(id);
-    let floor = floor_of_ghost(state, id)?;
+    let has_heirs = child.and_then(|child| state.versions.get(child)).is_some_and(|child| child.children > 0);
+    let inherited = Inherited { floor: floor_of_ghost(state, id)?, has_heirs };
     // Clones of the root slots: made of cells first, so that what is read for the walk stays with the versions.
     let mut ghost_root = rooted(state, id)?;
     let mut child_root = match child {
@@ -155,12 +157,12 @@ fn reap_step(state: &mut State, id: VersionId) -> Result<Option<Slot>, Blocked> 
     let mut freed: Vec<Run> = Vec::new();
     let mut nodes: Vec<BlockAddr> = Vec::new();
     for _ in 0..STEP_RANGES {
-        let step = match compare(&mut ghost_root, &mut child_root, cursor, Some(floor)) {
+        let step = match compare(&mut ghost_root, &mut child_root, cursor, Some(inherited)) {
             Ok(step) => step,
             Err(missing) if cursor == start => return Err(state.missing(missing)),
             Err(_) => break,
         };
-        collect(&step, floor, &mut freed);
+        collect(&step, inherited, &mut freed);
         nodes.extend(step.finished);
         cursor = step.until;
         if cursor >= MAP_END || freed.len() >= STEP_FREES {
@@ -182,12 +184,12 @@ fn rooted(state: &mut State, id: VersionId) -> Result<Slot> {
 }
 
 /// Lists what the ghost alone holds in a step's range.
-fn collect(step: &Comparison, floor: Epoch, freed: &mut Vec<Run>) {
+fn collect(step: &Comparison, Inherited { floor, has_heirs }: Inherited, freed: &mut Vec<Run>) {
     let Some(leaves) = &step.leaves else { return };
     let (ghost, child) = &**leaves;
     for index in 0..FANOUT {
         let (entry, kept) = (ghost.entry(index), child.entry(index));
-        let shared = kept.is_data() && kept.block() == entry.block();
+        let shared = kept.is_data() && kept.block() == entry.block() || has_heirs && kept.is_lost();
         let own = entry.birth() > floor || planted(Defect::ReapFreesPredecessors);
         let shared = shared && !planted(Defect::ReapFreesSuccessors);
         if entry.is_data() && own && !shared {

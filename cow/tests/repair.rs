@@ -203,6 +203,61 @@ fn a_shared_leaf_is_lost_to_all_who_share_it_and_what_is_written_over_it_is_ther
     });
 }
 
+/// A snapshot that has lost its map cannot say what volumes after it share with the one before it: when that was deleted,
+/// all of it was given back that the volume still had.
+#[test]
+fn what_a_volume_has_through_a_lost_map_stays_its_own() {
+    let disk = SimDisk::file(2 * LIMIT);
+    let pool = disk.clone();
+    block_on(async move {
+        let pool = engine::create(pool, LIMIT).await?;
+        let v = pool.create_volume("v", SIZE, "").await?.id;
+        for (block, snapshot) in [(0, "first"), (1, "second"), (2, "third")] {
+            engine::write(&pool, 0, v, block * BLOCK_SECTORS, BLOCK_SECTORS, 1 + block).await?;
+            pool.create_snapshots(&[("v", snapshot)], "").await?;
+            // Each gets a leaf of its own.
+            pool.check(false).await?;
+        }
+        pool.close().await
+    })
+    .expect("a pool");
+    // Whichever of the map's blocks is lost, and whoever loses it.
+    for page in most_pages(&disk) {
+        let damaged = copy(&disk);
+        damaged.flip_bit(page * BLOCK_SIZE + 100, 3);
+        let Ok(report) = mend(&damaged) else { continue };
+        let lost = |name: &str| report.losses.iter().any(|loss| loss.snapshot.as_deref() == Some(name));
+        let whole = |name: Option<&str>| !report.losses.iter().any(|loss| loss.snapshot.as_deref() == name);
+        let (second, head) = (lost("second"), whole(None));
+        let pool = damaged.clone();
+        block_on(async move {
+            let pool = AnyPool::open(pool, Options::default()).await.expect("opening");
+            pool.delete_snapshot("v", "first").await.expect("deleting");
+            while pool.maintain(std::time::Duration::ZERO).await.expect("giving back") {}
+            let checked = pool.check(false).await.expect("checking");
+            assert_eq!(checked.errors, [""; 0], "page {page}, second lost {second}");
+            assert!(checked.leaked == 0 || report.nodes_lost > 0, "page {page}: {checked:?}");
+            // What is free now is used by somebody else.
+            let other = pool.create_volume("other", SIZE, "").await.expect("a volume").id;
+            for block in 0..200 {
+                let written =
+                    engine::write(&pool, 0, other, block * BLOCK_SECTORS, BLOCK_SECTORS, 5000 + block).await;
+                written.expect("there is room");
+            }
+            pool.flush().await.expect("flushing");
+            if head {
+                let v = pool.resolve("v").expect("is there").id;
+                for block in 0..3 {
+                    let read = engine::read(&pool, v, block * BLOCK_SECTORS, BLOCK_SECTORS).await;
+                    assert_eq!(read.expect("it is whole"), vec![Some(1 + block); 8], "page {page}");
+                }
+            }
+            pool.close().await
+        })
+        .expect("closing");
+    }
+}
+
 /// A pool whose last changes are in the journal only, with the place of each of its batches' first blocks.
 fn with_journal() -> (SimDisk, Vec<u64>) {
     let disk = SimDisk::file(2 * LIMIT);

@@ -42,6 +42,8 @@ impl Event {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     sectors: Rc<BTreeMap<u64, Vec<Event>>>,
+    /// What it was before it became known for sure what is there: only a disk that lies brings that back.
+    past: Option<Rc<History>>,
 }
 
 /// What a version holds: the id in each sector that is not zero.
@@ -51,7 +53,13 @@ impl History {
     /// A volume that holds this at first.
     pub fn starting_with(contents: &Contents) -> History {
         let sectors = contents.iter().map(|(&sector, &id)| (sector, vec![Event::base(id)]));
-        History { sectors: Rc::new(sectors.collect()) }
+        History { sectors: Rc::new(sectors.collect()), past: None }
+    }
+
+    /// The volume is known to hold this now, and goes on from there.
+    #[must_use]
+    pub fn restarted(&self, contents: &Contents) -> History {
+        History { past: Some(Rc::new(self.clone())), ..History::starting_with(contents) }
     }
 
     /// Every sector that may hold anything but zeroes.
@@ -192,7 +200,8 @@ impl History {
 
     /// Whatever the sector ever held or was to hold.
     pub fn ever(&self, sector: u64) -> Vec<u64> {
-        self.allowed(sector, |_| false, |_| true).collect()
+        let histories = std::iter::successors(Some(self), |history| history.past.as_deref());
+        histories.flat_map(|history| history.allowed(sector, |_| false, |_| true)).collect()
     }
 
     /// Everything about one sector, for a failure's message.

@@ -230,7 +230,7 @@ impl Volume {
 
     /// What it may hold changes from what is known to this.
     pub(crate) fn restart_history(&mut self, contents: &Contents) {
-        self.history = History::starting_with(contents);
+        self.history = self.history.restarted(contents);
         for range in self.hot.clone() {
             self.history.touch(range);
         }

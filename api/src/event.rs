@@ -55,6 +55,10 @@ kinds! {
     VolumeRestored = "volume.restored";
     /// What a volume held was replaced by what a snapshot holds, or a backup.
     VolumeRolledBack = "volume.rolled-back";
+    /// A volume is in the recycle bin.
+    VolumeRecycled = "volume.recycled";
+    /// A volume is there again that was in the recycle bin.
+    VolumeRecovered = "volume.recovered";
     /// A volume is gone.
     VolumeDeleted = "volume.deleted";
     /// A snapshot is there.

@@ -5,7 +5,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`info`], [`event`], [`stats`] | requests and answers, one file a subject |
+//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`recycle`], [`info`], [`event`], [`stats`] | requests and answers, one file a subject |
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
@@ -29,6 +29,7 @@ pub mod name;
 pub mod path;
 pub mod pool;
 pub mod qos;
+pub mod recycle;
 pub mod report;
 pub mod size;
 pub mod snapshot;

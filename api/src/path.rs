@@ -36,6 +36,8 @@ pub const TYPES: &str = "/v1/types";
 pub const QOS: &str = "/v1/qos";
 /// `/v1/info`: what the daemon is and where it listens (GET).
 pub const INFO: &str = "/v1/info";
+/// `/v1/recycle-bin`: what was deleted (GET), and for how long it is kept (PATCH).
+pub const RECYCLE_BIN: &str = "/v1/recycle-bin";
 /// `/v1/events`: what happened lately, or with `Accept: text/event-stream` what happens, as it happens (GET).
 pub const EVENTS: &str = "/v1/events";
 /// `/v1/stats`: what volumes' clients have done since the daemon started (GET).
@@ -47,7 +49,8 @@ fn encode(name: &str) -> impl std::fmt::Display + '_ {
     utf8_percent_encode(name, RESERVED)
 }
 
-/// One volume: show (GET), edit (PATCH), delete (DELETE, `?snapshots=true` with its snapshots).
+/// One volume: show (GET), edit (PATCH), delete (DELETE, `?snapshots=true` with its snapshots, `?permanent=true` past
+/// the recycle bin).
 pub fn volume(name: &str) -> String {
     format!("{VOLUMES}/{}", encode(name))
 }
@@ -101,6 +104,16 @@ pub fn volume_type(name: &str) -> String {
 /// One QoS rule: show (GET), edit (PATCH), delete (DELETE).
 pub fn qos(name: &str) -> String {
     format!("{QOS}/{}", encode(name))
+}
+
+/// A volume in the recycle bin: delete it for good (DELETE).
+pub fn recycled(id: &str) -> String {
+    format!("{RECYCLE_BIN}/{}", encode(id))
+}
+
+/// Something below a volume in the recycle bin: `recover` (POST).
+pub fn recycled_sub(id: &str, sub: &str) -> String {
+    format!("{}/{sub}", recycled(id))
 }
 
 /// One snapshot: show (GET), edit (PATCH), delete (DELETE).

@@ -391,6 +391,9 @@ pub struct DeleteVolumeQuery {
     /// Delete its snapshots with it; without, a volume that has snapshots is refused.
     #[serde(default)]
     pub snapshots: bool,
+    /// For good, also where there is a recycle bin.
+    #[serde(default)]
+    pub permanent: bool,
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl Events {
     }
 
     /// What is kept and asked for.
-    pub(crate) fn list(&self, query: &EventQuery) -> EventList {
+    pub fn list(&self, query: &EventQuery) -> EventList {
         let kept = self.kept.lock();
         let after = query.after.unwrap_or(0);
         let from = kept.events.partition_point(|event| event.id <= after);

@@ -5,6 +5,7 @@
 //! | first pool | `type/NAME` | a [`TypeSettings`] as JSON |
 //! | first pool | `qos/NAME` | a [`PolicySettings`] as JSON |
 //! | first pool | `default-type` | the type that volumes get when none is asked for |
+//! | first pool | `recycle-bin` | for how many seconds deleted volumes are kept |
 //! | first pool | `pool/NAME` | the path of another pool |
 //! | any pool | `last-scrub` | what its last scrub found: a [`cairn_api::pool::Scrub`] as JSON |
 //! | volume | `type` | its type; without it has [`DEFAULT_TYPE`] |
@@ -17,7 +18,7 @@
 //! | volume, snapshot | `tag/KEY` | the value of a tag |
 //! | snapshot | `hold/NAME` | why it must not be deleted, a [`KeptHold`] as JSON |
 //! | volume | `image`, `from-image`, `passing/SNAPSHOT` | see [`crate::images`] |
-//! | volume | `staged`, `from-backup` | see [`crate::staging`] |
+//! | volume | `staged`, `from-backup`, `recycled` | see [`crate::staging`] |
 //! | volume | `restore`, `restore-bitmap` | see [`crate::restore`] |
 //!
 //! They are read anew for every operation: there is no second copy that could differ.
@@ -48,6 +49,7 @@ pub(crate) const VOLUME_PROTECTED: &str = "write-protected";
 pub(crate) const VOLUME_PROJECT: &str = "project";
 pub(crate) const VOLUME_STATUS: &str = "status";
 pub(crate) const TOKEN: &str = "client-token";
+pub(crate) const RECYCLE_BIN: &str = "recycle-bin";
 const TAG_PREFIX: &str = "tag/";
 const HOLD_PREFIX: &str = "hold/";
 /// The value of what is kept only where it is so.

@@ -16,6 +16,8 @@ use crate::volumes::Volumes;
 
 /// On a staged volume: a [`StagingSettings`] as JSON.
 pub(crate) const VOLUME_STAGED: &str = "staged";
+/// On a volume in the recycle bin: what it was, as JSON.
+pub(crate) const VOLUME_RECYCLED: &str = "recycled";
 /// On a volume whose contents were restored from a backup: which.
 pub(crate) const VOLUME_FROM_BACKUP: &str = "from-backup";
 /// What the names of their exports begin with.
@@ -49,9 +51,14 @@ pub(crate) fn is_staged(attributes: &Attributes) -> bool {
     attributes.get(VOLUME_STAGED).is_some()
 }
 
+/// Whether a volume that keeps `attributes` is in the recycle bin.
+pub(crate) fn is_recycled(attributes: &Attributes) -> bool {
+    attributes.get(VOLUME_RECYCLED).is_some()
+}
+
 /// Whether a volume of the engine is none that users see as one.
 pub(crate) fn is_hidden(attributes: &Attributes) -> bool {
-    is_image(attributes) || is_staged(attributes) || is_companion(attributes)
+    is_image(attributes) || is_staged(attributes) || is_companion(attributes) || is_recycled(attributes)
 }
 
 impl<D: Disk> Volumes<D> {

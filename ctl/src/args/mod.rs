@@ -2,7 +2,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`events`], [`top`] | the subcommands of one subject each |
+//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`recycle`], [`events`], [`top`] | the subcommands of one subject each |
 //! | [`values`] | what an argument may be beyond a word or a number |
 
 mod backup;
@@ -10,6 +10,7 @@ mod events;
 mod image;
 mod pool;
 mod qos;
+mod recycle;
 mod repo;
 mod snapshot;
 mod top;
@@ -27,6 +28,7 @@ pub(crate) use events::Events;
 pub(crate) use image::{Image, ImageChanges, ImageFields, ImportImage};
 pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
+pub(crate) use recycle::RecycleBin;
 pub(crate) use repo::{Keep, Repo, RepoPlace};
 pub(crate) use snapshot::{Snapshot, SnapshotChanges, SnapshotFilter};
 pub(crate) use top::Top;
@@ -125,6 +127,9 @@ pub(crate) enum Command {
     /// The files or devices that hold everything
     #[command(subcommand)]
     Pool(Pool),
+    /// Volumes that were deleted and can still be had back
+    #[command(subcommand)]
+    RecycleBin(RecycleBin),
     /// Show what happened lately, or what happens
     #[command(after_help = "\
 Examples:
@@ -274,6 +279,12 @@ mod tests {
             "pool grow --limit 200G",
             "pool grow bulk",
             "pool remove bulk --yes",
+            "recycle-bin list",
+            "recycle-bin set 7d",
+            "recycle-bin set off",
+            "recycle-bin recover demo --name web",
+            "recycle-bin purge a b --yes",
+            "volume delete a --permanent --yes",
             "events",
             "events --follow --kind volume.created --volume demo --severity warning --after 7 --limit 5",
             "top",
@@ -334,6 +345,9 @@ mod tests {
             ("pool create bulk", "--path"),
             ("pool grow --limit x", "is not a size"),
             ("pool remove", "<NAME>"),
+            ("recycle-bin set 7", "expected a time such as 7d"),
+            ("recycle-bin set 0d", "expected a time such as 7d"),
+            ("recycle-bin purge", "<NAME|ID>"),
             ("events --severity bad", "expected info, warning or error"),
             ("top --interval 0", "expected seconds, from 0.1 to 3600"),
             ("top -n 0", "0 is not in 1.."),

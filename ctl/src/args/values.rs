@@ -170,6 +170,31 @@ impl FromStr for Spec {
     }
 }
 
+/// For how long to keep something: `7d`, `12h`, `30m` or `off`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Keep {
+    pub(crate) seconds: u64,
+}
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Keep, String> {
+        if text == "off" {
+            return Ok(Keep { seconds: 0 });
+        }
+        let units = [('d', 86_400), ('h', 3600), ('m', 60)];
+        let read = units.into_iter().find_map(|(unit, seconds)| {
+            let count: u64 = text.strip_suffix(unit)?.parse().ok()?;
+            count.checked_mul(seconds)
+        });
+        let seconds = read.filter(|seconds| *seconds > 0);
+        seconds
+            .map(|seconds| Keep { seconds })
+            .ok_or_else(|| "expected a time such as 7d, 12h or 30m, or off".to_owned())
+    }
+}
+
 /// `KEY=VALUE` or `KEY`, as a list is filtered by a tag.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TagFilter(pub(crate) String);

@@ -161,7 +161,8 @@ Examples:
   cairn volume delete copy larger --yes
   cairn volume delete demo --with-snapshots --yes
 
-Volumes cloned from the deleted one's snapshots live on."
+Volumes cloned from the deleted one's snapshots live on. Where there is a recycle bin (cairn recycle-bin),
+deleted volumes can be had back from it for a while."
     )]
     Delete {
         /// The volumes
@@ -170,6 +171,9 @@ Volumes cloned from the deleted one's snapshots live on."
         /// Delete their snapshots too; without, a volume that has snapshots is refused
         #[arg(long)]
         with_snapshots: bool,
+        /// For good, also where there is a recycle bin
+        #[arg(long)]
+        permanent: bool,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,

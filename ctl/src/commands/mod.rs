@@ -18,6 +18,7 @@ mod events;
 mod image;
 mod pool;
 mod qos;
+mod recycle;
 mod repo;
 mod repository;
 mod snapshot;
@@ -46,6 +47,7 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::Type(command) => types::run(command, client, output).await,
         args::Command::Qos(command) => qos::run(command, client, output).await,
         args::Command::Pool(command) => pool::run(command, client, output).await,
+        args::Command::RecycleBin(command) => recycle::run(command, client, output).await,
         args::Command::Events(asked) => events::run(asked, client, output).await,
         args::Command::Top(asked) => top::run(asked, client, output).await,
         args::Command::About(command) => command

@@ -2,6 +2,7 @@
 
 use cairn_api::path;
 use cairn_api::pool::PoolList;
+use cairn_api::recycle::RecycleBin;
 use cairn_api::types::Retype;
 use cairn_api::volume::{CreateVolume, EditVolume, ResetStatus, ResizeVolume, Volume, VolumeList};
 
@@ -59,8 +60,8 @@ pub(super) async fn run(command: args::Volume, client: &Client, output: &Output)
         args::Volume::Detach { name, force } => attachments::detach(name, force, client, output).await,
         args::Volume::ResetAttachments { name, yes } => attachments::reset(&name, yes, client, output).await,
         args::Volume::Attachments { name } => attachments::list(&name, client, output).await,
-        args::Volume::Delete { names, with_snapshots, yes } => {
-            delete_volumes(&names, with_snapshots, yes, client, output).await
+        args::Volume::Delete { names, with_snapshots, permanent, yes } => {
+            delete_volumes(&names, (with_snapshots, permanent), yes, client, output).await
         }
     }
 }
@@ -126,7 +127,7 @@ async fn resize(name: &str, size: u64, yes: bool, client: &Client, output: &Outp
 
 async fn delete_volumes(
     names: &[String],
-    with_snapshots: bool,
+    (with_snapshots, permanent): (bool, bool),
     yes: bool,
     client: &Client,
     output: &Output,
@@ -136,9 +137,12 @@ async fn delete_volumes(
         for name in names {
             doomed.push(client.get::<Volume>(&path::volume(name), Wait::Short).await?.value);
         }
-        output.confirm(&volumes::delete_question(&doomed, with_snapshots), yes)?;
+        let bin = client.get::<RecycleBin>(path::RECYCLE_BIN, Wait::Short).await?.value;
+        let recycle = bin.keep_seconds > 0 && !permanent;
+        output.confirm(&volumes::delete_question(&doomed, with_snapshots, recycle), yes)?;
     }
-    let snapshots = with_snapshots.then_some("true");
-    let paths = names.iter().map(|name| path::with_query(path::volume(name), &[("snapshots", snapshots)]));
+    let yes = |yes: bool| yes.then_some("true");
+    let query = [("snapshots", yes(with_snapshots)), ("permanent", yes(permanent))];
+    let paths = names.iter().map(|name| path::with_query(path::volume(name), &query));
     delete_each("volume", names, paths, client, output).await
 }

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod pool;
 pub(crate) mod qos;
+pub(crate) mod recycle;
 pub(crate) mod repos;
 pub(crate) mod snapshots;
 pub(crate) mod top;

@@ -174,6 +174,15 @@ pub(crate) fn created(volume: &Volume, uri: Option<&str>, look: &Look) -> String
     text
 }
 
+/// After taking one back from the recycle bin.
+pub(crate) fn recovered(volume: &Volume, uri: Option<&str>, look: &Look) -> String {
+    let mut text = format!("volume {} ({}) is back\n", volume.name, Size(volume.size));
+    if let Some(uri) = uri {
+        text.push_str(&fields(&[("connect", uri.to_owned())], look));
+    }
+    text
+}
+
 /// After making one that serves while it is being restored.
 pub(crate) fn restoring(volume: &Volume, uri: Option<&str>, look: &Look) -> String {
     let size = Size(volume.size);
@@ -220,8 +229,8 @@ pub(crate) fn resized(volume: &Volume) -> String {
     format!("volume {} is now {}{clients}\n", volume.name, Size(volume.size))
 }
 
-/// What to ask before deleting.
-pub(crate) fn delete_question(volumes: &[Volume], with_snapshots: bool) -> String {
+/// What to ask before deleting: for good, or into the recycle bin.
+pub(crate) fn delete_question(volumes: &[Volume], with_snapshots: bool, recycle: bool) -> String {
     let names: Vec<_> = volumes.iter().map(|v| format!("{} ({})", v.name, Size(v.size))).collect();
     let snapshots: u64 = volumes.iter().map(|v| v.snapshots).sum();
     let with = match snapshots {
@@ -229,7 +238,11 @@ pub(crate) fn delete_question(volumes: &[Volume], with_snapshots: bool) -> Strin
         _ => String::new(),
     };
     let what = if volumes.len() == 1 { "volume" } else { "volumes" };
-    format!("Delete {what} {}{with}? This cannot be undone.", names.join(", "))
+    let names = names.join(", ");
+    if recycle {
+        return format!("Put {what} {names}{with} into the recycle bin?");
+    }
+    format!("Delete {what} {names}{with}? This cannot be undone.")
 }
 
 #[cfg(test)]
@@ -454,11 +467,11 @@ connect          nbd+unix:///demo?socket=/s
             "a device is told"
         );
         assert_eq!(
-            delete_question(&[demo()], true),
+            delete_question(&[demo()], true, false),
             "Delete volume demo (10.0 GiB) with 2 snapshots? This cannot be undone."
         );
         assert_eq!(
-            delete_question(&[demo(), copy()], false),
+            delete_question(&[demo(), copy()], false, false),
             "Delete volumes demo (10.0 GiB), a-copy (512 B)? This cannot be undone."
         );
     }

@@ -1,6 +1,6 @@
 //! From the engine's words to the API's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::{CheckReport, Loss, LossKind, PoolStatus};
@@ -85,13 +85,22 @@ pub(super) fn time(ms: u64) -> Timestamp {
 }
 
 /// One place of the tree; of an image its one snapshot stands for it. `images` are the names of images by those of their
-/// volumes.
-pub(super) fn tree_node(node: cow::TreeNode, images: &HashMap<String, String>) -> Option<TreeNode> {
+/// volumes, and `recycled` those of volumes in the recycle bin, which are deleted to whoever looks at a tree.
+pub(super) fn tree_node(
+    node: cow::TreeNode,
+    images: &HashMap<String, String>,
+    recycled: &HashSet<String>,
+) -> Option<TreeNode> {
     Some(TreeNode {
         id: node.id.0,
         parent: node.parent.map(|id| id.0),
         kind: match node.kind {
             cow::TreeKind::Head { volume } if images.contains_key(&volume) => return None,
+            cow::TreeKind::Head { volume } | cow::TreeKind::Snapshot { volume, .. }
+                if recycled.contains(&volume) =>
+            {
+                TreeKind::Ghost
+            }
             cow::TreeKind::Head { volume } => TreeKind::Head { volume },
             cow::TreeKind::Snapshot { volume, .. } if images.contains_key(&volume) => {
                 TreeKind::Image { image: images[&volume].clone() }

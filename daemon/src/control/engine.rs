@@ -10,6 +10,7 @@ use cairn_api::info::Info;
 use cairn_api::pool::{
     CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
 };
+use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, Rollback, RolledBack, Snapshot,
     SnapshotList, SnapshotQuery, Tree,
@@ -21,7 +22,7 @@ use cairn_api::types::{
     TypeList, VolumeQos, VolumeType,
 };
 use cairn_api::volume::{
-    CreateRestore, CreateVolume, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
+    CreateRestore, CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
 };
 
 use crate::events::Events;
@@ -71,8 +72,18 @@ pub trait Engine: Send + Sync + 'static {
     fn reset_attachments(&self, volume: String) -> Pending<AttachmentList>;
     /// Grows a volume to `size` bytes.
     fn resize_volume(&self, name: String, size: u64) -> Pending<Volume>;
-    /// Deletes a volume nobody is connected to, if asked for with its snapshots.
-    fn delete_volume(&self, name: String, with_snapshots: bool) -> Pending<()>;
+    /// Deletes a volume nobody is connected to, if asked for with its snapshots, or puts it into the recycle bin.
+    fn delete_volume(&self, name: String, query: DeleteVolumeQuery) -> Pending<()>;
+    /// What was deleted and can still be had back.
+    fn recycle_bin(&self) -> Pending<RecycleBin>;
+    /// Says for how long deleted volumes are kept.
+    fn set_recycle_bin(&self, request: SetRecycleBin) -> Pending<RecycleBin>;
+    /// Makes what was deleted a volume again.
+    fn recover(&self, id: String, request: Recover) -> Pending<Volume>;
+    /// Deletes what is in the bin for good.
+    fn purge(&self, id: String) -> Pending<()>;
+    /// Deletes what has been in the bin for long enough. To be called now and then.
+    fn expire(&self) -> Pending<()>;
     /// The version tree around a volume.
     fn tree(&self, volume: String) -> Pending<Tree>;
 

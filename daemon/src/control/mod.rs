@@ -31,6 +31,7 @@ mod list;
 mod metrics;
 mod pool;
 mod pools;
+mod recycle;
 mod reply;
 mod restores;
 mod routes;

@@ -11,6 +11,7 @@ use cairn_api::info::Info;
 use cairn_api::pool::{
     CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
 };
+use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, MAX_DIFF_EXTENTS, Rollback,
     RolledBack, Snapshot, SnapshotList, SnapshotQuery, Tree,
@@ -22,7 +23,7 @@ use cairn_api::types::{
     TypeList, VolumeQos, VolumeType,
 };
 use cairn_api::volume::{
-    CreateRestore, CreateVolume, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
+    CreateRestore, CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
 };
 use cairn_cow::{DiffExtent, Disk, Result as CowResult};
 use cairn_uring::Handle;
@@ -30,12 +31,14 @@ use cairn_uring::Handle;
 use super::context::Context;
 use super::engine::{Engine, Pending};
 use super::{
-    attachments, convert, images, leases, pools, restores, snapshots, stagings, stats, types, volumes,
+    attachments, convert, images, leases, pools, recycle, restores, snapshots, stagings, stats, types,
+    volumes,
 };
 use crate::devices::Devices;
 use crate::events::{About, Events};
 use crate::images::in_pool;
 use crate::keeper::PoolFiles;
+use crate::staging::is_recycled;
 use crate::volumes::Volumes;
 
 /// The API's operations on pools.
@@ -101,6 +104,12 @@ fn tell_of_new(events: &Events, volume: &Volume) {
         About::volume(name),
         format!("volume {name} ({}) is there", Size(*size)),
     );
+}
+
+/// How it is told that what was deleted cannot be had back any more.
+fn tell_of_purge(events: &Events, volume: &String) {
+    let message = format!("volume {volume}, which was in the recycle bin, was deleted");
+    events.tell(EventKind::VolumeDeleted, About::volume(volume), message);
 }
 
 fn tell_of_snapshot(events: &Events, snapshot: &Snapshot) {
@@ -222,14 +231,47 @@ impl<D: Disk> Engine for PoolEngine<D> {
         })
     }
 
-    fn delete_volume(&self, name: String, with_snapshots: bool) -> Pending<()> {
-        let volume = name.clone();
-        let done = self.context.change(move |c| volumes::delete(c, name, with_snapshots));
-        self.told(done, move |events, ()| {
+    fn delete_volume(&self, name: String, query: DeleteVolumeQuery) -> Pending<()> {
+        let (volume, with_snapshots) = (name.clone(), query.snapshots);
+        let done = self.context.change(move |c| volumes::delete(c, name, query));
+        let done = self.told(done, move |events, recycled: &bool| {
             let with = if with_snapshots { " with its snapshots" } else { "" };
-            let message = format!("volume {volume} was deleted{with}");
-            events.tell(EventKind::VolumeDeleted, About::volume(&volume), message);
+            let (kind, message) = match recycled {
+                true => (EventKind::VolumeRecycled, format!("volume {volume} is in the recycle bin{with}")),
+                false => (EventKind::VolumeDeleted, format!("volume {volume} was deleted{with}")),
+            };
+            events.tell(kind, About::volume(&volume), message);
+        });
+        Box::pin(async move { done.await.map(drop) })
+    }
+
+    fn recycle_bin(&self) -> Pending<RecycleBin> {
+        self.context.look(|volumes| Ok(recycle::show(volumes)))
+    }
+
+    fn set_recycle_bin(&self, request: SetRecycleBin) -> Pending<RecycleBin> {
+        self.context.change(move |c| recycle::set(c, request))
+    }
+
+    fn recover(&self, id: String, request: Recover) -> Pending<Volume> {
+        let done = self.context.change(move |c| recycle::recover(c, id, request));
+        self.told(done, |events, volume| {
+            let message = format!("volume {} is back from the recycle bin", volume.name);
+            events.tell(EventKind::VolumeRecovered, About::volume(&volume.name), message);
         })
+    }
+
+    fn purge(&self, id: String) -> Pending<()> {
+        let done = self.context.change(move |c| recycle::purge(c, id));
+        let done = self.told(done, tell_of_purge);
+        Box::pin(async move { done.await.map(drop) })
+    }
+
+    fn expire(&self) -> Pending<()> {
+        let done = self.context.change(recycle::expire);
+        let done =
+            self.told(done, |events, gone| gone.iter().for_each(|volume| tell_of_purge(events, volume)));
+        Box::pin(async move { done.await.map(drop) })
     }
 
     fn tree(&self, volume: String) -> Pending<Tree> {
@@ -237,8 +279,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let (_, pool) = volumes.pools.of_volume(&volume)?;
             let images = in_pool("", &pool).into_iter().map(|image| (image.volume.name, image.settings.name));
             let images = images.collect();
+            let recycled = pool.volumes().into_iter().filter(|volume| is_recycled(&volume.attributes));
+            let recycled = recycled.map(|volume| volume.name).collect();
             let nodes = pool.tree(&volume)?.into_iter();
-            let nodes = nodes.filter_map(|node| convert::tree_node(node, &images)).collect();
+            let nodes = nodes.filter_map(|node| convert::tree_node(node, &images, &recycled)).collect();
             Ok(Tree { volume, nodes })
         })
     }

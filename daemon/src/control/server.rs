@@ -25,6 +25,8 @@ const MAX_CONNECTIONS: usize = 512;
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long requests under way may take to end once the daemon stops.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked what has expired.
+const TIDY_PAUSE: Duration = Duration::from_secs(60);
 /// Pause after a failed accept: out of descriptors, most likely, which passes as connections close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -79,8 +81,9 @@ pub fn start(
     let handle = runtime.handle().clone();
     let (stop, stopped) = watch::channel(false);
     let events = engine.events();
-    let router = routes::router(engine);
+    let router = routes::router(Arc::clone(&engine));
     let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
+        drop(runtime.spawn(tidy(engine)));
         if let Err(error) = runtime.block_on(serve(listener, router, stopped, &events)) {
             tracing::error!(%error, "the control socket cannot be served");
         }
@@ -88,6 +91,16 @@ pub fn start(
         runtime.shutdown_background();
     })?;
     Ok(ControlThread { stop, thread, runtime: handle, path: path.map(Path::to_owned) })
+}
+
+/// Has deleted volumes expire, until the runtime ends.
+async fn tidy(engine: Arc<dyn Engine>) {
+    loop {
+        tokio::time::sleep(TIDY_PAUSE).await;
+        if let Err(error) = engine.expire().await {
+            tracing::warn!(%error, "a volume in the recycle bin that has expired is still there");
+        }
+    }
 }
 
 async fn serve(

@@ -9,8 +9,8 @@ use cairn_api::pool::MAIN_POOL;
 use cairn_api::tags;
 use cairn_api::types::Retype;
 use cairn_api::volume::{
-    CreateVolume, EditVolume, ResetStatus, SetStatus, SnapshotRef, Volume, VolumeList, VolumeQuery,
-    VolumeRestore, VolumeStatus,
+    CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, SetStatus, SnapshotRef, Volume, VolumeList,
+    VolumeQuery, VolumeRestore, VolumeStatus,
 };
 use cairn_cow::{Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, VolumeInfo};
 
@@ -18,9 +18,10 @@ use super::context::{Context, check_name, check_reason, invalid};
 use super::list::{self, Listed, Page};
 use super::sessions::{Held, Target};
 use super::tokens::Token;
-use super::{attachments, convert, images, restores, snapshots, types};
+use super::{attachments, convert, images, recycle, restores, snapshots, types};
 use crate::activity::Activity;
 use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing};
+use crate::restore::is_restoring;
 use crate::serve::unnamed_device;
 use crate::settings::{self, KeptStatus, Settings, encode, is_set, kept_status, tag_attributes, tag_changes};
 use crate::staging::{StagingSettings, VOLUME_FROM_BACKUP, is_hidden, staging_settings};
@@ -430,25 +431,33 @@ pub(super) async fn resize<D: Disk>(c: Context<D>, name: String, size: u64) -> R
     api(show(&looked, &shown))
 }
 
+/// Deletes a volume, or puts it into the recycle bin: then it returns so.
 pub(super) async fn delete<D: Disk>(
     c: Context<D>,
     name: String,
-    with_snapshots: bool,
-) -> Result<(), ApiError> {
+    query: DeleteVolumeQuery,
+) -> Result<bool, ApiError> {
     let (_, pool) = c.pool_of(&name)?;
     refuse_protected(&pool, &name)?;
+    let with_snapshots = query.snapshots;
+    let its_snapshots = api(pool.snapshots(Some(&name)))?;
     if with_snapshots {
-        for snapshot in api(pool.snapshots(Some(&name)))? {
-            snapshots::refuse_held(&snapshot)?;
-        }
+        its_snapshots.iter().try_for_each(snapshots::refuse_held)?;
     }
-    let volume = name.clone();
-    let target = if with_snapshots { Target::Volume { volume } } else { Target::Head { volume } };
-    let _held = attachments::hold(&c.volumes.sessions, target).await?;
     let VolumeInfo { id, attributes, .. } = api(pool.volume(&name))?;
+    // What is being restored is deleted at once: nobody would go on with it in the bin.
+    let recycle = !query.permanent && recycle::keep(&c.volumes).is_some() && !is_restoring(&attributes);
+    let volume = name.clone();
+    let target = if with_snapshots || recycle { Target::Volume { volume } } else { Target::Head { volume } };
+    let _held = attachments::hold(&c.volumes.sessions, target).await?;
     let _doing = c.volumes.activities.begin((pool.id(), id), Activity::Deleting);
+    if recycle && (with_snapshots || its_snapshots.is_empty()) {
+        recycle::put(&pool, &name).await?;
+        c.volumes.forget_use(&pool, id);
+        return Ok(true);
+    }
     api(pool.delete_volume(&name, with_snapshots).await)?;
     c.volumes.forget_use(&pool, id);
     restores::deleted(&c, &pool, id, &attributes).await;
-    Ok(())
+    Ok(false)
 }

@@ -14,7 +14,9 @@ use cairn_api::types::{
     BACKEND, CreateQosPolicy, CreateType, DEFAULT_TYPE, EditQosPolicy, EditType, QosSource, Retype,
     SetVolumeQos,
 };
-use cairn_api::volume::{CreateVolume, EditVolume, SnapshotRef, VolumeQuery, VolumeStatus};
+use cairn_api::volume::{
+    CreateVolume, DeleteVolumeQuery, EditVolume, SnapshotRef, VolumeQuery, VolumeStatus,
+};
 use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, Holder, Pool};
 use cairn_uring::Handle;
@@ -74,8 +76,8 @@ fn what_is_asked_for_is_done() {
     assert_eq!((report.data_blocks, report.data_verified), (3, 3));
 
     w.ok(w.engine.delete_snapshot("a".into(), "s2".into()));
-    w.ok(w.engine.delete_volume("a".into(), true));
-    w.ok(w.engine.delete_volume("b".into(), false));
+    w.ok(w.engine.delete_volume("a".into(), World::with_snapshots()));
+    w.ok(w.engine.delete_volume("b".into(), DeleteVolumeQuery::default()));
     assert_eq!(w.ok(w.engine.volumes(VolumeQuery::default())).volumes.len(), 1, "the clone lives on");
     w.reactor.join().expect("ends in order");
 }
@@ -120,8 +122,11 @@ fn what_is_wrong_is_refused_with_its_code() {
     let typed = CreateVolume { volume_type: Some("no".into()), ..volume("y", Some(MIB)) };
     assert_eq!(w.code(w.engine.create_volume(typed)), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.resize_volume("a".into(), 1)), ErrorCode::Shrink);
-    assert_eq!(w.code(w.engine.delete_volume("a".into(), false)), ErrorCode::HasSnapshots);
-    assert_eq!(w.code(w.engine.delete_volume("no".into(), true)), ErrorCode::NotFound);
+    assert_eq!(
+        w.code(w.engine.delete_volume("a".into(), DeleteVolumeQuery::default())),
+        ErrorCode::HasSnapshots
+    );
+    assert_eq!(w.code(w.engine.delete_volume("no".into(), World::with_snapshots())), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.volume("no".into())), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.snapshots(of("no"))), ErrorCode::NotFound);
     assert_eq!(w.code(w.engine.rollback("a".into(), "no".into(), Rollback::default())), ErrorCode::NotFound);
@@ -137,14 +142,18 @@ fn what_is_in_use_stays_and_what_is_going_is_not_connected_to() {
     let reader = w.client("a@s", 2, 0).expect("free");
     let shown = w.ok(w.engine.volume("a".into()));
     assert_eq!((shown.status, shown.connections), (VolumeStatus::InUse, 1));
-    assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Busy);
+    assert_eq!(w.code(w.engine.delete_volume("a".into(), World::with_snapshots())), ErrorCode::Busy);
     assert_eq!(w.code(w.engine.delete_snapshot("a".into(), "s".into())), ErrorCode::Busy);
     assert_eq!(w.code(w.engine.rollback("a".into(), "s".into(), Rollback::default())), ErrorCode::Busy);
     w.ok(w.engine.rollback("a".into(), "s".into(), Rollback { force: true }));
     World::leave(&head);
-    assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Busy, "a snapshot is being read");
+    assert_eq!(
+        w.code(w.engine.delete_volume("a".into(), World::with_snapshots())),
+        ErrorCode::Busy,
+        "a snapshot is being read"
+    );
     World::leave(&reader);
-    w.ok(w.engine.delete_volume("a".into(), true));
+    w.ok(w.engine.delete_volume("a".into(), World::with_snapshots()));
     assert!(w.sessions.hold(Target::of_export("a")).is_ok(), "the hold ends with the operation");
     w.reactor.join().expect("ends in order");
 }
@@ -154,7 +163,7 @@ fn a_connection_that_is_just_closing_is_waited_for() {
     let w = World::new();
     w.create("a", MIB);
     let leaving = w.client("a", 1, 0).expect("free");
-    let deletion = w.engine.delete_volume("a".into(), false);
+    let deletion = w.engine.delete_volume("a".into(), DeleteVolumeQuery::default());
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| w.runtime.block_on(deletion));
         World::leave(&leaving);
@@ -309,8 +318,8 @@ fn volumes_of_several_pools_are_as_of_one() {
     assert_eq!(w.ok(w.engine.grow_pool("bulk".into(), grow(Some(2 << 30)))).limit, 2 << 30);
 
     assert_eq!(w.code(w.engine.remove_pool("bulk".into())), ErrorCode::Busy, "it has volumes");
-    w.ok(w.engine.delete_volume("b".into(), true));
-    w.ok(w.engine.delete_volume("c".into(), true));
+    w.ok(w.engine.delete_volume("b".into(), World::with_snapshots()));
+    w.ok(w.engine.delete_volume("c".into(), World::with_snapshots()));
     assert_eq!(w.code(w.engine.remove_pool("bulk".into())), ErrorCode::Busy, "a type names it");
     w.ok(w.engine.delete_type("bulk".into()));
     w.ok(w.engine.remove_pool("bulk".into()));
@@ -427,7 +436,7 @@ fn attachments_are_exclusive_and_can_be_ended() {
     let _stale = w.client("a@s", 5, 1).expect("free");
     let device = Consumer::Kernel { device: "/dev/nbd0".into() };
     w.sessions.pin(Target::of_export("a"), &device, || Some(true)).expect("free");
-    assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Busy);
+    assert_eq!(w.code(w.engine.delete_volume("a".into(), World::with_snapshots())), ErrorCode::Busy);
     assert!(w.ok(w.engine.reset_attachments("a".into())).attachments.is_empty());
 
     let edited = w.ok(w.engine.edit_volume("a".into(), renamed));

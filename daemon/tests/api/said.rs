@@ -2,6 +2,8 @@
 
 use cairn_api::attachment::{Attach, Consumer};
 use cairn_api::error::ErrorCode;
+use cairn_api::event::EventQuery;
+use cairn_api::recycle::{Recover, SetRecycleBin};
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, EditSnapshot, GroupMember, Rollback, SnapshotQuery,
     SnapshotStatus,
@@ -9,7 +11,8 @@ use cairn_api::snapshot::{
 use cairn_api::staging::CreateStaging;
 use cairn_api::tags::{TagChanges, Tags};
 use cairn_api::volume::{
-    CreateVolume, EditVolume, ResetStatus, SetStatus, SnapshotRef, Volume, VolumeQuery, VolumeStatus,
+    CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, SetStatus, SnapshotRef, Volume, VolumeQuery,
+    VolumeStatus,
 };
 use cairnd::control::{Engine, Target};
 
@@ -159,7 +162,7 @@ fn what_is_write_protected_cannot_be_changed_by_anybody() {
         w.code(w.engine.rollback("a".into(), "s".into(), Rollback { force: true })),
         ErrorCode::ReadOnly
     );
-    assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::ReadOnly);
+    assert_eq!(w.code(w.engine.delete_volume("a".into(), World::with_snapshots())), ErrorCode::ReadOnly);
     let over = CreateStaging { volume: "a".into(), over: true, size: MIB, ..CreateStaging::default() };
     assert_eq!(w.code(w.engine.create_staging(over)), ErrorCode::ReadOnly);
     // Reading it, and snapshots of it, are nobody's harm; and clients may be there when it ends.
@@ -167,7 +170,7 @@ fn what_is_write_protected_cannot_be_changed_by_anybody() {
     let client = w.client("a", 1, usize::MAX).expect("is let in");
     assert!(!w.ok(w.engine.edit_volume("a".into(), protect(false))).write_protected);
     World::leave(&client);
-    w.ok(w.engine.delete_volume("a".into(), true));
+    w.ok(w.engine.delete_volume("a".into(), World::with_snapshots()));
     w.reactor.join().expect("ends in order");
 }
 
@@ -224,7 +227,10 @@ fn a_volume_that_is_being_filled_is_seen_but_not_used() {
     let seen: Vec<_> = seen.iter().map(|volume| (&*volume.name, volume.status)).collect();
     assert_eq!(seen, [("new", VolumeStatus::Creating), ("old", VolumeStatus::RestoringBackup)]);
     assert_eq!(w.ok(w.engine.volume("new".into())).status, VolumeStatus::Creating);
-    assert_eq!(w.code(w.engine.delete_volume("new".into(), false)), ErrorCode::NotFound);
+    assert_eq!(
+        w.code(w.engine.delete_volume("new".into(), DeleteVolumeQuery::default())),
+        ErrorCode::NotFound
+    );
     w.ok(w.engine.complete_staging(staging.id));
     assert_eq!(w.ok(w.engine.volume("new".into())).status, VolumeStatus::Available);
     w.reactor.join().expect("ends in order");
@@ -267,7 +273,7 @@ fn what_is_held_is_not_deleted() {
     assert_eq!(refused.code, ErrorCode::Held);
     assert_eq!(refused.message, "the snapshot 'a@s' is held by 'audit' (until May) and 1 more");
     assert_eq!(refused.hint.as_deref(), Some("release it first: cairn snapshot release a s audit"));
-    assert_eq!(w.code(w.engine.delete_volume("a".into(), true)), ErrorCode::Held);
+    assert_eq!(w.code(w.engine.delete_volume("a".into(), World::with_snapshots())), ErrorCode::Held);
     let query = SnapshotQuery { held: Some(true), ..SnapshotQuery::default() };
     assert_eq!(w.ok(w.engine.snapshots(query)).snapshots.len(), 1);
 
@@ -358,8 +364,67 @@ fn a_request_that_is_sent_again_with_its_token_makes_nothing_new() {
     assert_eq!(w.ok(w.engine.create_group(group)).snapshots, both);
 
     // It is kept with what was made, and goes with it.
-    w.ok(w.engine.delete_volume("b".into(), true));
+    w.ok(w.engine.delete_volume("b".into(), World::with_snapshots()));
     let anew = w.ok(w.engine.create_volume(new));
     assert!(anew.id != made.id && anew.name == "a");
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn what_was_deleted_can_be_had_back_for_a_while() {
+    let w = World::new();
+    w.create("a", MIB);
+    w.write("a", 3, 7);
+    w.snapshot("a", "s");
+    let bin = || w.ok(w.engine.recycle_bin());
+    let keep = |keep_seconds| w.engine.set_recycle_bin(SetRecycleBin { keep_seconds });
+    let delete = |name: &str| w.engine.delete_volume(name.into(), World::with_snapshots());
+    let recover =
+        |id: &str, name: Option<&str>| w.engine.recover(id.into(), Recover { name: name.map(str::to_owned) });
+    assert_eq!(bin().keep_seconds, 0);
+    assert_eq!(w.ok(keep(86_400)).keep_seconds, 86_400);
+    assert_eq!(w.code(keep(u64::MAX)), ErrorCode::InvalidArgument);
+
+    let without = w.engine.delete_volume("a".into(), DeleteVolumeQuery::default());
+    assert_eq!(w.code(without), ErrorCode::HasSnapshots, "as without a bin");
+    w.ok(delete("a"));
+    let volumes = || names(w.ok(w.engine.volumes(VolumeQuery::default())).volumes);
+    assert_eq!(volumes(), [""; 0]);
+    assert_eq!(w.ok(w.engine.snapshots(SnapshotQuery::default())).snapshots, []);
+    assert_eq!(w.code(w.engine.volume("a".into())), ErrorCode::NotFound);
+    let held = &bin().volumes[0];
+    assert_eq!((&*held.name, held.size, held.snapshots), ("a", MIB, 1));
+    assert_eq!(held.expires.as_second() - held.deleted.as_second(), 86_400);
+    assert_eq!(w.code(w.engine.volume(held.id.clone())), ErrorCode::NotFound, "nor by what it is called now");
+    assert_eq!(w.code(keep(0)), ErrorCode::Busy);
+
+    // Its name is free meanwhile, and then it needs another.
+    w.create("a", MIB);
+    assert_eq!(w.code(recover(&held.id, None)), ErrorCode::Exists);
+    assert_eq!(w.code(recover("no", None)), ErrorCode::NotFound);
+    let back = w.ok(recover(&held.id, Some("b")));
+    assert_eq!((&*back.name, back.snapshots), ("b", 1));
+    w.read("b", 3).expect("is there");
+    assert_eq!(bin().volumes, []);
+
+    w.ok(delete("a"));
+    w.ok(delete("b"));
+    let order: Vec<_> = bin().volumes.into_iter().map(|volume| volume.name).collect();
+    assert_eq!(order, ["b", "a"], "the last first");
+    w.ok(w.engine.expire());
+    assert_eq!(bin().volumes.len(), 2);
+    w.ok(w.engine.purge(bin().volumes[0].id.clone()));
+    assert_eq!(w.code(w.engine.purge("b".into())), ErrorCode::NotFound);
+    w.ok(keep(1));
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    w.ok(w.engine.expire());
+    assert_eq!(bin().volumes, []);
+    w.create("c", MIB);
+    let permanent = DeleteVolumeQuery { permanent: true, ..DeleteVolumeQuery::default() };
+    w.ok(w.engine.delete_volume("c".into(), permanent));
+    assert_eq!(bin().volumes, []);
+    let query = EventQuery { kind: Some("volume".into()), limit: Some(2), ..EventQuery::default() };
+    let told: Vec<_> = w.engine.events().list(&query).events.into_iter().map(|event| event.message).collect();
+    assert_eq!(told, ["volume c (1.0 MiB) is there", "volume c was deleted"]);
     w.reactor.join().expect("ends in order");
 }

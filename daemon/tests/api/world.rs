@@ -13,7 +13,7 @@ use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::snapshot::CreateSnapshot;
 use cairn_api::tags::Tags;
-use cairn_api::volume::CreateVolume;
+use cairn_api::volume::{CreateVolume, DeleteVolumeQuery};
 use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Options, Pool, VolumeInfo};
 use cairn_uring::{Config, Handle, Reactor, ReactorThread};
@@ -354,6 +354,11 @@ impl World {
             pool.write(0, version, block * BLOCK_SIZE, BLOCK_SIZE as usize, buf).await
         });
         written.expect("the reactor runs").wait().expect("the task ends").expect("is written");
+    }
+
+    /// How a volume is deleted with its snapshots.
+    pub(crate) fn with_snapshots() -> DeleteVolumeQuery {
+        DeleteVolumeQuery { snapshots: true, permanent: false }
     }
 
     /// Reads one block of a volume.

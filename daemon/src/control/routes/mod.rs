@@ -10,6 +10,7 @@
 //! | [`types`] | volume types, and the QoS rules that they point to |
 //! | [`events`] | what happened, and what happens |
 //! | [`stats`], [`metrics`] | what volumes' clients have done; all figures, for Prometheus |
+//! | [`recycle`] | volumes that were deleted and can be had back |
 //! | [`pools`] | pools: figures, checks, more of them |
 //!
 //! A handler names the call of the [`Engine`] and how long its client waits for it; everything else is
@@ -20,6 +21,7 @@ mod events;
 mod images;
 mod metrics;
 mod pools;
+mod recycle;
 mod snapshots;
 mod stagings;
 mod stats;
@@ -124,6 +126,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(stagings::routes())
         .merge(types::routes())
         .merge(pools::routes())
+        .merge(recycle::routes())
         .merge(events::routes())
         .merge(stats::routes())
         .merge(metrics::routes())

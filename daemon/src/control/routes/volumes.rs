@@ -77,7 +77,7 @@ async fn edit_volume(
     c.ok(Length::Short, |e| e.edit_volume(name, request)).await
 }
 
-/// Delete a volume that no NBD client is connected to.
+/// Delete a volume that no NBD client is connected to; where there is a recycle bin, it goes there.
 #[utoipa::path(delete, path = "/v1/volumes/{name}", tag = "volumes",
     params(("name" = String, Path, description = "The volume"), DeleteVolumeQuery), responses(
     (status = 204, description = "It is deleted; its space is given back in the background"),
@@ -87,7 +87,7 @@ async fn delete_volume(
     Path(name): Path<String>,
     Query(query): Query<DeleteVolumeQuery>,
 ) -> Result<StatusCode, Failure> {
-    c.gone(|e| e.delete_volume(name, query.snapshots)).await
+    c.gone(|e| e.delete_volume(name, query)).await
 }
 
 /// Grow a volume.

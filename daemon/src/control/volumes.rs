@@ -151,21 +151,16 @@ impl<'a, D: Disk> View<'a, D> {
             let (name, snapshots) = (staging.volume.clone(), 0);
             let status = VolumeStatus::Creating;
             let backup = staging.backup.clone();
-            Volume { name, snapshots, status, backup, reason: None, ..self.show(info.clone()) }
+            // Who fills it is at an export of another name.
+            let shown = Volume { attachments: Vec::new(), connections: 0, ..self.show(info.clone()) };
+            Volume { name, snapshots, status, backup, reason: None, ..shown }
         })
     }
 }
 
-/// One volume.
+/// One volume. One that a client is still filling is only in lists: until it is complete, its name is nobody's.
 pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
-    let (pool_name, pool) = match volumes.pools.of_volume(name) {
-        Ok(found) => found,
-        // It may be there soon.
-        Err(error) => {
-            let creating = all(volumes).into_iter().find(|volume| volume.name == name);
-            return creating.ok_or(error);
-        }
-    };
+    let (pool_name, pool) = volumes.pools.of_volume(name)?;
     let info = pool.volume(name)?;
     Ok(View::of(volumes, &pool_name, &pool, &pool.volumes()).show(info))
 }

@@ -61,7 +61,8 @@ c pool check --data
 stop_daemon
 "#,
     );
-    let what_there_is = "hint: \"cairn volume list\" and \"cairn snapshot list\" show what there is";
+    let what_there_is =
+        "hint: \"cairn volume list\", \"cairn snapshot list\" and \"cairn pool list\" show what there is";
     let another = "hint: choose another device, or none to get the first that is free";
     let right = "hint: cairnd needs CAP_SYS_ADMIN for this: run it as root, or with \
                  AmbientCapabilities=CAP_SYS_ADMIN in its unit";

@@ -470,7 +470,10 @@ impl<D: Disk> Pool<D> {
             if !versions.is_empty() && !with_snapshots {
                 return Err(Error::new(
                     ErrorKind::HasSnapshots,
-                    format!("volume '{name}' has {} snapshots", versions.len()),
+                    match versions.len() {
+                        1 => format!("volume '{name}' has a snapshot"),
+                        count => format!("volume '{name}' has {count} snapshots"),
+                    },
                 ));
             }
             versions.push(head);

@@ -341,6 +341,17 @@ pub enum SetStatus {
     Maintenance,
 }
 
+impl SetStatus {
+    /// The status as JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SetStatus::Available => "available",
+            SetStatus::Error => "error",
+            SetStatus::Maintenance => "maintenance",
+        }
+    }
+}
+
 /// Asks to set a volume's status.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -604,6 +604,15 @@ impl<D: Disk> Pool<D> {
         state.versions.heads().filter_map(|id| state.volume_info(id).ok()).collect()
     }
 
+    /// The volumes that keep something under `key`, by name.
+    pub fn volumes_with(&self, key: &str) -> Vec<VolumeInfo> {
+        let state = self.state.lock();
+        let keeps = |id: &VersionId| {
+            state.versions.get(*id).is_some_and(|version| version.attributes.get(key).is_some())
+        };
+        state.versions.heads().filter(keeps).filter_map(|id| state.volume_info(id).ok()).collect()
+    }
+
     /// Counts a volume's reads that failed their checksum anew.
     pub fn forget_checksum_errors(&self, name: &str) -> Result<()> {
         let mut state = self.state.lock();

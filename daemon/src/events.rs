@@ -113,15 +113,20 @@ impl Events {
         let kept = self.kept.lock();
         let after = query.after.unwrap_or(0);
         let from = kept.events.partition_point(|event| event.id <= after);
-        let mut events: Vec<Event> =
-            kept.events.iter().skip(from).filter(|event| query.asks_for(event)).cloned().collect();
         let most = query.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        events.drain(..events.len().saturating_sub(most));
+        let asked_for = kept.events.range(from..).rev().filter(|event| query.asks_for(event));
+        let mut events: Vec<Event> = asked_for.take(most).cloned().collect();
+        events.reverse();
         EventList {
             events,
             last: kept.next - 1,
             gap: query.after.is_some_and(|after| after < kept.forgotten),
         }
+    }
+
+    /// The id of the last one.
+    pub(crate) fn last(&self) -> u64 {
+        self.kept.lock().next - 1
     }
 
     /// Waits until something has happened after `after`. Returns whether more can come.

@@ -102,9 +102,8 @@ impl Exports for PoolExports {
     async fn open(&self, name: &str, _client: &ClientInfo) -> Result<VersionExport, OpenError> {
         let name = if name.is_empty() { self.default_name()? } else { name.to_owned() };
         let (pool, version) = self.volumes.export(&name).map_err(|e| unavailable(&e))?;
-        let resolved = resolve_for_use(&pool, &version).map_err(|e| unavailable(&e))?;
+        let (resolved, kept) = resolve_for_use(&pool, &version).map_err(|e| unavailable(&e))?;
         let restore = self.volumes.restores.of(&pool, &resolved).map_err(|e| unavailable(&e))?;
-        let kept = pool.attributes_of(resolved.head).map_err(|e| unavailable(&e))?;
         let mut connection = self.connection.clone();
         connection.write_through &= !pool.survives_its_process();
         Ok(VersionExport {

@@ -138,7 +138,7 @@ pub(crate) fn in_pool<D: Disk>(pool_name: &str, pool: &Arc<Pool<D>>) -> Vec<Foun
         let settings = image(&volume)?;
         Some(FoundImage { pool_name: pool_name.to_owned(), pool: Arc::clone(pool), volume, settings })
     };
-    pool.volumes().into_iter().filter_map(found).collect()
+    pool.volumes_with(VOLUME_IMAGE).into_iter().filter_map(found).collect()
 }
 
 /// Deletes what nobody finishes any more in a pool that was just opened: images that are not ready, staged volumes, and

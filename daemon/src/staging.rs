@@ -52,7 +52,7 @@ pub(crate) fn is_staged(attributes: &Attributes) -> bool {
 }
 
 /// Whether a volume that keeps `attributes` is in the recycle bin.
-pub(crate) fn is_recycled(attributes: &Attributes) -> bool {
+fn is_recycled(attributes: &Attributes) -> bool {
     attributes.get(VOLUME_RECYCLED).is_some()
 }
 

@@ -8,7 +8,7 @@ use cairn_api::event::EventKind;
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::qos::QosRule;
 use cairn_api::volume::SetStatus;
-use cairn_cow::{Disk, Error, ErrorKind, Holder, Pool, Resolved, Result, VersionId};
+use cairn_cow::{Attributes, Disk, Error, ErrorKind, Holder, Pool, Resolved, Result, VersionId};
 use parking_lot::Mutex;
 
 use crate::activity::Activities;
@@ -173,11 +173,12 @@ impl<D: Disk> Volumes<D> {
     }
 }
 
-/// What the export `name` stands for, as clients may have it now: not writable when it is write-protected.
+/// What the export `name` stands for, as clients may have it now, and what its volume keeps: not writable when it is
+/// write-protected.
 ///
 /// # Errors
 /// `NotFound`, and `Busy` while an administrator keeps everybody away from it.
-pub(crate) fn resolve_for_use<D: Disk>(pool: &Pool<D>, name: &str) -> Result<Resolved> {
+pub(crate) fn resolve_for_use<D: Disk>(pool: &Pool<D>, name: &str) -> Result<(Resolved, Attributes)> {
     let mut found = pool.resolve(name)?;
     let kept = pool.attributes_of(found.head)?;
     if let Some(status) = kept_status(&kept).filter(|kept| kept.status == SetStatus::Maintenance) {
@@ -186,14 +187,13 @@ pub(crate) fn resolve_for_use<D: Disk>(pool: &Pool<D>, name: &str) -> Result<Res
         return Err(Error::new(ErrorKind::Busy, format!("the volume '{volume}' is in maintenance{why}")));
     }
     found.writable &= !is_set(&kept, settings::VOLUME_PROTECTED);
-    Ok(found)
+    Ok((found, kept))
 }
 
 /// Whether what was `found` as the export `name` may have several consumers now; none when that name means something else
 /// by now, or nothing, or may not be used as it was found.
 pub(crate) fn is_shared_now<D: Disk>(pool: &Pool<D>, name: &str, found: &Resolved) -> Option<bool> {
-    let now = resolve_for_use(pool, name).ok()?;
-    let attributes = pool.attributes_of(now.head).ok()?;
+    let (now, kept) = resolve_for_use(pool, name).ok()?;
     let same = (now.id, now.head) == (found.id, found.head) && now.writable >= found.writable;
-    same.then(|| is_set(&attributes, settings::VOLUME_SHARED))
+    same.then(|| is_set(&kept, settings::VOLUME_SHARED))
 }

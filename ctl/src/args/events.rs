@@ -3,6 +3,8 @@
 use cairn_api::event::Severity;
 use clap::Args;
 
+use super::values::one_of;
+
 /// Which events.
 #[derive(Args, Debug)]
 pub(crate) struct Events {
@@ -28,6 +30,5 @@ pub(crate) struct Events {
 
 fn severity(text: &str) -> Result<Severity, String> {
     let all = [Severity::Info, Severity::Warning, Severity::Error];
-    let found = all.into_iter().find(|severity| severity.as_str() == text);
-    found.ok_or_else(|| "expected info, warning or error".to_owned())
+    one_of(text, &all, Severity::as_str)
 }

@@ -4,7 +4,7 @@ use cairn_api::Size;
 use cairn_api::snapshot::SnapshotStatus;
 use clap::{Args, Subcommand};
 
-use super::values::{Spec, Switch, TagFilter};
+use super::values::{Spec, Switch, TagFilter, one_of};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Snapshot {
@@ -205,6 +205,5 @@ pub(crate) struct SnapshotFilter {
 
 fn snapshot_status(text: &str) -> Result<SnapshotStatus, String> {
     let all = [SnapshotStatus::Available, SnapshotStatus::InUse, SnapshotStatus::Error];
-    let found = all.into_iter().find(|status| status.as_str() == text);
-    found.ok_or_else(|| "expected available, in-use or error".to_owned())
+    one_of(text, &all, SnapshotStatus::as_str)
 }

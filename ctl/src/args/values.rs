@@ -135,6 +135,11 @@ impl Switch {
     pub(crate) fn is_on(self) -> bool {
         self == Switch::On
     }
+
+    /// As a query has it.
+    pub(crate) fn in_query(self) -> String {
+        self.is_on().to_string()
+    }
 }
 
 /// `KEY=VALUE` of a type; without a value the key is taken away.
@@ -193,6 +198,18 @@ impl FromStr for Keep {
             .map(|seconds| Keep { seconds })
             .ok_or_else(|| "expected a time such as 7d, 12h or 30m, or off".to_owned())
     }
+}
+
+/// The one of `all` that `text` is the word for.
+pub(crate) fn one_of<T: Copy>(text: &str, all: &[T], word: fn(T) -> &'static str) -> Result<T, String> {
+    let found = all.iter().copied().find(|one| word(*one) == text);
+    found.ok_or_else(|| {
+        let words: Vec<_> = all.iter().map(|one| word(*one)).collect();
+        match words.split_last() {
+            Some((last, others)) if !others.is_empty() => format!("expected {} or {last}", others.join(", ")),
+            _ => format!("expected {}", words.concat()),
+        }
+    })
 }
 
 /// `KEY=VALUE` or `KEY`, as a list is filtered by a tag.

@@ -4,7 +4,7 @@ use cairn_api::Size;
 use cairn_api::volume::{SetStatus, VolumeStatus};
 use clap::{Args, Subcommand};
 
-use super::values::{Device, Export, From, InUse, Spec, Switch, TagFilter};
+use super::values::{Device, Export, From, InUse, Spec, Switch, TagFilter, one_of};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Volume {
@@ -286,10 +286,6 @@ pub(crate) struct VolumeFilter {
 
 /// The statuses that can be set.
 fn set_status(text: &str) -> Result<SetStatus, String> {
-    match text {
-        "available" => Ok(SetStatus::Available),
-        "error" => Ok(SetStatus::Error),
-        "maintenance" => Ok(SetStatus::Maintenance),
-        _ => Err("expected available, error or maintenance".to_owned()),
-    }
+    let all = [SetStatus::Available, SetStatus::Error, SetStatus::Maintenance];
+    one_of(text, &all, SetStatus::as_str)
 }

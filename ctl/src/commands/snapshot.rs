@@ -88,14 +88,13 @@ pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Outpu
 /// The path of a list.
 fn listed(filter: args::SnapshotFilter) -> String {
     let mut pairs: Vec<_> = filter.tags.into_iter().map(|tag| ("tag", Some(tag.0))).collect();
-    let switch = |switch: Option<Switch>| switch.map(|switch| switch.is_on().to_string());
     pairs.extend([
         ("volume", filter.volume),
         ("search", filter.search),
         ("status", filter.status.map(|status| status.as_str().to_owned())),
         ("project", filter.project),
-        ("automatic", switch(filter.automatic)),
-        ("held", switch(filter.held)),
+        ("automatic", filter.automatic.map(Switch::in_query)),
+        ("held", filter.held.map(Switch::in_query)),
         ("sort", filter.sort),
         ("limit", filter.limit.map(|limit| limit.to_string())),
         ("after", filter.after),

@@ -69,16 +69,15 @@ pub(super) async fn run(command: args::Volume, client: &Client, output: &Output)
 /// The path of a list.
 fn listed(filter: args::VolumeFilter) -> String {
     let mut pairs: Vec<_> = filter.tags.into_iter().map(|tag| ("tag", Some(tag.0))).collect();
-    let switch = |switch: Option<Switch>| switch.map(|switch| switch.is_on().to_string());
     pairs.extend([
         ("search", filter.search),
         ("status", filter.status.map(|status| status.as_str().to_owned())),
         ("type", filter.volume_type),
         ("pool", filter.pool),
         ("project", filter.project),
-        ("bootable", switch(filter.bootable)),
-        ("shared", switch(filter.shared)),
-        ("write_protected", switch(filter.write_protected)),
+        ("bootable", filter.bootable.map(Switch::in_query)),
+        ("shared", filter.shared.map(Switch::in_query)),
+        ("write_protected", filter.write_protected.map(Switch::in_query)),
         ("sort", filter.sort),
         ("limit", filter.limit.map(|limit| limit.to_string())),
         ("after", filter.after),

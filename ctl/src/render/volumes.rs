@@ -161,36 +161,32 @@ pub(crate) fn show(volume: &Volume, several: bool, uri: Option<&str>, look: &Loo
     fields(&lines, look)
 }
 
+/// What follows when a volume is there.
+fn how_to_connect(uri: Option<&str>, look: &Look) -> String {
+    uri.map_or_else(String::new, |uri| fields(&[("connect", uri.to_owned())], look))
+}
+
 /// After creating one.
 pub(crate) fn created(volume: &Volume, uri: Option<&str>, look: &Look) -> String {
     let source = match origin(volume) {
         Some(origin) => format!(" from {origin}"),
         None => String::new(),
     };
-    let mut text = format!("created volume {} ({}){source}\n", volume.name, Size(volume.size));
-    if let Some(uri) = uri {
-        text.push_str(&fields(&[("connect", uri.to_owned())], look));
-    }
-    text
+    let text = format!("created volume {} ({}){source}\n", volume.name, Size(volume.size));
+    text + &how_to_connect(uri, look)
 }
 
 /// After taking one back from the recycle bin.
 pub(crate) fn recovered(volume: &Volume, uri: Option<&str>, look: &Look) -> String {
-    let mut text = format!("volume {} ({}) is back\n", volume.name, Size(volume.size));
-    if let Some(uri) = uri {
-        text.push_str(&fields(&[("connect", uri.to_owned())], look));
-    }
-    text
+    let text = format!("volume {} ({}) is back\n", volume.name, Size(volume.size));
+    text + &how_to_connect(uri, look)
 }
 
 /// After making one that serves while it is being restored.
 pub(crate) fn restoring(volume: &Volume, uri: Option<&str>, look: &Look) -> String {
     let size = Size(volume.size);
-    let mut text = format!("volume {} ({size}) serves, and is restored in the background\n", volume.name);
-    if let Some(uri) = uri {
-        text.push_str(&fields(&[("connect", uri.to_owned())], look));
-    }
-    text
+    let text = format!("volume {} ({size}) serves, and is restored in the background\n", volume.name);
+    text + &how_to_connect(uri, look)
 }
 
 /// After editing the one that was called `before`.

@@ -102,7 +102,7 @@ pub(super) async fn attach<D: Disk>(
     let (_, pool) = c.pool_of(&volume)?;
     let target = Target::of(volume, request.snapshot);
     let export = target.export();
-    let version = resolve_for_use(&pool, &export).map_err(|e| convert::error(&e))?;
+    let (version, _) = resolve_for_use(&pool, &export).map_err(|e| convert::error(&e))?;
     let kernel = devices(&c)?;
     let sessions = &c.volumes.sessions;
     // Before the kernel opens its connections, so that nobody comes in between.

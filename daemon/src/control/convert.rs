@@ -24,6 +24,11 @@ pub(super) fn error(error: &cow::Error) -> ApiError {
     }
 }
 
+/// What the engine answers, as the API says it.
+pub(super) fn api<T>(result: cow::Result<T>) -> Result<T, ApiError> {
+    result.map_err(|e| error(&e))
+}
+
 fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
     match kind {
         ErrorKind::NotFound => (

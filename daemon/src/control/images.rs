@@ -18,6 +18,7 @@ use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowRes
 
 use super::attachments;
 use super::context::{Context, busy, check_name, invalid, volumes_counted};
+use super::convert::api;
 use super::sessions::Target;
 use super::{convert, leases, restores};
 use crate::images::{
@@ -31,10 +32,6 @@ use crate::volumes::Volumes;
 const MAX_OS_TYPE: usize = 64;
 /// Bytes of the longest name of a file, as file systems have it.
 const MAX_FILE_NAME: usize = 255;
-
-fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
-    result.map_err(|e| convert::error(&e))
-}
 
 /// Finds an image.
 pub(super) fn find<D: Disk>(volumes: &Volumes<D>, name: &str) -> Result<FoundImage<D>, ApiError> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use cairn_api::Size;
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
-use cairn_api::error::ApiError;
 use cairn_api::event::{EventKind, Severity};
 use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
 use cairn_api::info::Info;
@@ -25,10 +24,11 @@ use cairn_api::types::{
 use cairn_api::volume::{
     CreateRestore, CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
 };
-use cairn_cow::{DiffExtent, Disk, Result as CowResult};
+use cairn_cow::{DiffExtent, Disk};
 use cairn_uring::Handle;
 
 use super::context::Context;
+use super::convert::api;
 use super::engine::{Engine, Pending};
 use super::{
     attachments, convert, images, leases, pools, recycle, restores, snapshots, stagings, stats, types,
@@ -38,7 +38,7 @@ use crate::devices::Devices;
 use crate::events::{About, Events};
 use crate::images::in_pool;
 use crate::keeper::PoolFiles;
-use crate::staging::is_recycled;
+use crate::staging::VOLUME_RECYCLED;
 use crate::volumes::Volumes;
 
 /// The API's operations on pools.
@@ -64,10 +64,6 @@ impl<D: Disk> PoolEngine<D> {
         restores::begin_all(&context);
         PoolEngine { context, info }
     }
-}
-
-fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
-    result.map_err(|e| convert::error(&e))
 }
 
 /// The extents from `offset` on as far as one answer takes them, and where the next one starts.
@@ -279,8 +275,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let (_, pool) = volumes.pools.of_volume(&volume)?;
             let images = in_pool("", &pool).into_iter().map(|image| (image.volume.name, image.settings.name));
             let images = images.collect();
-            let recycled = pool.volumes().into_iter().filter(|volume| is_recycled(&volume.attributes));
-            let recycled = recycled.map(|volume| volume.name).collect();
+            let recycled = pool.volumes_with(VOLUME_RECYCLED).into_iter().map(|volume| volume.name).collect();
             let nodes = pool.tree(&volume)?.into_iter();
             let nodes = nodes.filter_map(|node| convert::tree_node(node, &images, &recycled)).collect();
             Ok(Tree { volume, nodes })

@@ -11,12 +11,13 @@ use std::time::Duration;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::recycle::{MAX_KEEP_SECONDS, Recover, RecycleBin, Recycled, SetRecycleBin};
 use cairn_api::volume::Volume;
-use cairn_cow::{Attributes, Disk, Edit, Holder, Pool, Result as CowResult, VolumeInfo};
+use cairn_cow::{Attributes, Disk, Edit, Holder, Pool, VolumeInfo};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::context::{Context, busy, check_name, invalid};
-use super::{convert, snapshots, volumes};
+use super::convert::api;
+use super::{snapshots, volumes};
 use crate::keeper::random_hex;
 use crate::settings::{self, RECYCLE_BIN, encode};
 use crate::staging::VOLUME_RECYCLED;
@@ -27,10 +28,6 @@ use crate::volumes::Volumes;
 struct Kept {
     name: String,
     deleted: Timestamp,
-}
-
-fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
-    result.map_err(|e| convert::error(&e))
 }
 
 /// For how long deleted volumes are kept; none when they are not.
@@ -55,7 +52,7 @@ struct Found<D: Disk> {
 fn all<D: Disk>(volumes: &Volumes<D>) -> Vec<Found<D>> {
     let mut found = Vec::new();
     for (pool_name, pool) in volumes.pools.open() {
-        for volume in pool.volumes() {
+        for volume in pool.volumes_with(VOLUME_RECYCLED) {
             if let Some(kept) = kept(&volume.attributes) {
                 found.push(Found { pool_name: pool_name.clone(), pool: Arc::clone(&pool), volume, kept });
             }

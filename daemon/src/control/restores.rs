@@ -18,6 +18,7 @@ use cairn_backup::{Error, ErrorKind, HoldId, Location, Reader, Repository};
 use cairn_cow::{Attributes, Disk, Edit, ErrorKind as CowKind, NewVolume, Pool, VersionId};
 
 use super::context::{Context, busy, invalid};
+use super::convert::api;
 use super::{convert, types, volumes};
 use crate::events::About;
 use crate::keeper::random_hex;
@@ -101,10 +102,6 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateRestore) -> Re
         .await?;
     begin(&c, restore)?;
     Ok(volume)
-}
-
-fn api<T>(result: cairn_cow::Result<T>) -> Result<T, ApiError> {
-    result.map_err(|e| convert::error(&e))
 }
 
 /// Makes the volume and its companion.

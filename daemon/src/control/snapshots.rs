@@ -10,10 +10,11 @@ use cairn_api::snapshot::{
     SnapshotQuery, SnapshotStatus,
 };
 use cairn_api::tags::{self, Tags};
-use cairn_cow::{Disk, Edit, Holder, NewSnapshots, Pool, Result as CowResult, SnapshotInfo};
+use cairn_cow::{Attributes, Disk, Edit, Holder, NewSnapshots, Pool, Result as CowResult, SnapshotInfo};
 use jiff::Timestamp;
 
 use super::context::{Context, check_name, check_reason, invalid};
+use super::convert::api;
 use super::list::{self, Listed, Page};
 use super::sessions::Target;
 use super::tokens::Token;
@@ -22,10 +23,6 @@ use crate::images::unmark_passing;
 use crate::settings::{self, KeptHold, encode, hold_key, holds, tag_attributes, tag_changes};
 use crate::staging::is_hidden;
 use crate::volumes::Volumes;
-
-fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
-    result.map_err(|e| convert::error(&e))
-}
 
 /// What of its volume and its pool a snapshot shows.
 struct Around {
@@ -108,13 +105,15 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Resu
         None => volumes.pools.open(),
     };
     for (_, pool) in pools {
-        let fenced = pool.status().fenced.is_some();
-        let users = pool.volumes().into_iter().filter(|volume| !is_hidden(&volume.attributes));
-        let around: HashMap<String, Around> = users
-            .map(|volume| {
-                (volume.name, Around { project: settings::project(&volume.attributes).into(), fenced })
-            })
-            .collect();
+        let around: HashMap<String, Around> = match &query.volume {
+            Some(volume) => HashMap::from([(volume.clone(), around(&pool, volume))]),
+            None => {
+                let fenced = pool.status().fenced.is_some();
+                let users = pool.volumes().into_iter().filter(|volume| !is_hidden(&volume.attributes));
+                let of = |kept: &Attributes| Around { project: settings::project(kept).to_owned(), fenced };
+                users.map(|volume| (volume.name, of(&volume.attributes))).collect()
+            }
+        };
         let infos = api(pool.snapshots(query.volume.as_deref()))?.into_iter();
         found.extend(infos.filter_map(|info| Some(shown_with(volumes, around.get(&info.volume)?, info))));
     }

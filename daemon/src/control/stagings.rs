@@ -16,8 +16,9 @@ use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowRes
 
 use super::attachments;
 use super::context::{Context, busy, invalid};
+use super::convert::api;
 use super::sessions::Target;
-use super::{convert, leases, restores, snapshots, types, volumes};
+use super::{leases, restores, snapshots, types, volumes};
 use crate::keeper::random_hex;
 use crate::settings::{self, encode};
 use crate::staging::{
@@ -26,10 +27,6 @@ use crate::staging::{
 
 /// The most bytes of what names a backup.
 const MAX_BACKUP: usize = 128;
-
-fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
-    result.map_err(|e| convert::error(&e))
-}
 
 /// Runs on the control side.
 pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateStaging) -> Result<Staging, ApiError> {

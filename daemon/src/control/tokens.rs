@@ -55,7 +55,7 @@ impl Token {
     /// The volume that was made by this request before.
     pub(super) fn volume<D: Disk>(&self, volumes: &Volumes<D>) -> Result<Option<String>, ApiError> {
         for (_, pool) in volumes.pools.open() {
-            for volume in pool.volumes() {
+            for volume in pool.volumes_with(TOKEN) {
                 if !is_hidden(&volume.attributes) && self.made(&volume.attributes)? {
                     return Ok(Some(volume.name));
                 }

@@ -15,8 +15,9 @@ use cairn_api::volume::{
 use cairn_cow::{Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, VolumeInfo};
 
 use super::context::{Context, check_name, check_reason, invalid};
+use super::convert::api;
 use super::list::{self, Listed, Page};
-use super::sessions::{Held, Target};
+use super::sessions::Target;
 use super::tokens::Token;
 use super::{attachments, convert, images, recycle, restores, snapshots, types};
 use crate::activity::Activity;
@@ -24,12 +25,8 @@ use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing};
 use crate::restore::is_restoring;
 use crate::serve::unnamed_device;
 use crate::settings::{self, KeptStatus, Settings, encode, is_set, kept_status, tag_attributes, tag_changes};
-use crate::staging::{StagingSettings, VOLUME_FROM_BACKUP, is_hidden, staging_settings};
+use crate::staging::{StagingSettings, VOLUME_FROM_BACKUP, VOLUME_STAGED, is_hidden, staging_settings};
 use crate::volumes::Volumes;
-
-fn api<T>(result: CowResult<T>) -> Result<T, ApiError> {
-    result.map_err(|e| convert::error(&e))
-}
 
 /// One pool, as its volumes are shown.
 struct View<'a, D: Disk> {
@@ -45,14 +42,15 @@ struct View<'a, D: Disk> {
 }
 
 impl<'a, D: Disk> View<'a, D> {
+    /// `staged` has at least the volumes that clients are filling.
     fn of(
         volumes: &'a Volumes<D>,
         pool_name: &'a str,
         pool: &'a Arc<Pool<D>>,
-        all: &[VolumeInfo],
+        staged: &[VolumeInfo],
     ) -> View<'a, D> {
         let staging = |volume: &VolumeInfo| Some((volume.clone(), staging_settings(&volume.attributes)?));
-        let stagings: Vec<_> = all.iter().filter_map(staging).collect();
+        let stagings: Vec<_> = staged.iter().filter_map(staging).collect();
         let replaced = stagings.iter().filter(|(_, staging)| staging.over);
         let replaced = replaced.map(|(_, staging)| staging.volume.clone()).collect();
         let (settings, fenced) = (volumes.settings(), pool.status().fenced);
@@ -162,7 +160,7 @@ impl<'a, D: Disk> View<'a, D> {
 pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> CowResult<Volume> {
     let (pool_name, pool) = volumes.pools.of_volume(name)?;
     let info = pool.volume(name)?;
-    Ok(View::of(volumes, &pool_name, &pool, &pool.volumes()).show(info))
+    Ok(View::of(volumes, &pool_name, &pool, &pool.volumes_with(VOLUME_STAGED)).show(info))
 }
 
 fn all<D: Disk>(volumes: &Volumes<D>) -> Vec<Volume> {
@@ -239,11 +237,6 @@ pub(super) fn refuse_protected<D: Disk>(pool: &Pool<D>, volume: &str) -> Result<
     }
     Err(ApiError::new(ErrorCode::ReadOnly, format!("the volume '{volume}' is write-protected"))
         .with_hint(format!("first take that off: cairn volume edit {volume} --write-protect off")))
-}
-
-/// Takes a volume for one operation that nobody may see half done.
-async fn hold<D: Disk>(c: &Context<D>, volume: &str) -> Result<Held, ApiError> {
-    attachments::hold(&c.volumes.sessions, Target::Head { volume: volume.to_owned() }).await
 }
 
 pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume, ApiError> {
@@ -333,12 +326,9 @@ pub(super) async fn edit<D: Disk>(
     let alone = renamed.is_some()
         || changes(request.bootable, settings::VOLUME_BOOTABLE)
         || request.write_protected == Some(true) && changes(Some(true), settings::VOLUME_PROTECTED);
-    let target = Target::Volume { volume: name.clone() };
-    let _held = match (renamed, alone) {
-        (Some(_), _) => Some(attachments::hold(&c.volumes.sessions, target).await?),
-        (None, true) => Some(hold(&c, &name).await?),
-        (None, false) => None,
-    };
+    let volume = name.clone();
+    let target = if renamed.is_some() { Target::Volume { volume } } else { Target::Head { volume } };
+    let _held = if alone { Some(attachments::hold(&c.volumes.sessions, target).await?) } else { None };
     let tags = tag_changes(&request.tags);
     let mut attributes: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
     let switches = [

@@ -57,9 +57,7 @@ async fn list_events(
         let id = last.to_str().ok().and_then(|id| id.parse().ok());
         query.after = Some(id.ok_or_else(|| bad("the header Last-Event-ID is no event's id"))?);
     }
-    query
-        .after
-        .get_or_insert_with(|| events.list(&EventQuery { limit: Some(1), ..EventQuery::default() }).last);
+    query.after.get_or_insert_with(|| events.last());
     let stream = listen(events, query).map(move |event| {
         let _place = &place;
         Ok::<_, Infallible>(event)

@@ -24,13 +24,15 @@ const END_PAUSE: Duration = Duration::from_millis(5);
 /// when the disk has done them.
 const END_ATTEMPTS: u32 = 6000;
 
-/// Takes `target` for one operation, giving connections that are just being closed a moment to be gone: a client that
-/// has disconnected does not know when the daemon has noticed.
+/// Takes `target` for one operation, giving connections that are just being closed, and whoever closes them, a moment to be
+/// gone: a client that has disconnected does not know when the daemon has noticed.
 pub(super) async fn hold(sessions: &Arc<Sessions>, target: Target) -> Result<Held, ApiError> {
     for _ in 0..HOLD_ATTEMPTS {
         match sessions.hold(target.clone()) {
             Ok(held) => return Ok(held),
-            Err(InUse::Connected(_) | InUse::Attached(_)) => cairn_uring::sleep(HOLD_PAUSE).await,
+            Err(InUse::Connected(_) | InUse::Attached(_) | InUse::Held) => {
+                cairn_uring::sleep(HOLD_PAUSE).await;
+            }
             Err(_) => break,
         }
     }

@@ -234,8 +234,18 @@ async fn end_writer<D: Disk>(c: &Context<D>, found: &FoundImage<D>, force: bool)
 
 /// Gives an import up: whoever writes is cut off. Runs on the control side, as [`complete`] does.
 pub(super) async fn cancel<D: Disk>(c: Context<D>, name: String) -> Result<(), ApiError> {
-    end_writer(&c, &find_import(&c, &name)?, true).await?;
-    c.change(async move |c| remove(&c, &find_import(&c, &name)?).await).await
+    let import = find_import(&c, &name)?;
+    if let Err(error) = end_writer(&c, &import, true).await
+        && error.code != ErrorCode::Busy
+    {
+        return Err(error);
+    }
+    // Whoever is cut off gives it up, too: that is done, or about to be.
+    c.change(async move |c| match find(&c.volumes, &name) {
+        Ok(found) if found.volume.id == import.volume.id => remove(&c, &find_import(&c, &name)?).await,
+        _ => Ok(()),
+    })
+    .await
 }
 
 async fn remove<D: Disk>(c: &Context<D>, found: &FoundImage<D>) -> Result<(), ApiError> {

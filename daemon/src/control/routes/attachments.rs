@@ -1,15 +1,14 @@
 //! Who uses a volume.
 
-use axum::extract::State;
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::ErrorBody;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Control, Length};
+use super::{Answer, Control, Length, Shared};
 use crate::control::reply::{OptionalInput, Path};
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_attachments))
         .routes(routes!(attach))
@@ -22,7 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
     params(("name" = String, Path, description = "The volume")), responses(
     (status = 200, description = "The volume's consumers, then its snapshots'", body = AttachmentList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_attachments(State(c): State<Control>, Path(name): Path<String>) -> Answer<AttachmentList> {
+async fn list_attachments(c: Control, Path(name): Path<String>) -> Answer<AttachmentList> {
     c.ok(Length::Short, |e| e.attachments(name)).await
 }
 
@@ -33,7 +32,7 @@ async fn list_attachments(State(c): State<Control>, Path(name): Path<String>) ->
     (status = 201, description = "The attachment; its consumer names the device", body = Attachment),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn attach(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     OptionalInput(request): OptionalInput<Attach>,
 ) -> Answer<Attachment> {
@@ -48,7 +47,7 @@ async fn attach(
     (status = 200, description = "Who still uses the volume or its other snapshots", body = AttachmentList),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn detach(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     OptionalInput(request): OptionalInput<Detach>,
 ) -> Answer<AttachmentList> {
@@ -60,6 +59,6 @@ async fn detach(
     params(("name" = String, Path, description = "The volume")), responses(
     (status = 200, description = "Who uses it now: nobody, or who came back already", body = AttachmentList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn reset_attachments(State(c): State<Control>, Path(name): Path<String>) -> Answer<AttachmentList> {
+async fn reset_attachments(c: Control, Path(name): Path<String>) -> Answer<AttachmentList> {
     c.ok(Length::Short, |e| e.reset_attachments(name)).await
 }

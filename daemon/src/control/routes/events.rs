@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +12,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Control, Failure};
+use super::{Control, Failure, Shared};
 use crate::control::reply::{Json, Query};
 use crate::events::Events;
 
@@ -24,7 +23,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a client sends who comes back.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(list_events))
 }
 
@@ -36,7 +35,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
         (EventList = "application/json"), (String = "text/event-stream"))),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn list_events(
-    State(c): State<Control>,
+    c: Control,
     headers: HeaderMap,
     Query(mut query): Query<EventQuery>,
 ) -> Result<Response, Failure> {
@@ -48,7 +47,7 @@ async fn list_events(
     if !accepts.is_some_and(|accept| accept.contains("text/event-stream")) {
         return Ok(Json(StatusCode::OK, events.list(&query)).into_response());
     }
-    let Ok(place) = c.listeners.clone().try_acquire_owned() else {
+    let Ok(place) = c.shared.listeners.clone().try_acquire_owned() else {
         let why = format!("{MOST_LISTENERS} clients listen to events already");
         let full = ApiError::new(ErrorCode::Unavailable, why);
         return Err(full.with_hint("ask for lists instead, each after the last one's \"last\"").into());

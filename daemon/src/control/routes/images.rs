@@ -1,6 +1,5 @@
 //! Images, and importing them.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::image::{
@@ -10,10 +9,10 @@ use cairn_api::image::{
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Control, Failure, Length};
+use super::{Answer, Control, Failure, Length, Shared};
 use crate::control::reply::{Input, Path, Query};
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_images, create_image))
         .routes(routes!(show_image, edit_image, delete_image))
@@ -28,7 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
 #[utoipa::path(get, path = "/v1/images", tag = "images", responses(
     (status = 200, description = "The images, by name", body = ImageList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_images(State(c): State<Control>) -> Answer<ImageList> {
+async fn list_images(c: Control) -> Answer<ImageList> {
     c.ok(Length::Short, |e| e.images()).await
 }
 
@@ -36,7 +35,7 @@ async fn list_images(State(c): State<Control>) -> Answer<ImageList> {
 #[utoipa::path(post, path = "/v1/images", tag = "images", request_body = CreateImage, responses(
     (status = 201, description = "The new image", body = Image),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn create_image(State(c): State<Control>, Input(request): Input<CreateImage>) -> Answer<Image> {
+async fn create_image(c: Control, Input(request): Input<CreateImage>) -> Answer<Image> {
     c.created(|e| e.create_image(request)).await
 }
 
@@ -45,7 +44,7 @@ async fn create_image(State(c): State<Control>, Input(request): Input<CreateImag
     params(("name" = String, Path, description = "The image")), responses(
     (status = 200, description = "The image", body = Image),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_image(State(c): State<Control>, Path(name): Path<String>) -> Answer<Image> {
+async fn show_image(c: Control, Path(name): Path<String>) -> Answer<Image> {
     c.ok(Length::Short, |e| e.image(name)).await
 }
 
@@ -54,11 +53,7 @@ async fn show_image(State(c): State<Control>, Path(name): Path<String>) -> Answe
     params(("name" = String, Path, description = "The image")), responses(
     (status = 200, description = "The image as it is now", body = Image),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn edit_image(
-    State(c): State<Control>,
-    Path(name): Path<String>,
-    Input(request): Input<EditImage>,
-) -> Answer<Image> {
+async fn edit_image(c: Control, Path(name): Path<String>, Input(request): Input<EditImage>) -> Answer<Image> {
     c.ok(Length::Short, |e| e.edit_image(name, request)).await
 }
 
@@ -68,7 +63,7 @@ async fn edit_image(
     (status = 204, description = "It is deleted; its space is given back in the background"),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn delete_image(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Query(query): Query<DeleteImageQuery>,
 ) -> Result<StatusCode, Failure> {
@@ -79,7 +74,7 @@ async fn delete_image(
 #[utoipa::path(post, path = "/v1/imports", tag = "images", request_body = CreateImport, responses(
     (status = 201, description = "The import, to connect to within ten seconds", body = Import),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn create_import(State(c): State<Control>, Input(request): Input<CreateImport>) -> Answer<Import> {
+async fn create_import(c: Control, Input(request): Input<CreateImport>) -> Answer<Import> {
     c.created(|e| e.create_import(request)).await
 }
 
@@ -88,7 +83,7 @@ async fn create_import(State(c): State<Control>, Input(request): Input<CreateImp
     params(("name" = String, Path, description = "The image")), responses(
     (status = 204, description = "There is no such image any more"),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn cancel_import(State(c): State<Control>, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+async fn cancel_import(c: Control, Path(name): Path<String>) -> Result<StatusCode, Failure> {
     c.gone(|e| e.cancel_import(name)).await
 }
 
@@ -98,7 +93,7 @@ async fn cancel_import(State(c): State<Control>, Path(name): Path<String>) -> Re
     (status = 200, description = "The image so far", body = Image),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn grow_import(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<GrowImport>,
 ) -> Answer<Image> {
@@ -110,7 +105,7 @@ async fn grow_import(
     params(("name" = String, Path, description = "The image")), responses(
     (status = 200, description = "The image", body = Image),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn complete_import(State(c): State<Control>, Path(name): Path<String>) -> Answer<Image> {
+async fn complete_import(c: Control, Path(name): Path<String>) -> Answer<Image> {
     c.ok(Length::Drain, |e| e.complete_import(name)).await
 }
 
@@ -119,9 +114,6 @@ async fn complete_import(State(c): State<Control>, Path(name): Path<String>) -> 
     params(("name" = String, Path, description = "The volume")), responses(
     (status = 201, description = "The snapshot, to connect to within ten seconds", body = PassingSnapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn take_passing_snapshot(
-    State(c): State<Control>,
-    Path(name): Path<String>,
-) -> Answer<PassingSnapshot> {
+async fn take_passing_snapshot(c: Control, Path(name): Path<String>) -> Answer<PassingSnapshot> {
     c.created(|e| e.passing_snapshot(name)).await
 }

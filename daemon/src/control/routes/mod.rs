@@ -28,11 +28,13 @@ mod stats;
 mod types;
 mod volumes;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -48,15 +50,29 @@ use super::engine::{Engine, Pending};
 use super::gate::{Gate, Length};
 use super::reply::{self, Failure, Json};
 
-/// What every handler sees.
+/// What all connections share.
 #[derive(Clone)]
-struct Control {
+struct Shared {
     engine: Arc<dyn Engine>,
     gate: Arc<Gate>,
     /// As JSON, once for all: it is the same for every client.
     document: Bytes,
     /// For those who listen to events.
     listeners: Arc<Semaphore>,
+}
+
+/// What a handler sees.
+struct Control {
+    engine: Arc<dyn Engine>,
+    shared: Shared,
+}
+
+impl FromRequestParts<Shared> for Control {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, shared: &Shared) -> Result<Control, Infallible> {
+        Ok(Control { engine: Arc::clone(&shared.engine), shared: shared.clone() })
+    }
 }
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -68,7 +84,7 @@ impl Control {
         length: Length,
         call: impl FnOnce(&dyn Engine) -> Pending<T> + Send,
     ) -> Answer<T> {
-        Ok(Json(StatusCode::OK, self.gate.run(length, || call(&*self.engine)).await?))
+        Ok(Json(StatusCode::OK, self.shared.gate.run(length, || call(&*self.engine)).await?))
     }
 
     /// Calls the engine and answers 201 with what it has made.
@@ -76,7 +92,7 @@ impl Control {
         &self,
         call: impl FnOnce(&dyn Engine) -> Pending<T> + Send,
     ) -> Answer<T> {
-        Ok(Json(StatusCode::CREATED, self.gate.run(Length::Short, || call(&*self.engine)).await?))
+        Ok(Json(StatusCode::CREATED, self.shared.gate.run(Length::Short, || call(&*self.engine)).await?))
     }
 
     /// Calls the engine and answers 204: there is nothing left to show.
@@ -84,7 +100,7 @@ impl Control {
         &self,
         call: impl FnOnce(&dyn Engine) -> Pending<()> + Send,
     ) -> Result<StatusCode, Failure> {
-        self.gate.run(Length::Short, || call(&*self.engine)).await?;
+        self.shared.gate.run(Length::Short, || call(&*self.engine)).await?;
         Ok(StatusCode::NO_CONTENT)
     }
 }
@@ -104,12 +120,12 @@ pub fn router(engine: Arc<dyn Engine>) -> Router {
     let (router, document) = routes().split_for_parts();
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     let listeners = Arc::new(Semaphore::new(events::MOST_LISTENERS));
-    let control = Control { engine, gate: Arc::new(Gate::new()), document, listeners };
+    let shared = Shared { engine, gate: Arc::new(Gate::new()), document, listeners };
     router
         .route(path::OPENAPI, get(document_json))
         .fallback(reply::no_such_route)
         .method_not_allowed_fallback(reply::method_not_allowed)
-        .with_state(control)
+        .with_state(shared)
 }
 
 /// The API's description, as `/v1/openapi.json` serves it.
@@ -117,7 +133,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().into_openapi()
 }
 
-fn routes() -> OpenApiRouter<Control> {
+fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(volumes::routes())
         .merge(attachments::routes())
@@ -137,10 +153,10 @@ fn routes() -> OpenApiRouter<Control> {
 #[utoipa::path(get, path = "/v1/info", tag = "daemon", responses(
     (status = 200, description = "The daemon", body = Info),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_info(State(c): State<Control>) -> Json<Info> {
+async fn show_info(c: Control) -> Json<Info> {
     Json(StatusCode::OK, c.engine.info())
 }
 
-async fn document_json(State(c): State<Control>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], c.document)
+async fn document_json(c: Control) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], c.shared.document)
 }

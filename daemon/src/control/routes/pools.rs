@@ -2,7 +2,6 @@
 //!
 //! `/v1/pool` is the pool that the daemon was started on, for clients that know of one only.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::pool::{
@@ -11,10 +10,10 @@ use cairn_api::pool::{
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Control, Failure, Length};
+use super::{Answer, Control, Failure, Length, Shared};
 use crate::control::reply::{Input, OptionalInput, Path, Query};
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(first_status))
         .routes(routes!(first_check))
@@ -30,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
 #[utoipa::path(get, path = "/v1/pool", tag = "pools", responses(
     (status = 200, description = "The pool's figures", body = PoolStatus),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn first_status(State(c): State<Control>) -> Answer<PoolStatus> {
+async fn first_status(c: Control) -> Answer<PoolStatus> {
     c.ok(Length::Short, |e| e.pool(None)).await
 }
 
@@ -38,7 +37,7 @@ async fn first_status(State(c): State<Control>) -> Answer<PoolStatus> {
 #[utoipa::path(post, path = "/v1/pool/check", tag = "pools", params(CheckQuery), responses(
     (status = 200, description = "What was found; `clean` says whether all is well", body = CheckReport),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn first_check(State(c): State<Control>, Query(query): Query<CheckQuery>) -> Answer<CheckReport> {
+async fn first_check(c: Control, Query(query): Query<CheckQuery>) -> Answer<CheckReport> {
     c.ok(Length::Long, |e| e.check(None, query.data)).await
 }
 
@@ -46,7 +45,7 @@ async fn first_check(State(c): State<Control>, Query(query): Query<CheckQuery>) 
 #[utoipa::path(get, path = "/v1/pools", tag = "pools", responses(
     (status = 200, description = "The first pool, then the others by name", body = PoolList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_pools(State(c): State<Control>) -> Answer<PoolList> {
+async fn list_pools(c: Control) -> Answer<PoolList> {
     c.ok(Length::Short, |e| e.pools()).await
 }
 
@@ -54,7 +53,7 @@ async fn list_pools(State(c): State<Control>) -> Answer<PoolList> {
 #[utoipa::path(post, path = "/v1/pools", tag = "pools", request_body = CreatePool, responses(
     (status = 201, description = "The pool", body = PoolEntry),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn create_pool(State(c): State<Control>, Input(request): Input<CreatePool>) -> Answer<PoolEntry> {
+async fn create_pool(c: Control, Input(request): Input<CreatePool>) -> Answer<PoolEntry> {
     c.created(|e| e.create_pool(request)).await
 }
 
@@ -63,7 +62,7 @@ async fn create_pool(State(c): State<Control>, Input(request): Input<CreatePool>
     params(("name" = String, Path, description = "The pool")), responses(
     (status = 200, description = "The pool's figures", body = PoolStatus),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_pool(State(c): State<Control>, Path(name): Path<String>) -> Answer<PoolStatus> {
+async fn show_pool(c: Control, Path(name): Path<String>) -> Answer<PoolStatus> {
     c.ok(Length::Short, |e| e.pool(Some(name))).await
 }
 
@@ -72,7 +71,7 @@ async fn show_pool(State(c): State<Control>, Path(name): Path<String>) -> Answer
     params(("name" = String, Path, description = "The pool")), responses(
     (status = 204, description = "The daemon no longer uses it"),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn remove_pool(State(c): State<Control>, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+async fn remove_pool(c: Control, Path(name): Path<String>) -> Result<StatusCode, Failure> {
     c.gone(|e| e.remove_pool(name)).await
 }
 
@@ -83,7 +82,7 @@ async fn remove_pool(State(c): State<Control>, Path(name): Path<String>) -> Resu
     (status = 200, description = "The pool's figures with its new limit", body = PoolStatus),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn grow_pool(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     OptionalInput(request): OptionalInput<GrowPool>,
 ) -> Answer<PoolStatus> {
@@ -96,7 +95,7 @@ async fn grow_pool(
     (status = 200, description = "What was found; `clean` says whether all is well", body = CheckReport),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn check_pool(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Query(query): Query<CheckQuery>,
 ) -> Answer<CheckReport> {
@@ -107,7 +106,7 @@ async fn check_pool(
 #[utoipa::path(get, path = "/v1/pool/scrub", tag = "pools", responses(
     (status = 200, description = "How far it is, and what it found", body = Scrub),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn first_scrub(State(c): State<Control>) -> Answer<Scrub> {
+async fn first_scrub(c: Control) -> Answer<Scrub> {
     c.ok(Length::Short, |e| e.scrub(None)).await
 }
 
@@ -115,10 +114,7 @@ async fn first_scrub(State(c): State<Control>) -> Answer<Scrub> {
 #[utoipa::path(post, path = "/v1/pool/scrub", tag = "pools", request_body(content = Option<StartScrub>), responses(
     (status = 200, description = "It has begun", body = Scrub),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn start_first_scrub(
-    State(c): State<Control>,
-    OptionalInput(request): OptionalInput<StartScrub>,
-) -> Answer<Scrub> {
+async fn start_first_scrub(c: Control, OptionalInput(request): OptionalInput<StartScrub>) -> Answer<Scrub> {
     c.ok(Length::Short, |e| e.start_scrub(None, request)).await
 }
 
@@ -126,7 +122,7 @@ async fn start_first_scrub(
 #[utoipa::path(delete, path = "/v1/pool/scrub", tag = "pools", responses(
     (status = 200, description = "How far it got", body = Scrub),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn stop_first_scrub(State(c): State<Control>) -> Answer<Scrub> {
+async fn stop_first_scrub(c: Control) -> Answer<Scrub> {
     c.ok(Length::Short, |e| e.stop_scrub(None)).await
 }
 
@@ -134,7 +130,7 @@ async fn stop_first_scrub(State(c): State<Control>) -> Answer<Scrub> {
 #[utoipa::path(get, path = "/v1/pools/{name}/scrub", tag = "pools", params(("name" = String, Path, description = "The pool")), responses(
     (status = 200, description = "How far it is, and what it found", body = Scrub),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_scrub(State(c): State<Control>, Path(name): Path<String>) -> Answer<Scrub> {
+async fn show_scrub(c: Control, Path(name): Path<String>) -> Answer<Scrub> {
     c.ok(Length::Short, |e| e.scrub(Some(name))).await
 }
 
@@ -143,7 +139,7 @@ async fn show_scrub(State(c): State<Control>, Path(name): Path<String>) -> Answe
     (status = 200, description = "It has begun", body = Scrub),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn start_scrub(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     OptionalInput(request): OptionalInput<StartScrub>,
 ) -> Answer<Scrub> {
@@ -154,6 +150,6 @@ async fn start_scrub(
 #[utoipa::path(delete, path = "/v1/pools/{name}/scrub", tag = "pools", params(("name" = String, Path, description = "The pool")), responses(
     (status = 200, description = "How far it got", body = Scrub),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn stop_scrub(State(c): State<Control>, Path(name): Path<String>) -> Answer<Scrub> {
+async fn stop_scrub(c: Control, Path(name): Path<String>) -> Answer<Scrub> {
     c.ok(Length::Short, |e| e.stop_scrub(Some(name))).await
 }

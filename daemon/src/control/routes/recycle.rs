@@ -1,6 +1,5 @@
 //! The recycle bin.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
@@ -8,10 +7,10 @@ use cairn_api::volume::Volume;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Control, Failure, Length};
+use super::{Answer, Control, Failure, Length, Shared};
 use crate::control::reply::{Input, OptionalInput, Path};
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(show_recycle_bin, set_recycle_bin))
         .routes(routes!(recover_volume))
@@ -22,7 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
 #[utoipa::path(get, path = "/v1/recycle-bin", tag = "recycle-bin", responses(
     (status = 200, description = "What is in the bin, and for how long", body = RecycleBin),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_recycle_bin(State(c): State<Control>) -> Answer<RecycleBin> {
+async fn show_recycle_bin(c: Control) -> Answer<RecycleBin> {
     c.ok(Length::Short, |e| e.recycle_bin()).await
 }
 
@@ -30,10 +29,7 @@ async fn show_recycle_bin(State(c): State<Control>) -> Answer<RecycleBin> {
 #[utoipa::path(patch, path = "/v1/recycle-bin", tag = "recycle-bin", request_body = SetRecycleBin, responses(
     (status = 200, description = "The bin as it is now", body = RecycleBin),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn set_recycle_bin(
-    State(c): State<Control>,
-    Input(request): Input<SetRecycleBin>,
-) -> Answer<RecycleBin> {
+async fn set_recycle_bin(c: Control, Input(request): Input<SetRecycleBin>) -> Answer<RecycleBin> {
     c.ok(Length::Short, |e| e.set_recycle_bin(request)).await
 }
 
@@ -44,7 +40,7 @@ async fn set_recycle_bin(
     (status = 200, description = "The volume", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn recover_volume(
-    State(c): State<Control>,
+    c: Control,
     Path(id): Path<String>,
     OptionalInput(request): OptionalInput<Recover>,
 ) -> Answer<Volume> {
@@ -56,6 +52,6 @@ async fn recover_volume(
     params(("id" = String, Path, description = "What the volume is called in the bin")), responses(
     (status = 204, description = "It is gone; its space is given back in the background"),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn purge_volume(State(c): State<Control>, Path(id): Path<String>) -> Result<StatusCode, Failure> {
+async fn purge_volume(c: Control, Path(id): Path<String>) -> Result<StatusCode, Failure> {
     c.gone(|e| e.purge(id)).await
 }

@@ -1,6 +1,5 @@
 //! Snapshots, clones, rollbacks and differences.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::snapshot::{
@@ -11,10 +10,10 @@ use cairn_api::volume::{CloneSnapshot, CreateVolume, SnapshotRef, Volume};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Control, Failure, Length};
+use super::{Answer, Control, Failure, Length, Shared};
 use crate::control::reply::{Input, ListQuery, OptionalInput, Path, Query};
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_volume_snapshots, create_snapshot))
         .routes(routes!(show_snapshot, edit_snapshot, delete_snapshot))
@@ -31,7 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
     params(("name" = String, Path, description = "The volume")), responses(
     (status = 200, description = "The snapshots, oldest first", body = SnapshotList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_volume_snapshots(State(c): State<Control>, Path(name): Path<String>) -> Answer<SnapshotList> {
+async fn list_volume_snapshots(c: Control, Path(name): Path<String>) -> Answer<SnapshotList> {
     let query = SnapshotQuery { volume: Some(name), ..SnapshotQuery::default() };
     c.ok(Length::Short, |e| e.snapshots(query)).await
 }
@@ -42,7 +41,7 @@ async fn list_volume_snapshots(State(c): State<Control>, Path(name): Path<String
     (status = 201, description = "The new snapshot", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn create_snapshot(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<CreateSnapshot>,
 ) -> Answer<Snapshot> {
@@ -55,10 +54,7 @@ async fn create_snapshot(
         ("snapshot" = String, Path, description = "The snapshot")), responses(
     (status = 200, description = "The snapshot", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_snapshot(
-    State(c): State<Control>,
-    Path((name, snapshot)): Path<(String, String)>,
-) -> Answer<Snapshot> {
+async fn show_snapshot(c: Control, Path((name, snapshot)): Path<(String, String)>) -> Answer<Snapshot> {
     c.ok(Length::Short, |e| e.snapshot(name, snapshot)).await
 }
 
@@ -70,7 +66,7 @@ async fn show_snapshot(
     (status = 200, description = "The snapshot as it is now", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn edit_snapshot(
-    State(c): State<Control>,
+    c: Control,
     Path((name, snapshot)): Path<(String, String)>,
     Input(request): Input<EditSnapshot>,
 ) -> Answer<Snapshot> {
@@ -85,7 +81,7 @@ async fn edit_snapshot(
     (status = 201, description = "The snapshot with its holds", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn hold_snapshot(
-    State(c): State<Control>,
+    c: Control,
     Path((name, snapshot)): Path<(String, String)>,
     Input(request): Input<CreateHold>,
 ) -> Answer<Snapshot> {
@@ -100,7 +96,7 @@ async fn hold_snapshot(
     (status = 200, description = "The snapshot with the holds that are left", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn release_snapshot(
-    State(c): State<Control>,
+    c: Control,
     Path((name, snapshot, hold)): Path<(String, String, String)>,
 ) -> Answer<Snapshot> {
     c.ok(Length::Short, |e| e.release_snapshot(name, snapshot, hold)).await
@@ -113,7 +109,7 @@ async fn release_snapshot(
     (status = 204, description = "It is deleted; its space is given back in the background"),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn delete_snapshot(
-    State(c): State<Control>,
+    c: Control,
     Path((name, snapshot)): Path<(String, String)>,
 ) -> Result<StatusCode, Failure> {
     c.gone(|e| e.delete_snapshot(name, snapshot)).await
@@ -127,7 +123,7 @@ async fn delete_snapshot(
     (status = 201, description = "The new volume", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn clone_snapshot(
-    State(c): State<Control>,
+    c: Control,
     Path((volume, snapshot)): Path<(String, String)>,
     Input(request): Input<CloneSnapshot>,
 ) -> Answer<Volume> {
@@ -151,7 +147,7 @@ async fn clone_snapshot(
     (status = 200, description = "The volume, and the snapshot that undoes the rollback", body = RolledBack),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn rollback(
-    State(c): State<Control>,
+    c: Control,
     Path((name, snapshot)): Path<(String, String)>,
     OptionalInput(request): OptionalInput<Rollback>,
 ) -> Answer<RolledBack> {
@@ -165,7 +161,7 @@ async fn rollback(
     (status = 200, description = "One page of the ranges that differ", body = Diff),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn show_diff(
-    State(c): State<Control>,
+    c: Control,
     Path((name, snapshot)): Path<(String, String)>,
     Query(query): Query<DiffQuery>,
 ) -> Answer<Diff> {
@@ -177,10 +173,7 @@ async fn show_diff(
     (status = 200, description = "The snapshots, by volume and oldest first unless another order is asked for",
         body = SnapshotList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_snapshots(
-    State(c): State<Control>,
-    ListQuery(query): ListQuery<SnapshotQuery>,
-) -> Answer<SnapshotList> {
+async fn list_snapshots(c: Control, ListQuery(query): ListQuery<SnapshotQuery>) -> Answer<SnapshotList> {
     c.ok(Length::Short, |e| e.snapshots(query)).await
 }
 
@@ -188,6 +181,6 @@ async fn list_snapshots(
 #[utoipa::path(post, path = "/v1/snapshots", tag = "snapshots", request_body = CreateGroup, responses(
     (status = 201, description = "The new snapshots, in the request's order", body = SnapshotList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn create_group(State(c): State<Control>, Input(request): Input<CreateGroup>) -> Answer<SnapshotList> {
+async fn create_group(c: Control, Input(request): Input<CreateGroup>) -> Answer<SnapshotList> {
     c.created(|e| e.create_group(request)).await
 }

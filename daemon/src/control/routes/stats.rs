@@ -1,14 +1,13 @@
 //! What volumes' clients have done.
 
-use axum::extract::State;
 use cairn_api::error::ErrorBody;
 use cairn_api::stats::Stats;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Control, Length};
+use super::{Answer, Control, Length, Shared};
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(show_stats))
 }
 
@@ -17,6 +16,6 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
 #[utoipa::path(get, path = "/v1/stats", tag = "daemon", responses(
     (status = 200, description = "Figures that only grow, by volume", body = Stats),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_stats(State(c): State<Control>) -> Answer<Stats> {
+async fn show_stats(c: Control) -> Answer<Stats> {
     c.ok(Length::Short, |e| e.stats()).await
 }

@@ -1,6 +1,5 @@
 //! Volume types, and the QoS rules that they point to.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::types::{
@@ -9,10 +8,10 @@ use cairn_api::types::{
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Control, Failure, Length};
+use super::{Answer, Control, Failure, Length, Shared};
 use crate::control::reply::{Input, Path};
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_types, create_type))
         .routes(routes!(show_type, edit_type, delete_type))
@@ -24,7 +23,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
 #[utoipa::path(get, path = "/v1/types", tag = "types", responses(
     (status = 200, description = "The types, by name", body = TypeList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_types(State(c): State<Control>) -> Answer<TypeList> {
+async fn list_types(c: Control) -> Answer<TypeList> {
     c.ok(Length::Short, |e| e.types()).await
 }
 
@@ -32,7 +31,7 @@ async fn list_types(State(c): State<Control>) -> Answer<TypeList> {
 #[utoipa::path(post, path = "/v1/types", tag = "types", request_body = CreateType, responses(
     (status = 201, description = "The new type", body = VolumeType),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn create_type(State(c): State<Control>, Input(request): Input<CreateType>) -> Answer<VolumeType> {
+async fn create_type(c: Control, Input(request): Input<CreateType>) -> Answer<VolumeType> {
     c.created(|e| e.create_type(request)).await
 }
 
@@ -41,7 +40,7 @@ async fn create_type(State(c): State<Control>, Input(request): Input<CreateType>
     params(("name" = String, Path, description = "The type")), responses(
     (status = 200, description = "The type", body = VolumeType),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_type(State(c): State<Control>, Path(name): Path<String>) -> Answer<VolumeType> {
+async fn show_type(c: Control, Path(name): Path<String>) -> Answer<VolumeType> {
     c.ok(Length::Short, |e| e.volume_type(name)).await
 }
 
@@ -51,7 +50,7 @@ async fn show_type(State(c): State<Control>, Path(name): Path<String>) -> Answer
     (status = 200, description = "The type as it is now", body = VolumeType),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn edit_type(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<EditType>,
 ) -> Answer<VolumeType> {
@@ -63,7 +62,7 @@ async fn edit_type(
     params(("name" = String, Path, description = "The type")), responses(
     (status = 204, description = "It is deleted"),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn delete_type(State(c): State<Control>, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+async fn delete_type(c: Control, Path(name): Path<String>) -> Result<StatusCode, Failure> {
     c.gone(|e| e.delete_type(name)).await
 }
 
@@ -71,7 +70,7 @@ async fn delete_type(State(c): State<Control>, Path(name): Path<String>) -> Resu
 #[utoipa::path(get, path = "/v1/qos", tag = "qos", responses(
     (status = 200, description = "The rules, by name", body = QosPolicyList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_qos(State(c): State<Control>) -> Answer<QosPolicyList> {
+async fn list_qos(c: Control) -> Answer<QosPolicyList> {
     c.ok(Length::Short, |e| e.qos_policies()).await
 }
 
@@ -79,7 +78,7 @@ async fn list_qos(State(c): State<Control>) -> Answer<QosPolicyList> {
 #[utoipa::path(post, path = "/v1/qos", tag = "qos", request_body = CreateQosPolicy, responses(
     (status = 201, description = "The new rule", body = QosPolicy),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn create_qos(State(c): State<Control>, Input(request): Input<CreateQosPolicy>) -> Answer<QosPolicy> {
+async fn create_qos(c: Control, Input(request): Input<CreateQosPolicy>) -> Answer<QosPolicy> {
     c.created(|e| e.create_qos_policy(request)).await
 }
 
@@ -88,7 +87,7 @@ async fn create_qos(State(c): State<Control>, Input(request): Input<CreateQosPol
     params(("name" = String, Path, description = "The rule")), responses(
     (status = 200, description = "The rule", body = QosPolicy),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_qos(State(c): State<Control>, Path(name): Path<String>) -> Answer<QosPolicy> {
+async fn show_qos(c: Control, Path(name): Path<String>) -> Answer<QosPolicy> {
     c.ok(Length::Short, |e| e.qos_policy(name)).await
 }
 
@@ -98,7 +97,7 @@ async fn show_qos(State(c): State<Control>, Path(name): Path<String>) -> Answer<
     (status = 200, description = "The rule as it is now", body = QosPolicy),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn edit_qos(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<EditQosPolicy>,
 ) -> Answer<QosPolicy> {
@@ -110,6 +109,6 @@ async fn edit_qos(
     params(("name" = String, Path, description = "The rule")), responses(
     (status = 204, description = "It is deleted"),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn delete_qos(State(c): State<Control>, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+async fn delete_qos(c: Control, Path(name): Path<String>) -> Result<StatusCode, Failure> {
     c.gone(|e| e.delete_qos_policy(name)).await
 }

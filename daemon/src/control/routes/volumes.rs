@@ -1,6 +1,5 @@
 //! Volumes, their type and their limits.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::snapshot::Tree;
@@ -12,10 +11,10 @@ use cairn_api::volume::{
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Control, Failure, Length};
+use super::{Answer, Control, Failure, Length, Shared};
 use crate::control::reply::{Input, ListQuery, Path, Query};
 
-pub(super) fn routes() -> OpenApiRouter<Control> {
+pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_volumes, create_volume))
         .routes(routes!(show_volume, edit_volume, delete_volume))
@@ -31,10 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
 #[utoipa::path(get, path = "/v1/volumes", tag = "volumes", params(VolumeQuery), responses(
     (status = 200, description = "The volumes, by name unless another order is asked for", body = VolumeList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_volumes(
-    State(c): State<Control>,
-    ListQuery(query): ListQuery<VolumeQuery>,
-) -> Answer<VolumeList> {
+async fn list_volumes(c: Control, ListQuery(query): ListQuery<VolumeQuery>) -> Answer<VolumeList> {
     c.ok(Length::Short, |e| e.volumes(query)).await
 }
 
@@ -42,7 +38,7 @@ async fn list_volumes(
 #[utoipa::path(post, path = "/v1/volumes", tag = "volumes", request_body = CreateVolume, responses(
     (status = 201, description = "The new volume", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn create_volume(State(c): State<Control>, Input(request): Input<CreateVolume>) -> Answer<Volume> {
+async fn create_volume(c: Control, Input(request): Input<CreateVolume>) -> Answer<Volume> {
     c.created(|e| e.create_volume(request)).await
 }
 
@@ -51,7 +47,7 @@ async fn create_volume(State(c): State<Control>, Input(request): Input<CreateVol
 #[utoipa::path(post, path = "/v1/restores", tag = "volumes", request_body = CreateRestore, responses(
     (status = 201, description = "The new volume, of the backup's size", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn create_restore(State(c): State<Control>, Input(request): Input<CreateRestore>) -> Answer<Volume> {
+async fn create_restore(c: Control, Input(request): Input<CreateRestore>) -> Answer<Volume> {
     c.created(|e| e.create_restore(request)).await
 }
 
@@ -60,7 +56,7 @@ async fn create_restore(State(c): State<Control>, Input(request): Input<CreateRe
     params(("name" = String, Path, description = "The volume")), responses(
     (status = 200, description = "The volume", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_volume(State(c): State<Control>, Path(name): Path<String>) -> Answer<Volume> {
+async fn show_volume(c: Control, Path(name): Path<String>) -> Answer<Volume> {
     c.ok(Length::Short, |e| e.volume(name)).await
 }
 
@@ -70,7 +66,7 @@ async fn show_volume(State(c): State<Control>, Path(name): Path<String>) -> Answ
     (status = 200, description = "The volume as it is now", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn edit_volume(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<EditVolume>,
 ) -> Answer<Volume> {
@@ -83,7 +79,7 @@ async fn edit_volume(
     (status = 204, description = "It is deleted; its space is given back in the background"),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn delete_volume(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Query(query): Query<DeleteVolumeQuery>,
 ) -> Result<StatusCode, Failure> {
@@ -96,7 +92,7 @@ async fn delete_volume(
     (status = 200, description = "The volume with its new size", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn resize_volume(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<ResizeVolume>,
 ) -> Answer<Volume> {
@@ -109,7 +105,7 @@ async fn resize_volume(
     (status = 200, description = "The volume with its new type", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn retype_volume(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<Retype>,
 ) -> Answer<Volume> {
@@ -122,7 +118,7 @@ async fn retype_volume(
     (status = 200, description = "The volume as it is now", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn reset_status(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<ResetStatus>,
 ) -> Answer<Volume> {
@@ -134,7 +130,7 @@ async fn reset_status(
     params(("name" = String, Path, description = "The volume")), responses(
     (status = 200, description = "The limits", body = VolumeQos),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_volume_qos(State(c): State<Control>, Path(name): Path<String>) -> Answer<VolumeQos> {
+async fn show_volume_qos(c: Control, Path(name): Path<String>) -> Answer<VolumeQos> {
     c.ok(Length::Short, |e| e.volume_qos(name)).await
 }
 
@@ -144,7 +140,7 @@ async fn show_volume_qos(State(c): State<Control>, Path(name): Path<String>) -> 
     (status = 200, description = "The limits as they are now", body = VolumeQos),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn set_volume_qos(
-    State(c): State<Control>,
+    c: Control,
     Path(name): Path<String>,
     Input(request): Input<SetVolumeQos>,
 ) -> Answer<VolumeQos> {
@@ -156,6 +152,6 @@ async fn set_volume_qos(
     params(("name" = String, Path, description = "The volume")), responses(
     (status = 200, description = "Every version connected with the volume, parents before children", body = Tree),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn show_tree(State(c): State<Control>, Path(name): Path<String>) -> Answer<Tree> {
+async fn show_tree(c: Control, Path(name): Path<String>) -> Answer<Tree> {
     c.ok(Length::Short, |e| e.tree(name)).await
 }

@@ -56,6 +56,8 @@ codes! {
     ReadOnly = "read-only", 403;
     /// The daemon may not do that on this machine.
     NotPermitted = "not-permitted", 403;
+    /// Whoever asks has no role that allows it.
+    Forbidden = "forbidden", 403;
     /// A barrier failed; the pool refuses writes until it is reopened.
     Fenced = "fenced", 503;
     /// What was read does not match its checksum or makes no sense.

@@ -150,6 +150,9 @@ pub struct Event {
     /// The volume that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+    /// The project whose volume it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
     /// The volume's snapshot that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
@@ -232,6 +235,7 @@ mod tests {
             kind: EventKind::VolumeDamaged,
             severity: Severity::Warning,
             volume: Some("a".into()),
+            project: None,
             snapshot: None,
             name: None,
             message: String::new(),

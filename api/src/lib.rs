@@ -20,6 +20,7 @@
 //! - requests refuse unknown fields, so that a misspelt option is an error and not silently ignored; answers may gain
 //!   fields at any time.
 
+pub mod access;
 pub mod attachment;
 pub mod error;
 pub mod event;

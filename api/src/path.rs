@@ -36,6 +36,8 @@ pub const TYPES: &str = "/v1/types";
 pub const QOS: &str = "/v1/qos";
 /// `/v1/info`: what the daemon is and where it listens (GET).
 pub const INFO: &str = "/v1/info";
+/// `/v1/whoami`: who asks, and what it may (GET).
+pub const WHOAMI: &str = "/v1/whoami";
 /// `/v1/recycle-bin`: what was deleted (GET), and for how long it is kept (PATCH).
 pub const RECYCLE_BIN: &str = "/v1/recycle-bin";
 /// `/v1/events`: what happened lately, or with `Accept: text/event-stream` what happens, as it happens (GET).

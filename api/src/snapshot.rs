@@ -164,7 +164,7 @@ pub struct SnapshotQuery {
 }
 
 /// Asks for a snapshot of the volume in the path.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshot {
     /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
@@ -194,7 +194,7 @@ pub struct GroupMember {
 }
 
 /// Asks for snapshots of several volumes at one moment: all of them are made, or none.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateGroup {
     /// At least one; each volume at most once.
@@ -253,6 +253,16 @@ pub enum TreeKind {
     },
     /// A deleted version that others still descend from, or whose space is being given back.
     Ghost,
+}
+
+impl TreeKind {
+    /// The volume that it is of, if it is of one.
+    pub fn volume(&self) -> Option<&str> {
+        match self {
+            TreeKind::Head { volume } | TreeKind::Snapshot { volume, .. } => Some(volume),
+            TreeKind::Image { .. } | TreeKind::Ghost => None,
+        }
+    }
 }
 
 /// One place of the version tree.

@@ -25,6 +25,9 @@ pub struct CreateStaging {
     /// A new volume's type, which must exist; the default type unless given.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub volume_type: Option<String>,
+    /// The project of a new volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
     /// The backup that is restored, kept with the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,

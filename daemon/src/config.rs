@@ -10,12 +10,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use cairn_api::Size;
+use cairn_api::access::Role;
 use cairn_api::name;
 use cairn_manual::About;
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Deserializer, de};
 use tracing_subscriber::EnvFilter;
 
+use crate::access::{Grant, Grantee};
 use crate::offline::Offline;
 
 /// The pool's file in the folder of `--dev`.
@@ -159,6 +161,10 @@ pub struct Config {
     pub runtime: Runtime,
     /// What is logged and how.
     pub log: Log,
+    /// Who may do what.
+    pub access: Access,
+    /// Where changes are written down.
+    pub audit: Audit,
     /// Volumes to create unless they exist.
     pub create: Vec<NewVolume>,
 }
@@ -213,6 +219,20 @@ pub struct Log {
     pub filter: String,
 }
 
+/// `[access]`: who may do what.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Access {
+    /// What root and the daemon's user allow others; none where whoever can connect may do everything.
+    pub grants: Option<Vec<Grant>>,
+}
+
+/// `[audit]`: where changes are written down.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Audit {
+    /// The file; none for nowhere.
+    pub log: Option<PathBuf>,
+}
+
 impl Config {
     /// The configuration of `cairnd --dev FOLDER`. Paths come out absolute, so that what the daemon prints can be
     /// pasted elsewhere.
@@ -236,6 +256,8 @@ impl Config {
             control: Control { socket: folder.join("control.sock") },
             runtime: FileRuntime::default().check(),
             log: Log { filter: DEFAULT_FILTER.to_owned() },
+            access: Access::default(),
+            audit: Audit::default(),
             create,
             dev: Some(folder),
             file: None,
@@ -275,6 +297,8 @@ impl Config {
             control: Control { socket: folder.join(parsed.control.socket) },
             runtime: parsed.runtime.check(),
             log: Log { filter: parsed.log.filter.0 },
+            access: parsed.access.check().map_err(|sentence| ConfigError(format!("{file}: {sentence}")))?,
+            audit: Audit { log: parsed.audit.log.map(|path| folder.join(path)) },
             create: Vec::new(),
         };
         config.check().map_err(|sentence| ConfigError(format!("{file}: {sentence}")))?;
@@ -288,6 +312,7 @@ impl Config {
         }
         let mut paths = vec![&self.pool.path, &self.control.socket];
         paths.extend(&self.nbd.unix);
+        paths.extend(&self.audit.log);
         for (at, path) in paths.iter().enumerate() {
             if paths[..at].contains(path) {
                 return Err(format!("{} is given for two purposes", path.display()));
@@ -304,13 +329,16 @@ impl Config {
     /// What is allowed but should be said at every start.
     pub fn warnings(&self) -> Vec<String> {
         let open = self.nbd.tcp.iter().filter(|address| !address.ip().is_loopback());
-        open.map(|address| {
+        let open = open.map(|address| {
             format!(
                 "NBD on {address} can be reached from the network without encryption or password: \
                  let only trusted hosts reach it"
             )
-        })
-        .collect()
+        });
+        let unknown = self.nbd.tcp.iter().filter(|_| self.access.grants.is_some()).map(|address| {
+            format!("NBD on {address} does not know who connects: [access] does not hold there")
+        });
+        open.chain(unknown).collect()
     }
 }
 
@@ -343,6 +371,10 @@ struct File {
     runtime: FileRuntime,
     #[serde(default)]
     log: FileLog,
+    #[serde(default)]
+    access: FileAccess,
+    #[serde(default)]
+    audit: FileAudit,
 }
 
 #[derive(Deserialize)]
@@ -385,6 +417,89 @@ struct FileRuntime {
 #[serde(deny_unknown_fields, default)]
 struct FileLog {
     filter: Filter,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FileAccess {
+    grant: Option<Vec<FileGrant>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileGrant {
+    user: Option<Account>,
+    group: Option<Account>,
+    role: FileRole,
+    #[serde(default)]
+    projects: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FileRole {
+    Reader,
+    Member,
+    Administrator,
+}
+
+/// A name or an id.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Account {
+    Name(String),
+    Id(u32),
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FileAudit {
+    log: Option<PathBuf>,
+}
+
+impl Account {
+    fn text(self) -> String {
+        match self {
+            Account::Name(name) => name,
+            Account::Id(id) => id.to_string(),
+        }
+    }
+}
+
+impl FileAccess {
+    fn check(self) -> Result<Access, String> {
+        let Some(grants) = self.grant else { return Ok(Access::default()) };
+        let numbered = |(at, grant): (usize, FileGrant)| {
+            grant.check().map_err(|why| format!("[access] \"grant\" number {}: {why}", at + 1))
+        };
+        Ok(Access { grants: Some(grants.into_iter().enumerate().map(numbered).collect::<Result<_, _>>()?) })
+    }
+}
+
+impl FileGrant {
+    fn check(self) -> Result<Grant, String> {
+        let FileGrant { user, group, role, projects } = self;
+        let to = match (user, group) {
+            (Some(user), None) => Grantee::User(user.text()),
+            (None, Some(group)) => Grantee::Group(group.text()),
+            _ => return Err("it is for a \"user\" or for a \"group\": give one of them".to_owned()),
+        };
+        for project in &projects {
+            name::check(project).map_err(|why| format!("in \"projects\": {why}"))?;
+        }
+        let role = match (role, projects.is_empty()) {
+            (FileRole::Reader, _) => Role::Reader,
+            (FileRole::Member, false) => Role::Member,
+            (FileRole::Member, true) => {
+                return Err("a member is one of some projects: projects = [\"web\"]".to_owned());
+            }
+            (FileRole::Administrator, true) => Role::Administrator,
+            (FileRole::Administrator, false) => {
+                return Err("an administrator is one of everything: leave \"projects\" out".to_owned());
+            }
+        };
+        Ok(Grant { to, role, projects })
+    }
 }
 
 fn default_limit() -> FileSize {
@@ -526,6 +641,18 @@ mod tests {
 
         [log]
         filter = "info,cairn_cow=debug"
+
+        [audit]
+        log = "audit.log"
+
+        [[access.grant]]
+        user = "alice"
+        role = "member"
+        projects = ["web", "db"]
+
+        [[access.grant]]
+        group = 70
+        role = "reader"
     "#;
 
     fn parse(text: &str) -> Result<Config, String> {
@@ -554,7 +681,13 @@ mod tests {
             Runtime { reactors: Some(4), poll: Duration::ZERO, map_cache: 1 << 30, read_cache: 2 << 30 }
         );
         assert_eq!(config.log.filter, "info,cairn_cow=debug");
-        assert_eq!(config.warnings(), Vec::<String>::new());
+        assert_eq!(config.audit.log.as_deref(), Some(Path::new("/etc/cairn/audit.log")));
+        let projects = vec!["web".to_owned(), "db".to_owned()];
+        let alice = Grant { to: Grantee::User("alice".into()), role: Role::Member, projects };
+        let readers = Grant { to: Grantee::Group("70".into()), role: Role::Reader, projects: Vec::new() };
+        assert_eq!(config.access.grants, Some(vec![alice, readers]));
+        assert_eq!(config.warnings().len(), 2, "addresses know nobody");
+        assert!(config.warnings()[1].contains("[access] does not hold there"));
     }
 
     #[test]
@@ -565,6 +698,7 @@ mod tests {
         assert_eq!(config.runtime.reactors, None);
         assert_eq!(config.runtime.poll, DEFAULT_POLL);
         assert_eq!(config.log.filter, "info");
+        assert_eq!((&config.access.grants, &config.audit.log), (&None, &None));
         assert_eq!(config.warnings().len(), 1, "an open port is said");
         assert!(config.warnings()[0].contains("0.0.0.0:10809"));
     }
@@ -591,6 +725,15 @@ mod tests {
             ("[pool]\npath = \"p\"\n[nbd]", &["neither \"unix\" nor \"tcp\""]),
             ("[pool]\npath = \"p\"\n[nbd]\nunix = [\"p\"]", &["/etc/cairn/p", "two purposes"]),
             ("[pool]\npath = \"p\"\n[nbd]\ntcp = [\"[::1]:1\", \"[::1]:1\"]", &["[::1]:1 twice"]),
+            (&granted("user = \"a\"\nrole = \"owner\""), &["line 7", "role", "`member`"]),
+            (&granted("user = \"a\"\nrole = \"member\""), &["number 1", "one of some projects"]),
+            (&granted("role = \"reader\""), &["number 1", "\"user\" or for a \"group\""]),
+            (&granted("user = \"a\"\ngroup = \"b\"\nrole = \"reader\""), &["number 1", "give one of them"]),
+            (&granted("user = 1\nrole = \"administrator\"\nprojects = [\"a\"]"), &["leave \"projects\" out"]),
+            (
+                &granted("user = 1\nrole = \"reader\"\nprojects = [\"a b\"]"),
+                &["in \"projects\"", "contains ' '"],
+            ),
             ("[pool\n", &["line 1"]),
             ("[pool]\npath = 7\n", &["line 2", "path"]),
         ] {
@@ -600,6 +743,10 @@ mod tests {
                 assert!(error.contains(part), "{text:?}\nlacks {part:?}:\n{error}");
             }
         }
+    }
+
+    fn granted(grant: &str) -> String {
+        format!("[pool]\npath = \"p\"\n[nbd]\nunix = [\"s\"]\n[[access.grant]]\n{grant}")
     }
 
     #[test]

@@ -9,22 +9,25 @@ use std::time::Duration;
 use cairn_api::attachment::Consumer;
 use cairn_api::image::EXPORT_PREFIX;
 use cairn_api::stats::IoKind;
-use cairn_cow::{Error, ErrorKind, ExtentKind, Lsn, Pool, Resolved, VersionId};
+use cairn_cow::{Attributes, Error, ErrorKind, ExtentKind, Lsn, Pool, Resolved, VersionId};
 use cairn_nbd::{
     ClientInfo, Context, ContextKey, Demand, Errno, Export, ExportInfo, ExportName, Exports, Features,
     OpenError, ReadExtent, ReadReply, Span, StatusExtent, StatusQuery, ZeroFlags,
 };
 use cairn_uring::{AlignedBuf, yield_now};
 
+use crate::access::Rights;
+use crate::audit::{Audit, Line as AuditLine};
 use crate::control::{Attachment, InUse, Line, Target};
 use crate::courtesy::{self, Courtesy};
 use crate::disk::{PoolBuf, PoolDisk};
 use crate::figures::{Counted, Request};
 use crate::habit::FlushHabit;
-use crate::images::image;
+use crate::images::{image, is_image};
 use crate::qos::{self, Direction};
 use crate::restore::Restore;
 use crate::seldom::Seldom;
+use crate::settings;
 use crate::staging::is_hidden;
 use crate::status::{self, PIECE};
 use crate::volumes::{Volumes, is_shared_now, resolve_for_use};
@@ -51,6 +54,10 @@ pub struct Connection {
     pub consumer: Consumer,
     /// Ends it.
     pub line: Arc<dyn Line>,
+    /// What it may.
+    pub(crate) rights: Rights,
+    /// Where it is written down.
+    pub(crate) audit: Option<Arc<Audit>>,
     /// Whether writes are answered only when they are durable, as behind a cache that writes through, where what was
     /// answered would not survive the daemon. So they have to be for a client that will not hear of it when the daemon is
     /// killed: it goes on with the next one as if nothing had happened, and never again writes what was answered and lost.
@@ -74,10 +81,49 @@ impl PoolExports {
     fn default_name(&self) -> Result<String, OpenError> {
         let pools = self.volumes.pools.open();
         let volumes = pools.iter().flat_map(|(_, pool)| pool.volumes());
-        let mut volumes = volumes.filter(|volume| !is_hidden(&volume.attributes));
+        let mut volumes =
+            volumes.filter(|volume| !is_hidden(&volume.attributes) && self.lists(&volume.attributes));
         match (volumes.next(), volumes.next()) {
             (Some(only), None) => Ok(only.name),
             _ => Err(OpenError::Unknown),
+        }
+    }
+}
+
+impl PoolExports {
+    /// Whether a client is told of what keeps `attributes`.
+    fn lists(&self, attributes: &Attributes) -> bool {
+        self.connection.rights.may_use(settings::project(attributes))
+    }
+
+    /// Whether a client may have what keeps `attributes`.
+    fn admits(&self, attributes: &Attributes, writable: bool) -> Result<(), OpenError> {
+        let Rights::Limited(limits) = &self.connection.rights else { return Ok(()) };
+        if is_image(attributes) {
+            // All projects see images.
+            let member = !limits.change.is_empty() && !writable;
+            return if member {
+                Ok(())
+            } else {
+                Err(OpenError::Policy("images are written by administrators".to_owned()))
+            };
+        }
+        let project = settings::project(attributes);
+        match (limits.change.contains(project), limits.see.has(project)) {
+            (true, _) => Ok(()),
+            (false, true) => {
+                Err(OpenError::Policy(format!("a reader of the project '{project}' may not use its volumes")))
+            }
+            (false, false) => Err(OpenError::Unknown),
+        }
+    }
+}
+
+impl Connection {
+    /// Has it written down who uses what, or may not.
+    fn note(&self, export: &str, refused: Option<&str>) {
+        if let Some(audit) = &self.audit {
+            audit.note(AuditLine::Opened { export, client: &self.consumer.to_string(), refused });
         }
     }
 }
@@ -103,6 +149,9 @@ impl Exports for PoolExports {
         let name = if name.is_empty() { self.default_name()? } else { name.to_owned() };
         let (pool, version) = self.volumes.export(&name).map_err(|e| unavailable(&e))?;
         let (resolved, kept) = resolve_for_use(&pool, &version).map_err(|e| unavailable(&e))?;
+        self.admits(&kept, resolved.writable).inspect_err(|_| {
+            self.connection.note(&name, Some("forbidden"));
+        })?;
         let restore = self.volumes.restores.of(&pool, &resolved).map_err(|e| unavailable(&e))?;
         let mut connection = self.connection.clone();
         connection.write_through &= !pool.survives_its_process();
@@ -137,10 +186,12 @@ impl Exports for PoolExports {
                         name: format!("{EXPORT_PREFIX}{}", image.name),
                         description: volume.description,
                     };
-                    names.extend(image.ready.then(ready));
+                    names.extend(
+                        image.ready.then(ready).filter(|_| self.admits(&volume.attributes, false).is_ok()),
+                    );
                     continue;
                 }
-                if is_hidden(&volume.attributes) {
+                if is_hidden(&volume.attributes) || !self.lists(&volume.attributes) {
                     continue;
                 }
                 let snapshots = pool.snapshots(Some(&volume.name)).unwrap_or_default();
@@ -381,11 +432,13 @@ impl Export for VersionExport {
         }
         let attachment = attached.map_err(|why| {
             tracing::info!(export = self.name, %consumer, "refused: {why}");
+            self.connection.note(&self.name, Some(&why.to_string()));
             match why {
                 InUse::Gone => OpenError::Unknown,
                 why => OpenError::Policy(format!("{}: {why}", self.name)),
             }
         })?;
+        self.connection.note(&self.name, None);
         // Now that it cannot be deleted: its limits are forgotten when it is.
         let throttle = self.volumes.throttle(&self.pool, target.volume(), self.resolved.head).connection();
         let compares = contexts.iter().any(|context| matches!(context, Context::Named { .. }));

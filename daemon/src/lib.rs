@@ -26,13 +26,17 @@
 //! | [`offline`] | checking, repairing and dumping a pool that no daemon uses |
 //! | `status` | what lies where in an export, and what changed there since a snapshot |
 //! | `survivor` | memory in which the next daemon finds what this one answered, should it be killed |
+//! | [`access`] | who may do what |
+//! | `audit` | who asked for which change and what came of it, in a file |
 //! | [`events`] | what happened, for whoever asks and whoever listens |
 //! | [`figures`] | what volumes' clients do, counted |
 //! | `activity` | what is being done to volumes at this moment |
 //! | `systemd` | what the daemon and the service manager have to say to each other, sockets passed by it |
 //! | `seldom` | log lines said once in a while |
 
+pub mod access;
 mod activity;
+mod audit;
 pub mod config;
 pub mod control;
 mod courtesy;

@@ -136,7 +136,7 @@ impl<D: Disk> Pools<D> {
                 Err(_) => closed.push(slot.name.as_str()),
             }
         }
-        let mut text = format!("there is no volume '{volume}'");
+        let mut text = no_volume(volume);
         if !closed.is_empty() {
             text += &format!(", unless it is in a pool that could not be opened ({})", closed.join(", "));
         }
@@ -213,4 +213,8 @@ impl<D: Disk> Pools<D> {
 /// Whether a pool has a volume of this name that users see as one.
 fn has_volume<D: Disk>(pool: &Pool<D>, name: &str) -> bool {
     pool.attributes(Holder::Volume(name)).is_ok_and(|attributes| !is_hidden(&attributes))
+}
+/// What is said of a name that no volume has.
+pub(crate) fn no_volume(volume: &str) -> String {
+    format!("there is no volume '{volume}'")
 }

@@ -1,6 +1,6 @@
 //! What a changed configuration means for a daemon that runs.
 
-use crate::config::{Config, Control, Log, Nbd, Pool, Runtime};
+use crate::config::{Access, Audit, Config, Control, Log, Nbd, Pool, Runtime};
 
 /// When a key's new value holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,12 +16,14 @@ pub(crate) enum Holds {
 /// The keys that differ, and when the new values hold.
 pub(crate) fn changes(old: &Config, new: &Config) -> Vec<(&'static str, Holds)> {
     // Field by field, so that a new one is not forgotten here.
-    let Config { dev: _, file: _, pool, nbd, control, runtime, log, create: _ } = old;
+    let Config { dev: _, file: _, pool, nbd, control, runtime, log, access, audit, create: _ } = old;
     let Pool { path, create, limit } = pool;
     let Nbd { unix, tcp, max_connections } = nbd;
     let Control { socket } = control;
     let Runtime { reactors, poll, map_cache, read_cache } = runtime;
     let Log { filter } = log;
+    let Access { grants } = access;
+    let Audit { log: audit_log } = audit;
     let keys = [
         ("pool.path", *path != new.pool.path, Holds::Restarted),
         ("pool.create", *create != new.pool.create, Holds::NewPool),
@@ -34,6 +36,8 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Vec<(&'static str, Holds)> 
         ("runtime.poll_us", *poll != new.runtime.poll, Holds::Restarted),
         ("runtime.map_cache", *map_cache != new.runtime.map_cache, Holds::Restarted),
         ("runtime.read_cache", *read_cache != new.runtime.read_cache, Holds::Restarted),
+        ("access.grant", *grants != new.access.grants, Holds::Now),
+        ("audit.log", *audit_log != new.audit.log, Holds::Restarted),
         ("log.filter", *filter != new.log.filter, Holds::Now),
     ];
     keys.into_iter().filter(|(_, differs, _)| *differs).map(|(key, _, holds)| (key, holds)).collect()

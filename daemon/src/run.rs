@@ -24,7 +24,7 @@ use nix::sys::signal::{SigSet, Signal};
 use sd_notify::NotifyState;
 
 use crate::config::Config;
-use crate::control::{self, ControlThread, PoolEngine};
+use crate::control::{self, ControlThread, PoolEngine, Porter};
 use crate::descriptors::connections_allowed;
 use crate::devices::{Devices, ServedDevices};
 use crate::disk::{Found, PoolDisk};
@@ -147,6 +147,7 @@ struct Daemon {
     reactors: Vec<ReactorThread>,
     server: Arc<NbdServer>,
     control: ControlThread,
+    porter: Porter,
     endpoints: Vec<NbdEndpoint>,
     nbd_files: Vec<SocketFile>,
 }
@@ -183,7 +184,8 @@ impl Daemon {
         create_volumes(config, &volumes, &first)?;
         let socket = &config.control.socket;
         let handles = reactors.iter().map(|r| r.handle().clone()).collect();
-        let server = NbdServer::new(Arc::clone(&volumes), handles, connections);
+        let porter = Porter::new(config)?;
+        let server = NbdServer::new(Arc::clone(&volumes), handles, connections, porter.clone());
         let devices = Arc::new(ServedDevices::start(Arc::clone(&volumes), Arc::clone(&server))?);
         // Before other clients come: what a device was attached to is its own.
         devices.reattach(&volumes);
@@ -208,11 +210,11 @@ impl Daemon {
         };
         let reached: Arc<dyn Devices> = devices.clone();
         let engine = PoolEngine::new(Arc::clone(&volumes), first, keeper.clone(), Some(reached), info);
-        let control = control::start(control, control_file.path(), Arc::new(engine))
+        let control = control::start(control, control_file.path(), Arc::new(engine), porter.clone())
             .map_err(|e| format!("cannot start the control thread: {e}"))?;
         // The control thread removes its socket itself.
         control_file.leave();
-        Ok(Daemon { volumes, keeper, devices, reactors, server, control, endpoints, nbd_files })
+        Ok(Daemon { volumes, keeper, devices, reactors, server, control, porter, endpoints, nbd_files })
     }
 
     /// Says that everything serves, and what to type next. The first words are for scripts that wait for them.
@@ -256,12 +258,17 @@ impl Daemon {
         };
         // With the new filter from here on, so that one which is to show more does.
         log.set_filter(&new.log.filter);
+        self.porter.set_access(&new);
+        if let Some(audit) = &self.porter.audit {
+            audit.reopen();
+        }
         reload::report(&reload::changes(config, &new));
         if config.nbd.max_connections != new.nbd.max_connections {
             self.server.set_most(connections_allowed(new.nbd.max_connections));
         }
         // What needs a restart stays as it runs, and is said to differ the next time, too.
         config.log = new.log;
+        config.access = new.access;
         config.nbd.max_connections = new.nbd.max_connections;
     }
 
@@ -287,6 +294,9 @@ impl Daemon {
             tracing::warn!(left, "NBD sessions did not end in time and are cut off");
         }
         self.control.stop();
+        if let Some(audit) = &self.porter.audit {
+            audit.close();
+        }
         self.volumes.restores.stop();
         drop(self.nbd_files);
         self.keeper.stop();

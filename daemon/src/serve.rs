@@ -19,7 +19,8 @@ use cairn_uring::net::{Closer, Listener, Peer, Stream};
 use cairn_uring::{Handle, serve_block_device, sleep};
 use parking_lot::{Condvar, Mutex};
 
-use crate::control::Line;
+use crate::access::Rights;
+use crate::control::{Line, Porter};
 use crate::disk::PoolDisk;
 use crate::exports::{Connection, PoolExports};
 use crate::kernel::{Link, LinkEnd};
@@ -44,6 +45,7 @@ pub struct NbdServer {
     shutdown: Shutdown,
     open: Mutex<Open>,
     closed: Condvar,
+    porter: Porter,
     /// Done once a kernel device is served for the first time.
     for_the_kernel: Once,
 }
@@ -57,7 +59,12 @@ struct Open {
 
 impl NbdServer {
     /// Serves `volumes` on `reactors`, at most `most` connections at once.
-    pub fn new(volumes: Arc<Volumes<PoolDisk>>, reactors: Vec<Handle>, most: usize) -> Arc<NbdServer> {
+    pub fn new(
+        volumes: Arc<Volumes<PoolDisk>>,
+        reactors: Vec<Handle>,
+        most: usize,
+        porter: Porter,
+    ) -> Arc<NbdServer> {
         Arc::new(NbdServer {
             volumes,
             reactors,
@@ -67,6 +74,7 @@ impl NbdServer {
             shutdown: Shutdown::new(),
             open: Mutex::default(),
             closed: Condvar::new(),
+            porter,
             for_the_kernel: Once::new(),
         })
     }
@@ -124,7 +132,16 @@ impl NbdServer {
     async fn session(&self, stream: Stream, lane: usize, shutdown: Shutdown) {
         let peer = stream.peer();
         let line = Arc::new(SocketLine { shutdown: shutdown.clone(), closer: stream.closer() });
-        let connection = Connection { consumer: consumer(peer), line, write_through: false };
+        // Who connects by TCP is not known.
+        let rights = match stream.credentials() {
+            Ok(who) => self.porter.access.rights(&who),
+            Err(_) if matches!(peer, Peer::Tcp(_)) => Rights::Administrator,
+            Err(error) => {
+                return tracing::warn!(%error, "an NBD connection is closed: it is not known who it is");
+            }
+        };
+        let audit = self.porter.audit.clone();
+        let connection = Connection { consumer: consumer(peer), line, rights, audit, write_through: false };
         let exports = PoolExports::new(Arc::clone(&self.volumes), connection, lane);
         match serve(stream, &exports, &self.limits, &shutdown).await {
             Ok(summary) => tracing::debug!(?peer, ?summary, "an NBD session ended"),
@@ -191,7 +208,8 @@ impl NbdServer {
         let client = ClientInfo { peer: stream.peer() };
         let line = Arc::new(SocketLine { shutdown: shutdown.clone(), closer: stream.closer() });
         // The device stays when the daemon is killed, and the file system on it hears nothing of that.
-        let connection = Connection { consumer: unnamed_device(), line, write_through: true };
+        let (rights, audit) = (Rights::Administrator, self.porter.audit.clone());
+        let connection = Connection { consumer: unnamed_device(), line, rights, audit, write_through: true };
         let exports = PoolExports::new(Arc::clone(&self.volumes), connection, lane);
         let said = |why| match why {
             OpenError::Policy(why) | OpenError::Failed(why) => why,

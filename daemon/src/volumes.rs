@@ -78,6 +78,8 @@ impl<D: Disk> Volumes<D> {
                 volumes.tell_of_use(target, consumer, begins);
             }
         });
+        let all = Arc::downgrade(&volumes);
+        volumes.events.look_up_projects(move |volume| all.upgrade()?.project(volume));
         volumes
     }
 
@@ -93,6 +95,13 @@ impl<D: Disk> Volumes<D> {
             (EventKind::VolumeDetached, format!("{consumer} does not use {export} any more"))
         };
         self.events.tell(kind, About::export(&export), message);
+    }
+
+    /// The project of a volume, if it is there.
+    pub(crate) fn project(&self, volume: &str) -> Option<String> {
+        let (_, pool) = self.pools.of_volume(volume).ok()?;
+        let kept = pool.attributes(Holder::Volume(volume)).ok()?;
+        Some(settings::project(&kept).to_owned())
     }
 
     /// What the first pool keeps for all.

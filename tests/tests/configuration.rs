@@ -89,7 +89,9 @@ fn the_document_says_when_changes_hold() {
                    [nbd]\nunix = [\"other.sock\"]\ntcp = [\"127.0.0.1:0\"]\nmax_connections = 7\n\
                    [control]\nsocket = \"third.sock\"\n\
                    [runtime]\nreactors = 3\npoll_us = 3\nmap_cache = \"3M\"\nread_cache = \"3M\"\n\
-                   [log]\nfilter = \"debug\"\n";
+                   [log]\nfilter = \"debug\"\n\
+                   [access]\ngrant = []\n\
+                   [audit]\nlog = \"audit.log\"\n";
     fs::write(dir.path().join("cairnd.toml"), changed).expect("a file");
     kill(daemon.pid(), Signal::SIGHUP).expect("a signal can be sent");
     let deadline = Instant::now() + Duration::from_secs(10);

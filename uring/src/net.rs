@@ -164,6 +164,77 @@ pub enum Peer {
     Tcp(SocketAddr),
 }
 
+/// Who connected a Unix socket, as it was when it did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process id; 0 when it is not visible from here.
+    pub pid: i32,
+    /// The effective user id.
+    pub uid: u32,
+    /// The effective group id, and the supplementary ones.
+    pub groups: Vec<u32>,
+}
+
+impl Credentials {
+    /// Of whoever connected this Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel doesn't say, as for a socket of another kind.
+    pub fn of_peer(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+        let libc::ucred { pid, uid, gid } = peer_credentials(socket)?;
+        let mut groups = peer_groups(socket)?;
+        groups.push(gid);
+        Ok(Credentials { pid, uid, groups })
+    }
+}
+
+/// `SO_PEERCRED` (unix(7)).
+fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: writes at most `len` bytes, the size of the structure, to it, and one number to `len`.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut len,
+        )
+    };
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(credentials) }
+}
+
+/// `SO_PEERGROUPS` (socket(7)): the supplementary groups.
+fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let mut len = (groups.len() * size_of::<u32>()) as libc::socklen_t;
+        // SAFETY: writes at most `len` bytes, the size of the vector's elements, to them, and one number to `len`.
+        let outcome = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        let count = len as usize / size_of::<u32>();
+        if outcome == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // The kernel has said how many there are; they do not change.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 /// A connected Unix or TCP socket.
 ///
 /// One task may read while another writes. Two that read (or write) at the same time get (or leave) the bytes in
@@ -185,21 +256,7 @@ impl Stream {
     /// When it can't be made blocking, as the ring needs it, or the kernel doesn't say who is at the other end.
     pub fn from_unix(stream: UnixStream) -> io::Result<Stream> {
         stream.set_nonblocking(false)?;
-        let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
-        let mut len = size_of::<libc::ucred>() as libc::socklen_t;
-        // SAFETY: writes at most `len` bytes, the size of the structure, to it, and one number to `len`.
-        let outcome = unsafe {
-            libc::getsockopt(
-                stream.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERCRED,
-                (&raw mut credentials).cast(),
-                &raw mut len,
-            )
-        };
-        if outcome < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let credentials = peer_credentials(stream.as_fd())?;
         enlarge_send_buffer(stream.as_fd());
         let peer = Peer::Unix { pid: credentials.pid, uid: credentials.uid };
         Ok(Self { socket: Arc::new(stream.into()), peer })
@@ -215,6 +272,15 @@ impl Stream {
         stream.set_nodelay(true)?;
         let peer = Peer::Tcp(stream.peer_addr()?);
         Ok(Self { socket: Arc::new(stream.into()), peer })
+    }
+
+    /// Who is at the other end of a Unix socket, with all groups.
+    ///
+    /// # Errors
+    ///
+    /// For a TCP socket, and when the kernel doesn't say.
+    pub fn credentials(&self) -> io::Result<Credentials> {
+        Credentials::of_peer(self.socket.as_fd())
     }
 
     /// The socket's descriptor, to go on with it elsewhere.

@@ -100,6 +100,9 @@ pub(crate) struct RestoreBackup {
     /// The new volume's type
     #[arg(long = "type", value_name = "TYPE", requires = "to")]
     pub(crate) volume_type: Option<String>,
+    /// The new volume's project
+    #[arg(long, value_name = "PROJECT", requires = "to", conflicts_with = "instant")]
+    pub(crate) project: Option<String>,
     /// Have the new volume serve at once, while it is being filled
     #[arg(long, requires = "to", conflicts_with = "limit_rate")]
     pub(crate) instant: bool,

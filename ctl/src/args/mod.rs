@@ -153,6 +153,8 @@ without what they wait for a limit. QUEUE is how many are under way, those that 
 included; LIMITED is the share that had to wait. With --json, each sample is an object
 on a line.")]
     Top(Top),
+    /// Show who the daemon takes you for, and what you may do
+    Whoami,
     /// What this command line is
     #[command(flatten)]
     About(About),

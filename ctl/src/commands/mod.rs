@@ -26,6 +26,7 @@ mod top;
 mod types;
 mod volume;
 
+use cairn_api::access::Caller;
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::path;
 use clap::CommandFactory;
@@ -35,6 +36,7 @@ use crate::args;
 use crate::client::{Client, Wait};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::render::access;
 
 /// Runs one command.
 pub(crate) async fn run(command: args::Command, client: &Client, output: &Output) -> Result<(), Failure> {
@@ -50,6 +52,10 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::RecycleBin(command) => recycle::run(command, client, output).await,
         args::Command::Events(asked) => events::run(asked, client, output).await,
         args::Command::Top(asked) => top::run(asked, client, output).await,
+        args::Command::Whoami => {
+            let caller = client.get::<Caller>(path::WHOAMI, Wait::Short).await?;
+            output.answer(&caller, |caller, _| access::caller(caller))
+        }
         args::Command::About(command) => command
             .run(args::Cli::command(), "1")
             .map_err(|e| Failure::local("internal", format!("cannot be written: {e}"))),

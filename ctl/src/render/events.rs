@@ -42,6 +42,7 @@ mod tests {
             kind: EventKind::VolumeCreated,
             severity: Severity::Info,
             volume: Some("demo".into()),
+            project: None,
             snapshot: None,
             name: None,
             message: "volume demo (10.0 GiB) is there".into(),

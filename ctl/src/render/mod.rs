@@ -1,5 +1,6 @@
 //! Text for people: tables, lists of fields, sizes and times. Nothing here prints; everything returns text.
 
+pub(crate) mod access;
 pub(crate) mod attachments;
 pub(crate) mod backups;
 pub(crate) mod events;

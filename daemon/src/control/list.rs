@@ -47,9 +47,6 @@ pub(super) fn select<T: Listed>(
     mut items: Vec<T>,
     page: Page<'_>,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
-    if page.limit == Some(0) {
-        return Err(invalid("a page of nothing: the limit is at least 1"));
-    }
     let orders = page.sort.map_or(Ok(Vec::new()), orders::<T>)?;
     items.sort_by(|a, b| {
         let differs = |(by, reverse): &(&str, bool)| match a.order(b, by) {
@@ -58,14 +55,26 @@ pub(super) fn select<T: Listed>(
         };
         orders.iter().find_map(differs).unwrap_or_else(|| a.usual_order(b))
     });
-    if let Some(after) = page.after {
+    cut(items, page.limit, page.after)
+}
+
+/// The `limit` items that come after that of the key `after`, and what to ask for to have the next.
+pub(super) fn cut<T: Listed>(
+    mut items: Vec<T>,
+    limit: Option<u64>,
+    after: Option<&str>,
+) -> Result<(Vec<T>, Option<String>), ApiError> {
+    if limit == Some(0) {
+        return Err(invalid("a page of nothing: the limit is at least 1"));
+    }
+    if let Some(after) = after {
         let at = items.iter().position(|item| item.key() == after);
         let at = at.ok_or_else(|| {
             invalid(format!("there is no '{after}' in this list any more")).with_hint("begin the list anew")
         })?;
         items.drain(..=at);
     }
-    let most = page.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let most = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let more = items.len() > most;
     items.truncate(most);
     let next = items.last().filter(|_| more).map(Listed::key);

@@ -3,11 +3,15 @@
 //! ```text
 //! client ── Unix socket ── [server]  one thread, tokio current-thread, hyper
 //!                             │
+//!                            [door]   who asks is put beside each request, and what it changes into the audit log
+//!                             │
 //!                          [routes]  axum: paths, bodies, the OpenAPI document;  [reply]: one error shape
 //!                             │
 //!                           [gate]   bounds what runs at once, and for how long a client waits for it
 //!                             │
 //!                          [Engine]  the trait: API requests in, API answers out
+//!                             │
+//!                         [Guarded]  the same for those who may not do everything
 //!                             │
 //!                       [PoolEngine] sends a closure to a reactor and awaits its answer
 //! ```
@@ -23,8 +27,10 @@
 mod attachments;
 mod context;
 pub(crate) mod convert;
+mod door;
 mod engine;
 mod gate;
+mod guard;
 mod images;
 mod leases;
 mod list;
@@ -45,7 +51,9 @@ mod tokens;
 mod types;
 mod volumes;
 
+pub use door::Porter;
 pub use engine::{Engine, Pending};
+pub use guard::Guarded;
 pub use pool::PoolEngine;
 pub use routes::{openapi, router};
 pub use server::{ControlThread, start};

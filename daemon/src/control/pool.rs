@@ -103,9 +103,9 @@ fn tell_of_new(events: &Events, volume: &Volume) {
 }
 
 /// How it is told that what was deleted cannot be had back any more.
-fn tell_of_purge(events: &Events, volume: &String) {
-    let message = format!("volume {volume}, which was in the recycle bin, was deleted");
-    events.tell(EventKind::VolumeDeleted, About::volume(volume), message);
+fn tell_of_purge(events: &Events, gone: &recycle::Gone) {
+    let message = format!("volume {}, which was in the recycle bin, was deleted", gone.name);
+    events.tell(EventKind::VolumeDeleted, About::volume(&gone.name).of(Some(&gone.project)), message);
 }
 
 fn tell_of_snapshot(events: &Events, snapshot: &Snapshot) {
@@ -229,6 +229,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn delete_volume(&self, name: String, query: DeleteVolumeQuery) -> Pending<()> {
         let (volume, with_snapshots) = (name.clone(), query.snapshots);
+        let project = self.context.volumes.project(&name);
         let done = self.context.change(move |c| volumes::delete(c, name, query));
         let done = self.told(done, move |events, recycled: &bool| {
             let with = if with_snapshots { " with its snapshots" } else { "" };
@@ -236,7 +237,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
                 true => (EventKind::VolumeRecycled, format!("volume {volume} is in the recycle bin{with}")),
                 false => (EventKind::VolumeDeleted, format!("volume {volume} was deleted{with}")),
             };
-            events.tell(kind, About::volume(&volume), message);
+            events.tell(kind, About::volume(&volume).of(project.as_deref()), message);
         });
         Box::pin(async move { done.await.map(drop) })
     }
@@ -265,8 +266,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn expire(&self) -> Pending<()> {
         let done = self.context.change(recycle::expire);
-        let done =
-            self.told(done, |events, gone| gone.iter().for_each(|volume| tell_of_purge(events, volume)));
+        let done = self.told(done, |events, gone| gone.iter().for_each(|gone| tell_of_purge(events, gone)));
         Box::pin(async move { done.await.map(drop) })
     }
 

@@ -64,10 +64,13 @@ fn all<D: Disk>(volumes: &Volumes<D>) -> Vec<Found<D>> {
 
 fn find<D: Disk>(volumes: &Volumes<D>, id: &str) -> Result<Found<D>, ApiError> {
     let found = all(volumes).into_iter().find(|found| found.volume.name == id);
-    found.ok_or_else(|| {
-        ApiError::new(ErrorCode::NotFound, format!("there is no '{id}' in the recycle bin"))
-            .with_hint("\"cairn recycle-bin list\" shows what there is")
-    })
+    found.ok_or_else(|| missing(id))
+}
+
+/// What is answered about what is not there.
+pub(super) fn missing(id: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no '{id}' in the recycle bin"))
+        .with_hint("\"cairn recycle-bin list\" shows what there is")
 }
 
 fn expires(kept: &Kept, keep: Duration) -> Timestamp {
@@ -133,31 +136,40 @@ pub(super) async fn recover<D: Disk>(
     api(volumes::show(&c.volumes, &name))
 }
 
-/// Deletes what is in the bin for good. Returns what it was called.
-pub(super) async fn purge<D: Disk>(c: Context<D>, id: String) -> Result<String, ApiError> {
-    let found = find(&c.volumes, &id)?;
-    remove(&c, &found).await?;
-    Ok(found.kept.name)
+/// What is gone for good.
+pub(super) struct Gone {
+    pub(super) name: String,
+    pub(super) project: String,
 }
 
-async fn remove<D: Disk>(c: &Context<D>, found: &Found<D>) -> Result<(), ApiError> {
-    let Found { pool, volume, .. } = found;
+/// Deletes what is in the bin for good.
+pub(super) async fn purge<D: Disk>(c: Context<D>, id: String) -> Result<Gone, ApiError> {
+    remove(&c, find(&c.volumes, &id)?).await
+}
+
+async fn remove<D: Disk>(c: &Context<D>, found: Found<D>) -> Result<Gone, ApiError> {
+    let Found { pool, volume, kept, .. } = found;
     for snapshot in api(pool.snapshots(Some(&volume.name)))? {
         snapshots::refuse_held(&snapshot)?;
     }
     api(pool.delete_volume(&volume.name, true).await)?;
-    c.volumes.forget_use(pool, volume.id);
-    Ok(())
+    c.volumes.forget_use(&pool, volume.id);
+    Ok(Gone { name: kept.name, project: settings::project(&volume.attributes).to_owned() })
 }
 
-/// Deletes what has been in the bin for long enough. Returns what that was called.
-pub(super) async fn expire<D: Disk>(c: Context<D>) -> Result<Vec<String>, ApiError> {
+/// Deletes what has been in the bin for long enough. What cannot be deleted is left for the next time.
+pub(super) async fn expire<D: Disk>(c: Context<D>) -> Result<Vec<Gone>, ApiError> {
     let Some(keep) = keep(&c.volumes) else { return Ok(Vec::new()) };
     let (now, mut gone) = (Timestamp::now(), Vec::new());
     for found in all(&c.volumes) {
         if expires(&found.kept, keep) <= now {
-            remove(&c, &found).await?;
-            gone.push(found.kept.name);
+            let id = found.volume.name.clone();
+            match remove(&c, found).await {
+                Ok(removed) => gone.push(removed),
+                Err(error) => {
+                    tracing::warn!(id, %error, "a volume in the recycle bin that has expired is still there");
+                }
+            }
         }
     }
     Ok(gone)

@@ -34,7 +34,10 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status =
             StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Json(status, ErrorBody { error: self.0 }).into_response()
+        let code = self.0.code;
+        let mut response = Json(status, ErrorBody { error: self.0 }).into_response();
+        response.extensions_mut().insert(code);
+        response
     }
 }
 
@@ -100,7 +103,7 @@ fn too_large() -> Failure {
     Failure(ApiError::new(ErrorCode::TooLarge, "the request's body is larger than 1 MiB"))
 }
 
-async fn body(request: Request<Body>) -> Result<Bytes, Failure> {
+pub(super) async fn body(request: Request<Body>) -> Result<Bytes, Failure> {
     // What is announced as too large need not arrive to be refused.
     if request.body().size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(too_large());

@@ -1,6 +1,8 @@
 //! The control thread: accepts on the control socket and serves HTTP until told to stop.
 
+use std::convert::Infallible;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,13 +10,15 @@ use std::thread;
 use std::time::Duration;
 
 use axum::Router;
+use cairn_uring::net::Credentials;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use super::door::{Door, Porter};
 use super::engine::Engine;
 use super::routes;
 use crate::events::Events;
@@ -75,6 +79,7 @@ pub fn start(
     listener: UnixListener,
     path: Option<&Path>,
     engine: Arc<dyn Engine>,
+    porter: Porter,
 ) -> io::Result<ControlThread> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -84,7 +89,7 @@ pub fn start(
     let router = routes::router(Arc::clone(&engine));
     let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
         drop(runtime.spawn(tidy(engine)));
-        if let Err(error) = runtime.block_on(serve(listener, router, stopped, &events)) {
+        if let Err(error) = runtime.block_on(serve(listener, router, porter, stopped, &events)) {
             tracing::error!(%error, "the control socket cannot be served");
         }
         // Operations that outlive their clients are the engine's to finish; this only drops the waiting for them.
@@ -98,7 +103,7 @@ async fn tidy(engine: Arc<dyn Engine>) {
     loop {
         tokio::time::sleep(TIDY_PAUSE).await;
         if let Err(error) = engine.expire().await {
-            tracing::warn!(%error, "a volume in the recycle bin that has expired is still there");
+            tracing::warn!(%error, "volumes in the recycle bin that have expired are still there");
         }
     }
 }
@@ -106,6 +111,7 @@ async fn tidy(engine: Arc<dyn Engine>) {
 async fn serve(
     listener: UnixListener,
     router: Router,
+    porter: Porter,
     mut stopped: watch::Receiver<bool>,
     events: &Events,
 ) -> io::Result<()> {
@@ -127,7 +133,18 @@ async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let service = TowerToHyperService::new(router.clone());
+                let who = match Credentials::of_peer(stream.as_fd()) {
+                    Ok(who) => Arc::new(who),
+                    Err(error) => {
+                        tracing::warn!(%error, "a control connection is closed: it is not known who it is");
+                        continue;
+                    }
+                };
+                let door = Door { router: router.clone(), porter: porter.clone(), who };
+                let service = service_fn(move |request| {
+                    let door = door.clone();
+                    async move { Ok::<_, Infallible>(door.serve(request).await) }
+                });
                 let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
                 tokio::spawn(async move {
                     let _place = place;

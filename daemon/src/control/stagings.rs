@@ -15,7 +15,7 @@ use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowResult, VersionId, check_name};
 
 use super::attachments;
-use super::context::{Context, busy, invalid};
+use super::context::{Context, busy, check_name as check_project, invalid};
 use super::convert::api;
 use super::sessions::Target;
 use super::{leases, restores, snapshots, types, volumes};
@@ -46,14 +46,15 @@ async fn begin<D: Disk>(
     c: &Context<D>,
     request: CreateStaging,
 ) -> Result<(Staging, Arc<Pool<D>>, VersionId), ApiError> {
-    let CreateStaging { volume, over, size, description, volume_type, backup } = request;
+    let CreateStaging { volume, over, size, description, volume_type, project, backup } = request;
+    project.as_deref().map_or(Ok(()), check_project)?;
     if backup.as_ref().is_some_and(|id| id.len() > MAX_BACKUP || id.chars().any(char::is_control)) {
         return Err(invalid(format!("a backup's id is one line of at most {MAX_BACKUP} bytes")));
     }
     let settings = c.volumes.settings();
-    let (pool, volume_type) = if over {
-        if volume_type.is_some() || !description.is_empty() {
-            return Err(invalid("a volume that is there keeps its type and description"));
+    let (pool, volume_type, project) = if over {
+        if volume_type.is_some() || project.is_some() || !description.is_empty() {
+            return Err(invalid("a volume that is there keeps its type, project and description"));
         }
         restores::refuse(c, &volume)?;
         let (_, pool) = c.pool_of(&volume)?;
@@ -61,17 +62,18 @@ async fn begin<D: Disk>(
         // Not only at the end, when everything was copied for nothing.
         drop(attachments::hold(&c.volumes.sessions, Target::Head { volume: volume.clone() }).await?);
         let kept = api(pool.attributes(Holder::Volume(&volume)))?;
-        (pool, settings::volume_type(&kept).to_owned())
+        (pool, settings::volume_type(&kept).to_owned(), Some(settings::project(&kept).to_owned()))
     } else {
         api(check_name(&volume))?;
         volumes::is_free(c, &volume)?;
         let volume_type = volume_type.unwrap_or_else(|| settings.default_type.clone());
         let backend = types::settings_of(&settings, &volume_type)?.backend().unwrap_or(MAIN_POOL);
-        (api(c.volumes.pools.get(backend))?, volume_type)
+        (api(c.volumes.pools.get(backend))?, volume_type, project)
     };
     let id = format!("staged-{}", random_hex()?);
     let kept = encode(&StagingSettings { volume, over, backup });
-    let attributes = [(VOLUME_STAGED, kept.as_str()), (settings::VOLUME_TYPE, volume_type.as_str())];
+    let mut attributes = vec![(VOLUME_STAGED, kept.as_str()), (settings::VOLUME_TYPE, volume_type.as_str())];
+    attributes.extend(project.as_deref().map(|project| (settings::VOLUME_PROJECT, project)));
     let new = NewVolume { name: &id, description: &description, attributes: &attributes };
     let made = api(pool.create_volume_with(new, size).await)?;
     let export = format!("{STAGED_PREFIX}{id}");

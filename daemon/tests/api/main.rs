@@ -2,12 +2,14 @@
 //!
 //! | room | what it holds |
 //! |---|---|
+//! | [`access`] | what those see and may who may not do everything |
 //! | [`engine`] | the operations, one call after the other |
 //! | [`said`] | what users and administrators say of volumes and snapshots, and what that changes |
 //! | [`socket`] | the control socket from outside: every route, and every way in which a request can be wrong |
 //! | [`metrics`] | figures for Prometheus, the document about them and the dashboard that shows them |
 //! | [`world`] | what all of them work with |
 
+mod access;
 mod engine;
 mod metrics;
 mod said;

@@ -14,6 +14,7 @@ use cairn_api::volume::{
     CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, SetStatus, SnapshotRef, Volume, VolumeQuery,
     VolumeStatus,
 };
+use cairnd::access::Scope;
 use cairnd::control::{Engine, Target};
 
 use crate::world::{MIB, World};
@@ -424,7 +425,8 @@ fn what_was_deleted_can_be_had_back_for_a_while() {
     w.ok(w.engine.delete_volume("c".into(), permanent));
     assert_eq!(bin().volumes, []);
     let query = EventQuery { kind: Some("volume".into()), limit: Some(2), ..EventQuery::default() };
-    let told: Vec<_> = w.engine.events().list(&query).events.into_iter().map(|event| event.message).collect();
+    let told: Vec<_> =
+        w.engine.events().list(&query, &Scope::All).events.into_iter().map(|event| event.message).collect();
     assert_eq!(told, ["volume c (1.0 MiB) is there", "volume c was deleted"]);
     w.reactor.join().expect("ends in order");
 }

@@ -584,6 +584,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "GET /v1/volumes/{name}/snapshots/{snapshot}",
             "GET /v1/volumes/{name}/snapshots/{snapshot}/diff",
             "GET /v1/volumes/{name}/tree",
+            "GET /v1/whoami",
             "PATCH /v1/images/{name}",
             "PATCH /v1/qos/{name}",
             "PATCH /v1/recycle-bin",

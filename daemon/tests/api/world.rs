@@ -18,7 +18,7 @@ use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Options, Pool, VolumeInfo};
 use cairn_uring::{Config, Handle, Reactor, ReactorThread};
 use cairnd::control::{
-    Attachment, ControlThread, Engine, Line, Pending, PoolEngine, Sessions, Target, bind_unix, start,
+    Attachment, ControlThread, Engine, Line, Pending, PoolEngine, Porter, Sessions, Target, bind_unix, start,
 };
 use cairnd::devices::{self, Devices};
 use cairnd::keeper::PoolFiles;
@@ -264,7 +264,7 @@ impl World {
         let control = self.engine.info().control;
         let socket = Path::new(&control);
         let listener = bind_unix(socket).expect("the socket binds");
-        start(listener, Some(socket), self.engine.clone()).expect("the server starts")
+        start(listener, Some(socket), self.engine.clone(), Porter::default()).expect("the server starts")
     }
 
     /// Connects the process `pid`; the client ends at the request after `polite` others unless it is forced.

@@ -165,10 +165,20 @@ fn peers_are_known() {
         // SAFETY: asks for a number.
         let uid = unsafe { libc::geteuid() };
         assert_eq!(server.peer(), Peer::Unix { pid: std::process::id() as i32, uid });
+        // SAFETY: asks for a number.
+        let gid = unsafe { libc::getegid() };
+        let who = server.credentials().unwrap();
+        assert_eq!((who.pid, who.uid), (std::process::id() as i32, uid));
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
+        let mut expected: Vec<u32> = groups.split_whitespace().map(|group| group.parse().unwrap()).collect();
+        expected.push(gid);
+        assert_eq!(who.groups, expected);
 
         let (client, server) = tcp_pair().await;
         let client = TcpStream::from(client.into_fd().unwrap());
         assert_eq!(server.peer(), Peer::Tcp(client.local_addr().unwrap()));
+        assert!(server.credentials().is_err(), "TCP has none");
         assert!(client.nodelay().unwrap());
         assert!(TcpStream::from(server.as_fd().try_clone_to_owned().unwrap()).nodelay().unwrap());
     });

@@ -40,7 +40,7 @@ fn options(work: &Work, limit: Option<u64>) -> RestoreOptions {
 }
 
 pub(super) async fn restore(asked: RestoreBackup, client: &Client, output: &Output) -> Result<(), Failure> {
-    let RestoreBackup { id, repo, target, volume_type, instant, limit_rate, yes } = asked;
+    let RestoreBackup { id, repo, target, volume_type, project, instant, limit_rate, yes } = asked;
     let place = Place::try_from(repo)?;
     let limit = limit_rate.map(|rate| rate.bytes());
     if let Some(file) = &target.to_file {
@@ -64,6 +64,7 @@ pub(super) async fn restore(asked: RestoreBackup, client: &Client, output: &Outp
         over,
         size: backup.size,
         volume_type,
+        project,
         backup: Some(backup.id.to_string()),
     };
     to_volume(&repository, &backup, request, limit, client, output).await

@@ -13,6 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Control, Failure, Shared};
+use crate::access::Scope;
 use crate::control::reply::{Json, Query};
 use crate::events::Events;
 
@@ -45,7 +46,7 @@ async fn list_events(
     let events = c.engine.events();
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     if !accepts.is_some_and(|accept| accept.contains("text/event-stream")) {
-        return Ok(Json(StatusCode::OK, events.list(&query)).into_response());
+        return Ok(Json(StatusCode::OK, events.list(&query, &c.scope)).into_response());
     }
     let Ok(place) = c.shared.listeners.clone().try_acquire_owned() else {
         let why = format!("{MOST_LISTENERS} clients listen to events already");
@@ -57,7 +58,7 @@ async fn list_events(
         query.after = Some(id.ok_or_else(|| bad("the header Last-Event-ID is no event's id"))?);
     }
     query.after.get_or_insert_with(|| events.last());
-    let stream = listen(events, query).map(move |event| {
+    let stream = listen(events, query, c.scope).map(move |event| {
         let _place = &place;
         Ok::<_, Infallible>(event)
     });
@@ -69,13 +70,13 @@ fn bad(message: &str) -> ApiError {
 }
 
 /// What happens after what `query` has already, until the daemon stops.
-fn listen(events: std::sync::Arc<Events>, query: EventQuery) -> impl Stream<Item = sse::Event> {
-    let batches = stream::unfold((events, query), async |(events, mut query)| {
+fn listen(events: std::sync::Arc<Events>, query: EventQuery, scope: Scope) -> impl Stream<Item = sse::Event> {
+    let batches = stream::unfold((events, query, scope), async |(events, mut query, scope)| {
         let after = query.after.unwrap_or(0);
         if !events.wait(after).await {
             return None;
         }
-        let EventList { events: new, last, gap } = events.list(&query);
+        let EventList { events: new, last, gap } = events.list(&query, &scope);
         query.after = Some(last);
         let lost = gap.then(|| sse::Event::default().event("gap").data("{}"));
         let told = new.into_iter().filter_map(|event| {
@@ -83,7 +84,7 @@ fn listen(events: std::sync::Arc<Events>, query: EventQuery) -> impl Stream<Item
             Some(sse::Event::default().id(event.id.to_string()).event(event.kind.as_str()).data(data))
         });
         let batch: Vec<_> = lost.into_iter().chain(told).collect();
-        Some((stream::iter(batch), (events, query)))
+        Some((stream::iter(batch), (events, query, scope)))
     });
     batches.flatten()
 }

@@ -28,7 +28,7 @@ mod stats;
 mod types;
 mod volumes;
 
-use std::convert::Infallible;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -38,16 +38,22 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use cairn_api::error::ErrorBody;
+use cairn_api::access::{Caller, Role};
+use cairn_api::error::{ApiError, ErrorBody, ErrorCode};
 use cairn_api::info::Info;
 use cairn_api::path;
+use nix::unistd::{Uid, User};
 use tokio::sync::Semaphore;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::{Rights, Scope, forbidden};
+
+use super::context::blocking;
 use super::engine::{Engine, Pending};
 use super::gate::{Gate, Length};
+use super::guard::Guarded;
 use super::reply::{self, Failure, Json};
 
 /// What all connections share.
@@ -61,17 +67,43 @@ struct Shared {
     listeners: Arc<Semaphore>,
 }
 
-/// What a handler sees.
+/// What a handler sees, for whoever asks.
 struct Control {
     engine: Arc<dyn Engine>,
+    /// What of lists that the engine does not make.
+    scope: Scope,
     shared: Shared,
 }
 
-impl FromRequestParts<Shared> for Control {
-    type Rejection = Infallible;
+/// Who asks, beside a request.
+#[derive(Clone, Debug)]
+pub(super) struct Asking {
+    pub(super) uid: u32,
+    pub(super) rights: Rights,
+}
 
-    async fn from_request_parts(_: &mut Parts, shared: &Shared) -> Result<Control, Infallible> {
-        Ok(Control { engine: Arc::clone(&shared.engine), shared: shared.clone() })
+impl Asking {
+    /// Who asks, as the server has put it there.
+    fn of(parts: &Parts) -> Result<&Asking, Failure> {
+        let unknown = || ApiError::new(ErrorCode::Internal, "it is not known who asks");
+        parts.extensions.get().ok_or_else(|| Failure(unknown()))
+    }
+}
+
+impl FromRequestParts<Shared> for Control {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Control, Failure> {
+        let Asking { uid, rights } = Asking::of(parts)?;
+        let engine = Arc::clone(&shared.engine);
+        let engine: Arc<dyn Engine> = match rights {
+            Rights::Administrator => engine,
+            Rights::Limited(limits) if limits.role() == Role::None => {
+                return Err(Failure(forbidden(format!("the user with the id {uid} has no role here"))));
+            }
+            Rights::Limited(limits) => Arc::new(Guarded::new(engine, Arc::clone(limits))),
+        };
+        Ok(Control { engine, scope: rights.scope(), shared: shared.clone() })
     }
 }
 
@@ -147,6 +179,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(stats::routes())
         .merge(metrics::routes())
         .routes(routes!(show_info))
+        .routes(routes!(show_caller))
 }
 
 /// Show what the daemon is and where it listens.
@@ -155,6 +188,40 @@ fn routes() -> OpenApiRouter<Shared> {
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn show_info(c: Control) -> Json<Info> {
     Json(StatusCode::OK, c.engine.info())
+}
+
+/// Show who asks, and what it may do.
+#[utoipa::path(get, path = "/v1/whoami", tag = "daemon", responses(
+    (status = 200, description = "Who asks", body = Caller),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn show_caller(caller: CallerOf) -> Json<Caller> {
+    Json(StatusCode::OK, caller.0)
+}
+
+/// Who asks, by name. Anybody may know that, without a role, too.
+struct CallerOf(Caller);
+
+impl FromRequestParts<Shared> for CallerOf {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<CallerOf, Failure> {
+        let Asking { uid, rights } = Asking::of(parts)?.clone();
+        // May ask a directory on the network.
+        let found = blocking(move || Ok(User::from_uid(Uid::from_raw(uid)).ok().flatten())).await?;
+        let all = |projects: BTreeSet<String>| projects.into_iter().collect();
+        let (member_of, sees) = match &rights {
+            Rights::Administrator => (Vec::new(), None),
+            Rights::Limited(limits) => {
+                let sees = match limits.see.clone() {
+                    Scope::All => None,
+                    Scope::Only(projects) => Some(all(projects)),
+                };
+                (all(limits.change.clone()), sees)
+            }
+        };
+        let user = found.map(|user| user.name);
+        Ok(CallerOf(Caller { uid, user, role: rights.role(), member_of, sees }))
+    }
 }
 
 async fn document_json(c: Control) -> impl IntoResponse {

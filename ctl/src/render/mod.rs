@@ -130,19 +130,60 @@ fn more(next: Option<&str>) -> String {
     next.map_or_else(String::new, |next| format!("There are more: --after {next}\n"))
 }
 
-/// A column's heading and which way its cells are aligned.
-struct Column(&'static str, CellAlignment);
+/// A column's heading, and which way its cells are aligned.
+#[derive(Clone, Copy)]
+struct Column {
+    heading: &'static str,
+    alignment: CellAlignment,
+    /// Whether it may be left out on a narrow terminal: what can be spared most has the largest number, 0 stays.
+    spare: u8,
+}
+
+impl Column {
+    /// The same, to be left out before those of smaller numbers where there is no room.
+    fn spare(self, spare: u8) -> Column {
+        Column { spare, ..self }
+    }
+}
 
 fn left(heading: &'static str) -> Column {
-    Column(heading, CellAlignment::Left)
+    Column { heading, alignment: CellAlignment::Left, spare: 0 }
 }
 
 fn right(heading: &'static str) -> Column {
-    Column(heading, CellAlignment::Right)
+    Column { heading, alignment: CellAlignment::Right, spare: 0 }
 }
 
-/// A table without lines: columns two blanks apart, no blanks at the ends of lines.
-fn table(columns: &[Column], rows: Vec<Vec<Cell>>, look: &Look) -> String {
+/// Blanks between columns.
+const GAP: u16 = 2;
+
+/// Leaves out what can be spared until the rest fits, if it can. Returns which columns were left out.
+fn make_room(columns: &mut Vec<Column>, rows: &mut [Vec<Cell>], width: u16) -> Vec<&'static str> {
+    let widest = |at: usize, heading: &str, rows: &[Vec<Cell>]| {
+        let cells = rows.iter().map(|row| row[at].content().chars().count());
+        cells.chain([heading.len()]).max().unwrap_or(0)
+    };
+    let mut left_out = Vec::new();
+    loop {
+        let widths = columns.iter().enumerate().map(|(at, column)| widest(at, column.heading, rows));
+        let whole = widths.sum::<usize>() + usize::from(GAP) * columns.len().saturating_sub(1);
+        let most = columns.iter().enumerate().filter(|(_, column)| column.spare > 0);
+        let Some((at, _)) = most.max_by_key(|(_, column)| column.spare) else { return left_out };
+        if whole <= usize::from(width) {
+            return left_out;
+        }
+        left_out.push(columns.remove(at).heading);
+        for row in &mut *rows {
+            row.remove(at);
+        }
+    }
+}
+
+/// A table without lines: columns two blanks apart, no blanks at the ends of lines. What has no room is left out, and said
+/// to be.
+fn table(columns: &[Column], mut rows: Vec<Vec<Cell>>, look: &Look) -> String {
+    let mut columns = columns.to_vec();
+    let left_out = look.width.map_or(Vec::new(), |width| make_room(&mut columns, &mut rows, width));
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     // Colours and width are this program's decision, made once for all its output.
@@ -155,19 +196,24 @@ fn table(columns: &[Column], rows: Vec<Vec<Cell>>, look: &Look) -> String {
         Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
         None => table.set_content_arrangement(ContentArrangement::Disabled),
     };
-    table.set_header(columns.iter().map(|c| Tone::Strong.cell(Cell::new(c.0))).collect::<Vec<_>>());
+    table.set_header(columns.iter().map(|c| Tone::Strong.cell(Cell::new(c.heading))).collect::<Vec<_>>());
     table.add_rows(rows);
     for (at, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, if at + 1 == columns.len() { 0 } else { 2 }));
-        column.set_cell_alignment(columns[at].1);
+        column.set_padding((0, if at + 1 == columns.len() { 0 } else { GAP }));
+        column.set_cell_alignment(columns[at].alignment);
         // Text may be wrapped, a figure may not.
-        if columns[at].1 == CellAlignment::Right {
+        if columns[at].alignment == CellAlignment::Right {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
     let mut text = String::new();
     for line in table.lines() {
         text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    if !left_out.is_empty() {
+        let what = format!("left out: {} (--json has all)", left_out.join(", "));
+        text += &look.paint(Tone::Faint, &what);
         text.push('\n');
     }
     text
@@ -259,6 +305,22 @@ mod tests {
         let narrow = table(&columns, rows(), &Look { width: Some(40), ..look() });
         assert!(narrow.lines().count() > 2);
         assert!(narrow.lines().all(|line| line.chars().count() <= 40), "{narrow}");
+    }
+
+    #[test]
+    fn what_can_be_spared_gives_way_and_is_named() {
+        let columns = [left("NAME"), left("STATUS").spare(1), right("N").spare(3), left("TAGS").spare(2)];
+        let rows = || vec![["a-long-name", "available", "12345", "k=v"].map(Cell::new).to_vec()];
+        let at = |width| table(&columns, rows(), &Look { width: Some(width), ..look() });
+        assert_eq!(at(35), "NAME         STATUS         N  TAGS\na-long-name  available  12345  k=v\n");
+        assert_eq!(
+            at(34),
+            "NAME         STATUS     TAGS\na-long-name  available  k=v\n\
+             left out: N (--json has all)\n"
+        );
+        let least = "NAME\na-long-name\nleft out: N, TAGS, STATUS (--json has all)\n";
+        assert_eq!(at(12), least);
+        assert_eq!(table(&columns, rows(), &look()).lines().count(), 2, "a pipe has room for all");
     }
 
     #[test]

@@ -29,10 +29,10 @@ pub(crate) fn list(bin: &RecycleBin, look: &Look) -> String {
     }
     let columns = [
         left("NAME"),
-        left("ID"),
+        left("ID").spare(2),
         right("SIZE"),
         right("USED"),
-        right("SNAPSHOTS"),
+        right("SNAPSHOTS").spare(1),
         left("DELETED"),
         left("EXPIRES"),
     ];

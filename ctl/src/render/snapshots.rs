@@ -27,19 +27,19 @@ pub(crate) fn list(list: &SnapshotList, filtered: bool, look: &Look) -> String {
         left("NAME"),
         right("SIZE"),
         right("USED"),
-        left("MADE"),
-        right("CHILDREN"),
-        right("CLIENTS"),
-        left("CREATED"),
+        left("MADE").spare(1),
+        right("CHILDREN").spare(3),
+        right("CLIENTS").spare(4),
+        left("CREATED").spare(2),
     ];
     if held {
         columns.push(left("HELD BY"));
     }
     if tagged {
-        columns.push(left("TAGS"));
+        columns.push(left("TAGS").spare(5));
     }
     if described {
-        columns.push(left("DESCRIPTION"));
+        columns.push(left("DESCRIPTION").spare(6));
     }
     let rows = snapshots.iter().map(|snapshot| {
         let mut row = vec![

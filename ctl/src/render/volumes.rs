@@ -66,15 +66,15 @@ pub(crate) fn list(list: &VolumeList, filtered: bool, several: bool, look: &Look
         (true, right("SIZE")),
         (true, right("USED")),
         (true, left("STATUS")),
-        (true, left("TYPE")),
-        (several, left("POOL")),
-        (owned, left("PROJECT")),
-        (shared, left("SHARED")),
+        (true, left("TYPE").spare(2)),
+        (several, left("POOL").spare(3)),
+        (owned, left("PROJECT").spare(1)),
+        (shared, left("SHARED").spare(5)),
         (used, left("USED BY")),
-        (true, right("SNAPSHOTS")),
-        (cloned, left("ORIGIN")),
-        (true, left("CREATED")),
-        (tagged, left("TAGS")),
+        (true, right("SNAPSHOTS").spare(4)),
+        (cloned, left("ORIGIN").spare(6)),
+        (true, left("CREATED").spare(7)),
+        (tagged, left("TAGS").spare(8)),
     ];
     let rows = volumes.iter().map(|volume| {
         let cells = [

@@ -10,6 +10,7 @@ use std::sync::{Arc, Once};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use cairn_api::access::Role;
 use cairn_api::attachment::Consumer;
 use cairn_nbd::{
     ClientInfo, Export as _, Exports as _, Limits, OpenError, SessionErrorKind, Shutdown, serve,
@@ -140,6 +141,10 @@ impl NbdServer {
                 return tracing::warn!(%error, "an NBD connection is closed: it is not known who it is");
             }
         };
+        if rights.role() == Role::None {
+            // It could only be in the way of others.
+            return tracing::debug!(?peer, "an NBD connection is closed: its user has no role");
+        }
         let audit = self.porter.audit.clone();
         let connection = Connection { consumer: consumer(peer), line, rights, audit, write_through: false };
         let exports = PoolExports::new(Arc::clone(&self.volumes), connection, lane);

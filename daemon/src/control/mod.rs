@@ -27,6 +27,7 @@
 mod attachments;
 mod context;
 pub(crate) mod convert;
+mod crowd;
 mod door;
 mod engine;
 mod gate;

@@ -18,6 +18,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use super::crowd::Crowd;
 use super::door::{Door, Porter};
 use super::engine::Engine;
 use super::routes;
@@ -117,6 +118,7 @@ async fn serve(
 ) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let crowd = Crowd::default();
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
@@ -140,6 +142,10 @@ async fn serve(
                         continue;
                     }
                 };
+                let Some(one_of) = crowd.enter(&who, &porter.access) else {
+                    tracing::debug!(uid = who.uid, "a control connection is closed: its user has too many");
+                    continue;
+                };
                 let door = Door { router: router.clone(), porter: porter.clone(), who };
                 let service = service_fn(move |request| {
                     let door = door.clone();
@@ -147,7 +153,7 @@ async fn serve(
                 });
                 let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
                 tokio::spawn(async move {
-                    let _place = place;
+                    let _places = (place, one_of);
                     if let Err(error) = connection.await {
                         // A client that went away or was cut off for its slowness: its own affair.
                         tracing::debug!(%error, "a control connection ended");

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::schema::{Device, Name};
+
 /// One consumer, as the daemon sees it. All connections of one are one attachment.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -82,17 +84,19 @@ pub struct AttachmentList {
 pub struct Attach {
     /// The device; a free one unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/dev/nbd0")]
+    #[schema(example = "/dev/nbd0", value_type = Option<Device>)]
     pub device: Option<String>,
     /// Connections between kernel and daemon, 1 to 16; 1 unless given. With several, the kernel sends a request again
     /// that takes longer than 90 seconds: only for disks that are not limited to a crawl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 16)]
     pub connections: Option<u32>,
     /// Refuse writes. Snapshots always do.
     #[serde(default)]
     pub read_only: bool,
     /// This snapshot of the volume instead of the volume itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub snapshot: Option<String>,
 }
 
@@ -106,5 +110,6 @@ pub struct Detach {
     pub force: bool,
     /// This snapshot of the volume instead of the volume itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub snapshot: Option<String>,
 }

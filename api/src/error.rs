@@ -3,12 +3,15 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::schema::words;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal;)*) => {
         /// What went wrong, as a program tells it apart. Codes are stable; scripts may match on them.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
         pub enum ErrorCode {
             $($(#[$doc])* #[serde(rename = $code)] $name,)*
             /// A code of a newer daemon that this client does not know. Daemons never send it.
@@ -48,8 +51,10 @@ codes! {
     InvalidArgument = "invalid-argument", 400;
     /// The range lies outside the volume.
     OutOfRange = "out-of-range", 400;
-    /// A volume cannot get smaller.
-    Shrink = "shrink", 400;
+    /// What is asked for contradicts itself, or does not go with what there is.
+    Conflict = "conflict", 409;
+    /// A volume, an image or a pool cannot get smaller.
+    Shrink = "shrink", 409;
     /// The pool, or the file system under it, is full.
     NoSpace = "no-space", 507;
     /// The version cannot be written.
@@ -72,8 +77,8 @@ codes! {
     Held = "held", 409;
     /// The file or device does not hold a pool.
     NotAPool = "not-a-pool", 500;
-    /// This version of cairn cannot do that.
-    Unsupported = "unsupported", 501;
+    /// This version of cairn, or this machine, cannot do that.
+    Unsupported = "unsupported", 409;
     /// The file or device is shorter than the pool it holds.
     Truncated = "truncated", 500;
     /// The request is not HTTP as this API takes it: no JSON, a wrong type, an unknown field or query key.
@@ -93,6 +98,16 @@ codes! {
     /// Something that should not happen happened.
     Internal = "internal", 500;
 }
+
+impl PartialSchema for ErrorCode {
+    fn schema() -> RefOr<Schema> {
+        let what =
+            "What went wrong, as a program tells it apart. Codes are stable; scripts may match on them.";
+        words(what, ErrorCode::ALL.iter().map(|code| code.as_str()))
+    }
+}
+
+impl ToSchema for ErrorCode {}
 
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

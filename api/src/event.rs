@@ -2,12 +2,15 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
+
+use crate::schema::{Name, words};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
         /// What happened. Words are stable; scripts may match on them, or on what comes before the dot.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
         pub enum EventKind {
             $($(#[$doc])* #[serde(rename = $word)] $name,)*
             /// Something that a newer daemon tells and this client does not know. Daemons never send it.
@@ -113,6 +116,38 @@ kinds! {
     DaemonStopping = "daemon.stopping";
 }
 
+impl PartialSchema for EventKind {
+    fn schema() -> RefOr<Schema> {
+        words("What happened.", EventKind::ALL.iter().map(|kind| kind.as_str()))
+    }
+}
+
+impl ToSchema for EventKind {}
+
+/// A kind of events, or what several begin with.
+#[derive(Debug)]
+pub enum KindFilter {}
+
+impl KindFilter {
+    /// Every word for kinds, and what comes before their dots, once.
+    pub fn words() -> Vec<&'static str> {
+        let kinds = EventKind::ALL.iter().map(|kind| kind.as_str());
+        let mut words: Vec<_> =
+            kinds.flat_map(|kind| [kind, kind.split('.').next().unwrap_or(kind)]).collect();
+        words.sort_unstable();
+        words.dedup();
+        words
+    }
+}
+
+impl PartialSchema for KindFilter {
+    fn schema() -> RefOr<Schema> {
+        words("A kind of events, or what several begin with.", KindFilter::words())
+    }
+}
+
+impl ToSchema for KindFilter {}
+
 /// How much somebody should care.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -181,12 +216,15 @@ pub struct EventList {
 pub struct EventQuery {
     /// Only those after the one with this id.
     #[serde(default)]
+    #[param(maximum = 9223372036854775807u64)]
     pub after: Option<u64>,
     /// Only of this kind, or of those that begin with it: `volume`, `volume.created`.
     #[serde(default)]
+    #[param(value_type = Option<KindFilter>, inline)]
     pub kind: Option<String>,
     /// Only those about this volume and its snapshots.
     #[serde(default)]
+    #[param(value_type = Option<Name>, inline)]
     pub volume: Option<String>,
     /// Only those about which somebody should care so much, or more.
     #[serde(default)]
@@ -194,7 +232,7 @@ pub struct EventQuery {
     pub severity: Option<Severity>,
     /// At most so many, the latest.
     #[serde(default)]
-    #[param(minimum = 1)]
+    #[param(minimum = 1, maximum = 10000)]
     pub limit: Option<u64>,
 }
 

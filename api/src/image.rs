@@ -5,7 +5,10 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
+
+use crate::schema::{FileName, Line, Name, OsType, words};
 
 /// What the name of an image's NBD export begins with, before its own name. No volume's name has a colon in it.
 pub const EXPORT_PREFIX: &str = "image:";
@@ -17,7 +20,7 @@ pub const SECTOR_BYTES: u64 = 512;
 macro_rules! formats {
     ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
         /// A format of image files.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
         pub enum ImageFormat {
             $($(#[$doc])* #[serde(rename = $word)] $name,)*
         }
@@ -50,6 +53,14 @@ formats! {
     /// A raw disk in a compressed tar archive.
     RawTarGz = "raw.tar.gz";
 }
+
+impl PartialSchema for ImageFormat {
+    fn schema() -> RefOr<Schema> {
+        words("A format of image files.", ImageFormat::ALL.iter().map(|format| format.as_str()))
+    }
+}
+
+impl ToSchema for ImageFormat {}
 
 impl fmt::Display for ImageFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,15 +179,19 @@ pub struct ImageList {
 pub struct ImageFields {
     /// Free text, one line.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// What system is on it: up to 64 characters on one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<OsType>)]
     pub os_type: Option<String>,
     /// Bytes that a volume made from it has at least.
     #[serde(default)]
+    #[schema(maximum = 70368744177664u64)]
     pub min_disk: u64,
     /// Bytes of memory that it needs.
     #[serde(default)]
+    #[schema(maximum = 70368744177664u64)]
     pub min_memory: u64,
     /// Refuse to delete it.
     #[serde(default)]
@@ -188,12 +203,14 @@ pub struct ImageFields {
 #[serde(deny_unknown_fields)]
 pub struct CreateImage {
     /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
-    #[schema(example = "golden", min_length = 1, max_length = 128)]
+    #[schema(example = "golden", value_type = Name)]
     pub name: String,
     /// The volume.
+    #[schema(value_type = Name)]
     pub volume: String,
     /// Its snapshot; without one, the volume as it is now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub snapshot: Option<String>,
     /// What to keep about it.
     #[serde(default)]
@@ -205,19 +222,22 @@ pub struct CreateImage {
 #[serde(deny_unknown_fields)]
 pub struct CreateImport {
     /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
-    #[schema(example = "debian-13", min_length = 1, max_length = 128)]
+    #[schema(example = "debian-13", value_type = Name)]
     pub name: String,
     /// Bytes. May grow later, for a stream whose end is not known.
+    #[schema(minimum = 512, maximum = 70368744177664u64, multiple_of = 512)]
     pub size: u64,
     /// The format of the file.
     pub format: ImageFormat,
     /// The file's name.
+    #[schema(value_type = FileName)]
     pub file: String,
     /// What to keep about it.
     #[serde(default)]
     pub fields: ImageFields,
     /// The pool to make it in; the first one unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub pool: Option<String>,
 }
 
@@ -236,6 +256,7 @@ pub struct Import {
 #[serde(deny_unknown_fields)]
 pub struct GrowImport {
     /// The new size in bytes; not less than the present one.
+    #[schema(minimum = 512, maximum = 70368744177664u64, multiple_of = 512)]
     pub size: u64,
 }
 
@@ -245,18 +266,23 @@ pub struct GrowImport {
 pub struct EditImage {
     /// A new name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub name: Option<String>,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Line>)]
     pub description: Option<String>,
     /// What system is on it; an empty text for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<OsType>)]
     pub os_type: Option<String>,
     /// Bytes that a volume made from it has at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 70368744177664u64)]
     pub min_disk: Option<u64>,
     /// Bytes of memory that it needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 70368744177664u64)]
     pub min_memory: Option<u64>,
     /// Whether deleting it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
+//! | [`text`], [`schema`] | how long texts may be, and how the OpenAPI document says it |
 //! | [`tags`] | what users say about things, and how a list is filtered by it |
 //! | [`report`] | what a check found, as people read it |
 //! | [`size`], [`name`] | how people write sizes and which names are allowed |
@@ -32,11 +33,13 @@ pub mod pool;
 pub mod qos;
 pub mod recycle;
 pub mod report;
+pub mod schema;
 pub mod size;
 pub mod snapshot;
 pub mod staging;
 pub mod stats;
 pub mod tags;
+pub mod text;
 pub mod types;
 pub mod volume;
 

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::schema::{AbsolutePath, Name};
+
 /// The name of the pool that the daemon was started on.
 pub const MAIN_POOL: &str = "main";
 
@@ -56,14 +58,15 @@ pub struct PoolEntry {
 #[serde(deny_unknown_fields)]
 pub struct CreatePool {
     /// A name by the rules for volumes.
-    #[schema(example = "bulk", min_length = 1, max_length = 128)]
+    #[schema(example = "bulk", value_type = Name)]
     pub name: String,
     /// The file, which is made, or block device, as the daemon sees it: an absolute path. One that holds a pool of
     /// cairn already is taken as it is, with its volumes.
-    #[schema(example = "/srv/bulk/pool.cairn")]
+    #[schema(example = "/srv/bulk/pool.cairn", value_type = AbsolutePath)]
     pub path: String,
     /// Bytes that a new pool may grow to: 1 TiB unless given, never more than a device has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4503599627370496u64)]
     pub limit: Option<u64>,
 }
 
@@ -73,6 +76,7 @@ pub struct CreatePool {
 pub struct GrowPool {
     /// Bytes that the pool may grow to, not less than before; a device's present size unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4503599627370496u64)]
     pub limit: Option<u64>,
 }
 
@@ -196,7 +200,7 @@ pub struct Loss {
 pub struct StartScrub {
     /// Bytes a second at most; as fast as it goes beside the volumes' clients unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 1000000000000000u64)]
     pub rate: Option<u64>,
 }
 

@@ -324,15 +324,15 @@ impl QosRule {
         for [rate, max, length] in &LIMIT_KEYS {
             let [rate_value, max_value, length_value] = [rate, max, length].map(|key| (key.get)(self));
             if max_value > 0 && rate_value == 0 {
-                return Err(QosError::new(format!("{} is set, but not {}", max.name, rate.name))
+                return Err(QosError::conflict(format!("{} is set, but not {}", max.name, rate.name))
                     .with_hint(format!("a burst exceeds a limit: set {} too", rate.name)));
             }
             if length_value > 0 && max_value == 0 {
-                return Err(QosError::new(format!("{} is set, but not {}", length.name, max.name))
+                return Err(QosError::conflict(format!("{} is set, but not {}", length.name, max.name))
                     .with_hint(format!("set {} to the rate that a burst may have", max.name)));
             }
             if max_value > 0 && max_value < rate_value {
-                return Err(QosError::new(format!(
+                return Err(QosError::conflict(format!(
                     "{}={} is less than {}={}",
                     max.name,
                     max.print(max_value),
@@ -349,12 +349,12 @@ impl QosRule {
                 && let Some(part) = parts.iter().find(|part| self.limit(**part).is_some())
             {
                 let [total, part] = [*total, *part].map(|limit| limit.keys()[0].name);
-                return Err(QosError::new(format!("{total} and {part} cannot be set at the same time"))
+                return Err(QosError::conflict(format!("{total} and {part} cannot be set at the same time"))
                     .with_hint(format!("clear one of them: {total}=0 or {part}=0")));
             }
         }
         if self.size_iops_sec > 0 && QosLimit::IOPS.iter().all(|limit| self.limit(*limit).is_none()) {
-            return Err(QosError::new("size_iops_sec is set, but no limit to operations")
+            return Err(QosError::conflict("size_iops_sec is set, but no limit to operations")
                 .with_hint("it says what counts as one operation: set total_iops_sec, for example"));
         }
         Ok(())
@@ -372,6 +372,8 @@ impl fmt::Display for QosRule {
 /// Why a rule is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct QosError {
+    /// Whether a setting is wrong by itself, or does not go with others.
+    pub code: ErrorCode,
     /// What is wrong: one sentence.
     pub message: String,
     /// What to do about it.
@@ -380,7 +382,11 @@ pub struct QosError {
 
 impl QosError {
     fn new(message: impl Into<String>) -> QosError {
-        QosError { message: message.into(), hint: None }
+        QosError { code: ErrorCode::InvalidArgument, message: message.into(), hint: None }
+    }
+
+    fn conflict(message: impl Into<String>) -> QosError {
+        QosError { code: ErrorCode::Conflict, ..QosError::new(message) }
     }
 
     fn with_hint(mut self, hint: impl Into<String>) -> QosError {
@@ -426,7 +432,7 @@ impl std::error::Error for QosError {}
 
 impl From<QosError> for ApiError {
     fn from(error: QosError) -> ApiError {
-        ApiError { code: ErrorCode::InvalidArgument, message: error.message, hint: error.hint }
+        ApiError { code: error.code, message: error.message, hint: error.hint }
     }
 }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::schema::{self, Name};
 use crate::tags::Tags;
 
 /// The longest time that deleted volumes can be kept: ten years.
@@ -28,6 +29,7 @@ pub struct Recycled {
     /// Whose it was.
     pub project: String,
     /// What users said about it.
+    #[schema(value_type = schema::Tags)]
     pub tags: Tags,
     /// When it was deleted.
     pub deleted: Timestamp,
@@ -49,6 +51,7 @@ pub struct RecycleBin {
 #[serde(deny_unknown_fields)]
 pub struct SetRecycleBin {
     /// Seconds, at most ten years; 0 for not at all, which wants the bin to be empty.
+    #[schema(maximum = 315360000)]
     pub keep_seconds: u64,
 }
 
@@ -58,5 +61,6 @@ pub struct SetRecycleBin {
 pub struct Recover {
     /// What it is to be called; what it was called unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub name: Option<String>,
 }

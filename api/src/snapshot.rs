@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::schema::{self, ClientToken, Line, Name, Reason, Search, SnapshotName, SnapshotSort, TagFilter};
 use crate::tags::{TagChanges, Tags};
 use crate::volume::Volume;
 
@@ -42,6 +43,7 @@ pub struct Snapshot {
     pub project: String,
     /// What users say about it.
     #[serde(default)]
+    #[schema(value_type = schema::Tags)]
     pub tags: Tags,
     /// Why it must not be deleted, if there is a reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -89,10 +91,11 @@ pub struct Hold {
 #[serde(deny_unknown_fields)]
 pub struct CreateHold {
     /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
-    #[schema(example = "legal", min_length = 1, max_length = 128)]
+    #[schema(example = "legal", value_type = Name)]
     pub name: String,
     /// Why; one line of up to 256 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Reason)]
     pub reason: String,
 }
 
@@ -102,12 +105,15 @@ pub struct CreateHold {
 pub struct EditSnapshot {
     /// A new name. Nobody may be connected: clients that come back ask for the old one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub name: Option<String>,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Line>)]
     pub description: Option<String>,
     /// Tags to set, or with `null` to take away.
     #[serde(default, skip_serializing_if = "TagChanges::is_empty")]
+    #[schema(value_type = schema::TagChanges)]
     pub tags: TagChanges,
 }
 
@@ -128,9 +134,11 @@ pub struct SnapshotList {
 pub struct SnapshotQuery {
     /// The volume.
     #[serde(default)]
+    #[param(value_type = Option<Name>, inline)]
     pub volume: Option<String>,
     /// A part of its name or description, in capitals or not.
     #[serde(default)]
+    #[param(value_type = Option<Search>, inline)]
     pub search: Option<String>,
     /// Its status.
     #[serde(default)]
@@ -138,6 +146,7 @@ pub struct SnapshotQuery {
     pub status: Option<SnapshotStatus>,
     /// Its project.
     #[serde(default)]
+    #[param(value_type = Option<Name>, inline)]
     pub project: Option<String>,
     /// Whether cairn has made it by itself.
     #[serde(default)]
@@ -147,19 +156,20 @@ pub struct SnapshotQuery {
     pub held: Option<bool>,
     /// A tag that it has, `KEY` or `KEY=VALUE`; may be given several times.
     #[serde(default)]
-    #[param(style = Form, explode)]
+    #[param(style = Form, explode, value_type = Vec<TagFilter>, inline)]
     pub tag: Vec<String>,
     /// What they are sorted by: `volume`, `name`, `size`, `used` or `created`, several separated by commas; with `-` in
     /// front from the other end.
     #[serde(default)]
-    #[param(example = "-created")]
+    #[param(example = "-created", value_type = Option<SnapshotSort>, inline)]
     pub sort: Option<String>,
     /// At most so many.
     #[serde(default)]
-    #[param(minimum = 1)]
+    #[param(minimum = 1, maximum = 10000)]
     pub limit: Option<u64>,
     /// Only those after this one, `VOLUME@SNAPSHOT`: the `next` of the answer before, to the same query.
     #[serde(default)]
+    #[param(value_type = Option<SnapshotName>, inline)]
     pub after: Option<String>,
 }
 
@@ -168,17 +178,20 @@ pub struct SnapshotQuery {
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshot {
     /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
-    #[schema(example = "before-upgrade", min_length = 1, max_length = 128)]
+    #[schema(example = "before-upgrade", value_type = Name)]
     pub name: String,
     /// Free text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// What to say about it; as of a volume.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    #[schema(value_type = schema::Tags)]
     pub tags: Tags,
     /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
     /// nothing new and gets what it has made, as it is by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ClientToken>)]
     pub client_token: Option<String>,
 }
 
@@ -187,9 +200,10 @@ pub struct CreateSnapshot {
 #[serde(deny_unknown_fields)]
 pub struct GroupMember {
     /// The volume.
+    #[schema(value_type = Name)]
     pub volume: String,
     /// The snapshot's name in it.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(value_type = Name)]
     pub name: String,
 }
 
@@ -198,17 +212,20 @@ pub struct GroupMember {
 #[serde(deny_unknown_fields)]
 pub struct CreateGroup {
     /// At least one; each volume at most once.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, max_items = 64)]
     pub members: Vec<GroupMember>,
     /// Free text, for each.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// What to say about each; as of a volume.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    #[schema(value_type = schema::Tags)]
     pub tags: Tags,
     /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
     /// nothing new and gets what it has made, as it is by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ClientToken>)]
     pub client_token: Option<String>,
 }
 
@@ -298,9 +315,11 @@ pub struct Tree {
 pub struct DiffQuery {
     /// Another snapshot of the volume; its head without.
     #[serde(default)]
+    #[param(value_type = Option<Name>, inline)]
     pub to: Option<String>,
     /// Only extents that start at or after this byte: the `next` of the answer before.
     #[serde(default)]
+    #[param(maximum = 70368744177664u64)]
     pub offset: u64,
 }
 

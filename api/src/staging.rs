@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::schema::{BackupId, Line, Name};
 use crate::snapshot::Snapshot;
 use crate::volume::Volume;
 
@@ -12,24 +13,28 @@ use crate::volume::Volume;
 #[serde(deny_unknown_fields)]
 pub struct CreateStaging {
     /// The volume that there will be: a new one, or one that is there with `over`.
-    #[schema(example = "demo", min_length = 1, max_length = 128)]
+    #[schema(example = "demo", value_type = Name)]
     pub volume: String,
     /// Replace what that volume holds.
     #[serde(default)]
     pub over: bool,
     /// Bytes.
+    #[schema(minimum = 1, maximum = 70368744177664u64)]
     pub size: u64,
     /// Free text about a new volume.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// A new volume's type, which must exist; the default type unless given.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub volume_type: Option<String>,
     /// The project of a new volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// The backup that is restored, kept with the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BackupId>)]
     pub backup: Option<String>,
 }
 

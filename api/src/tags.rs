@@ -57,15 +57,29 @@ pub fn check(tags: &Tags) -> Result<(), String> {
     tags.iter().try_for_each(|(key, value)| check_key(key).and_then(|()| check_value(key, value)))
 }
 
-/// Checks changes to the tags that something has now.
+/// Checks changes to tags.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-pub fn check_changes(now: &Tags, changes: &TagChanges) -> Result<(), String> {
+pub fn check_changes(changes: &TagChanges) -> Result<(), String> {
+    if changes.len() > MAX_TAGS {
+        return Err(format!(
+            "{} changes are more than the {MAX_TAGS} tags that one thing can have",
+            changes.len()
+        ));
+    }
     for (key, value) in changes {
         check_key(key)?;
         value.as_deref().map_or(Ok(()), |value| check_value(key, value))?;
     }
+    Ok(())
+}
+
+/// Checks that what has tags now has not too many after changes.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_room(now: &Tags, changes: &TagChanges) -> Result<(), String> {
     let mut then: BTreeMap<&str, ()> = now.keys().map(|key| (key.as_str(), ())).collect();
     for (key, value) in changes {
         match value {
@@ -77,6 +91,16 @@ pub fn check_changes(now: &Tags, changes: &TagChanges) -> Result<(), String> {
         return Err(format!("{} tags are more than the {MAX_TAGS} that one thing can have", then.len()));
     }
     Ok(())
+}
+
+/// Checks what a list is filtered by: `KEY=VALUE`, or `KEY`.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    let (key, value) = filter.split_once('=').unwrap_or((filter, ""));
+    check_key(key)?;
+    check_value(key, value)
 }
 
 /// Whether `tags` has what a filter asks for: `KEY=VALUE`, or `KEY` with any value.
@@ -121,11 +145,13 @@ mod tests {
     fn changes_count_what_there_is_then() {
         let full: Tags = (0..50).map(|i| (i.to_string(), String::new())).collect();
         let change = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
-        assert_eq!(check_changes(&full, &TagChanges::from([change("0", Some("new"))])), Ok(()));
-        assert!(check_changes(&full, &TagChanges::from([change("new", Some(""))])).is_err());
+        assert_eq!(check_room(&full, &TagChanges::from([change("0", Some("new"))])), Ok(()));
+        assert!(check_room(&full, &TagChanges::from([change("new", Some(""))])).is_err());
         let swap = TagChanges::from([change("new", Some("")), change("0", None)]);
-        assert_eq!(check_changes(&full, &swap), Ok(()));
-        assert!(check_changes(&full, &TagChanges::from([change("a b", None)])).is_err());
+        assert_eq!(check_room(&full, &swap), Ok(()));
+        assert!(check_changes(&TagChanges::from([change("a b", None)])).is_err());
+        assert_eq!(check_changes(&(0..50).map(|i| change(&i.to_string(), None)).collect()), Ok(()));
+        assert!(check_changes(&(0..51).map(|i| change(&i.to_string(), None)).collect()).is_err());
     }
 
     #[test]

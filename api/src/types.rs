@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::qos::QosRule;
+use crate::schema::{self, Line, Name, NameOrNone};
 
 /// The type that there always is: volumes get it when none is asked for, unless another was made the default.
 pub const DEFAULT_TYPE: &str = "default";
@@ -22,6 +23,7 @@ pub struct VolumeType {
     pub description: String,
     /// Keys and values. `volume_backend_name` is the pool in which volumes of this type are made; others are for
     /// whoever reads them.
+    #[schema(value_type = schema::Specs)]
     pub specs: BTreeMap<String, String>,
     /// The QoS rule that holds for its volumes.
     #[serde(default)]
@@ -44,16 +46,19 @@ pub struct TypeList {
 #[serde(deny_unknown_fields)]
 pub struct CreateType {
     /// A name by the rules for volumes.
-    #[schema(example = "fast", min_length = 1, max_length = 128)]
+    #[schema(example = "fast", value_type = Name)]
     pub name: String,
     /// Free text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// Keys and values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = schema::Specs)]
     pub specs: BTreeMap<String, String>,
     /// The QoS rule that holds for its volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub qos: Option<String>,
     /// Volumes get it from now on when no type is asked for.
     #[serde(default)]
@@ -66,13 +71,16 @@ pub struct CreateType {
 pub struct EditType {
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Line>)]
     pub description: Option<String>,
     /// Specs to set; an empty value takes the key away. `volume_backend_name` cannot change while volumes have the
     /// type.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = schema::SpecChanges)]
     pub specs: BTreeMap<String, String>,
     /// The QoS rule that holds for its volumes, connected ones included; the empty string for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<NameOrNone>)]
     pub qos: Option<String>,
     /// `true` makes it the default. Making another one the default is the only way to end that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,10 +113,11 @@ pub struct QosPolicyList {
 #[serde(deny_unknown_fields)]
 pub struct CreateQosPolicy {
     /// A name by the rules for volumes.
-    #[schema(example = "gold", min_length = 1, max_length = 128)]
+    #[schema(example = "gold", value_type = Name)]
     pub name: String,
     /// Free text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// The limits.
     pub rule: QosRule,
@@ -120,9 +129,11 @@ pub struct CreateQosPolicy {
 pub struct EditQosPolicy {
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Line>)]
     pub description: Option<String>,
     /// Limits to set, by their keys; 0 takes one away. The others stay.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = QosRule)]
     pub set: BTreeMap<String, u64>,
 }
 
@@ -131,6 +142,7 @@ pub struct EditQosPolicy {
 #[serde(deny_unknown_fields)]
 pub struct SetVolumeQos {
     /// Limits to set, by their keys; 0 takes one away. The others stay.
+    #[schema(value_type = QosRule)]
     pub set: BTreeMap<String, u64>,
 }
 
@@ -177,6 +189,6 @@ pub struct VolumeQos {
 pub struct Retype {
     /// The type, of the same pool.
     #[serde(rename = "type")]
-    #[schema(example = "fast")]
+    #[schema(example = "fast", value_type = Name)]
     pub volume_type: String,
 }

@@ -4,9 +4,13 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use crate::attachment::Attachment;
+use crate::schema::{
+    self, AbsolutePath, BackupId, ClientToken, Line, Name, Reason, Repo, Search, TagFilter, VolumeSort, words,
+};
 use crate::tags::{TagChanges, Tags};
 
 /// The project of a volume that was given none.
@@ -17,15 +21,17 @@ pub const DEFAULT_PROJECT: &str = "default";
 #[serde(deny_unknown_fields)]
 pub struct SnapshotRef {
     /// The volume's name.
+    #[schema(value_type = Name)]
     pub volume: String,
     /// The snapshot's name in that volume.
+    #[schema(value_type = Name)]
     pub snapshot: String,
 }
 
 macro_rules! statuses {
     ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
         /// What a volume is doing.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
         pub enum VolumeStatus {
             $($(#[$doc])* #[serde(rename = $word)] $name,)*
         }
@@ -70,6 +76,14 @@ statuses! {
     /// Reads failed their checksum, its pool refuses writes, or an administrator says so.
     Error = "error";
 }
+
+impl PartialSchema for VolumeStatus {
+    fn schema() -> RefOr<Schema> {
+        words("What a volume is doing.", VolumeStatus::ALL.iter().map(|status| status.as_str()))
+    }
+}
+
+impl ToSchema for VolumeStatus {}
 
 impl FromStr for VolumeStatus {
     type Err = String;
@@ -157,6 +171,7 @@ pub struct Volume {
     pub project: String,
     /// What users say about it.
     #[serde(default)]
+    #[schema(value_type = schema::Tags)]
     pub tags: Tags,
     /// Its type.
     #[serde(rename = "type")]
@@ -190,19 +205,22 @@ pub struct VolumeList {
 pub struct VolumeQuery {
     /// A part of its name or description, in capitals or not.
     #[serde(default)]
+    #[param(value_type = Option<Search>, inline)]
     pub search: Option<String>,
     /// Its status.
     #[serde(default)]
     pub status: Option<VolumeStatus>,
     /// Its type.
     #[serde(default, rename = "type")]
-    #[param(rename = "type")]
+    #[param(rename = "type", value_type = Option<Name>, inline)]
     pub volume_type: Option<String>,
     /// Its pool.
     #[serde(default)]
+    #[param(value_type = Option<Name>, inline)]
     pub pool: Option<String>,
     /// Its project.
     #[serde(default)]
+    #[param(value_type = Option<Name>, inline)]
     pub project: Option<String>,
     /// Whether a machine can boot from it.
     #[serde(default)]
@@ -215,19 +233,20 @@ pub struct VolumeQuery {
     pub write_protected: Option<bool>,
     /// A tag that it has, `KEY` or `KEY=VALUE`; may be given several times.
     #[serde(default)]
-    #[param(style = Form, explode)]
+    #[param(style = Form, explode, value_type = Vec<TagFilter>, inline)]
     pub tag: Vec<String>,
     /// What they are sorted by: `name`, `size`, `used`, `created`, `status`, `type`, `pool` or `project`, several separated
     /// by commas; with `-` in front from the other end.
     #[serde(default)]
-    #[param(example = "-size,name")]
+    #[param(example = "-size,name", value_type = Option<VolumeSort>, inline)]
     pub sort: Option<String>,
     /// At most so many.
     #[serde(default)]
-    #[param(minimum = 1)]
+    #[param(minimum = 1, maximum = 10000)]
     pub limit: Option<u64>,
     /// Only those after this one: the `next` of the answer before, to the same query.
     #[serde(default)]
+    #[param(value_type = Option<Name>, inline)]
     pub after: Option<String>,
 }
 
@@ -236,26 +255,28 @@ pub struct VolumeQuery {
 #[serde(deny_unknown_fields)]
 pub struct CreateVolume {
     /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
-    #[schema(example = "demo", min_length = 1, max_length = 128)]
+    #[schema(example = "demo", value_type = Name)]
     pub name: String,
     /// Bytes. Required for a blank volume; for a clone the snapshot's size unless given, and never less; from an image
     /// what the image asks for unless given, and never less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = 10737418240u64)]
+    #[schema(example = 10737418240u64, minimum = 1, maximum = 70368744177664u64)]
     pub size: Option<u64>,
     /// Free text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// The snapshot to clone; a blank volume without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SnapshotRef>,
     /// The image to begin with. Nothing is copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub image: Option<String>,
     /// Its type, which must exist; the default type unless given. A clone's must be of its source's pool, and is its
     /// source's unless given.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
-    #[schema(example = "default")]
+    #[schema(example = "default", value_type = Option<Name>)]
     pub volume_type: Option<String>,
     /// Let several consumers use it at once.
     #[serde(default)]
@@ -266,14 +287,17 @@ pub struct CreateVolume {
     pub bootable: Option<bool>,
     /// Whose it is: a name, by the same rule as its own; for a clone that of its source unless given, and else `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub project: Option<String>,
     /// What to say about it: at most 50, keys of up to 128 letters, digits, `.`, `_`, `-` and `/`, values of up to 256
     /// characters.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    #[schema(value_type = schema::Tags)]
     pub tags: Tags,
     /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
     /// nothing new and gets what it has made, as it is by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ClientToken>)]
     pub client_token: Option<String>,
 }
 
@@ -282,23 +306,25 @@ pub struct CreateVolume {
 #[serde(deny_unknown_fields)]
 pub struct CreateRestore {
     /// 1 to 128 characters: ASCII letters, digits, `.`, `_` and `-`, starting with a letter or digit.
-    #[schema(example = "demo", min_length = 1, max_length = 128)]
+    #[schema(example = "demo", value_type = Name)]
     pub name: String,
     /// The repository, `file:///folder` or `s3://bucket/prefix`, as the daemon reaches it.
-    #[schema(example = "file:///srv/backups")]
+    #[schema(example = "file:///srv/backups", value_type = Repo)]
     pub repo: String,
     /// The backup's id, or enough of its beginning.
-    #[schema(example = "3f9c0a1b2c3d4e5f")]
+    #[schema(example = "3f9c0a1b2c3d4e5f", value_type = BackupId)]
     pub backup: String,
     /// The file with the key of an encrypted repository: an absolute path that the daemon can read until all is restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<AbsolutePath>)]
     pub key_file: Option<String>,
     /// Free text; the backed up volume's unless given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// Its type, which must exist and says in which pool it is made; the default type unless given.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
-    #[schema(example = "default")]
+    #[schema(example = "default", value_type = Option<Name>)]
     pub volume_type: Option<String>,
 }
 
@@ -308,9 +334,11 @@ pub struct CreateRestore {
 pub struct EditVolume {
     /// A new name. Nobody may be connected: clients that come back ask for the old one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub name: Option<String>,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Line>)]
     pub description: Option<String>,
     /// Whether several consumers may use it at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -323,9 +351,11 @@ pub struct EditVolume {
     pub write_protected: Option<bool>,
     /// Whose it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub project: Option<String>,
     /// Tags to set, or with `null` to take away.
     #[serde(default, skip_serializing_if = "TagChanges::is_empty")]
+    #[schema(value_type = schema::TagChanges)]
     pub tags: TagChanges,
 }
 
@@ -360,6 +390,7 @@ pub struct ResetStatus {
     pub status: SetStatus,
     /// Why; one line, shown with the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Reason>)]
     pub reason: Option<String>,
 }
 
@@ -368,20 +399,24 @@ pub struct ResetStatus {
 #[serde(deny_unknown_fields)]
 pub struct CloneSnapshot {
     /// The new volume's name.
-    #[schema(example = "demo-clone", min_length = 1, max_length = 128)]
+    #[schema(example = "demo-clone", value_type = Name)]
     pub name: String,
     /// Bytes; the snapshot's size unless given, and never less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 70368744177664u64)]
     pub size: Option<u64>,
     /// Free text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Line)]
     pub description: String,
     /// What to say about it.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    #[schema(value_type = schema::Tags)]
     pub tags: Tags,
     /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
     /// nothing new and gets what it has made, as it is by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ClientToken>)]
     pub client_token: Option<String>,
 }
 
@@ -390,7 +425,7 @@ pub struct CloneSnapshot {
 #[serde(deny_unknown_fields)]
 pub struct ResizeVolume {
     /// The new size in bytes; not less than the present one.
-    #[schema(example = 21474836480u64)]
+    #[schema(example = 21474836480u64, minimum = 1, maximum = 70368744177664u64)]
     pub size: u64,
 }
 

@@ -107,6 +107,7 @@ fn cost(key: &str, value: &str) -> usize {
 /// Checks what one call is about to set, whoever it is for.
 pub(crate) fn check_changes(changes: &[(&str, Option<&str>)]) -> Result<()> {
     let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
+    let too_much = |why: String| Err(Error::new(ErrorKind::Conflict, why));
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
     for (key, value) in changes {
         if key.is_empty() || key.len() > MAX_ATTRIBUTE_KEY || !key.chars().all(legal) {
@@ -117,14 +118,14 @@ pub(crate) fn check_changes(changes: &[(&str, Option<&str>)]) -> Result<()> {
         }
         let len = value.map_or(0, str::len);
         if len > MAX_ATTRIBUTE_VALUE {
-            return bad(format!(
+            return too_much(format!(
                 "the attribute '{key}' has {len} bytes, at most {MAX_ATTRIBUTE_VALUE} are kept"
             ));
         }
     }
     let bytes: usize = changes.iter().map(|(key, value)| cost(key, value.unwrap_or(""))).sum();
     if bytes > MAX_CHANGE_BYTES {
-        return bad(format!(
+        return too_much(format!(
             "{bytes} bytes of attributes are more than the {MAX_CHANGE_BYTES} of one change"
         ));
     }
@@ -144,7 +145,7 @@ pub(crate) fn check_room(
         return Ok(then.bytes > now.bytes);
     }
     let why = format!("the attributes would take {} bytes, at most {most} are kept", then.bytes);
-    Err(Error::new(ErrorKind::InvalidArgument, why))
+    Err(Error::new(ErrorKind::Conflict, why))
 }
 
 /// The records of `changes`.

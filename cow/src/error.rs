@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Io,
     /// The operation conflicts with one under way or with what depends on it.
     Busy,
+    /// What is asked for contradicts itself, or does not go with what there is.
+    Conflict,
     /// A volume cannot get smaller.
     Shrink,
     /// The volume has snapshots and deleting them was not asked for.
@@ -52,6 +54,7 @@ impl ErrorKind {
             ErrorKind::Corrupt => "corrupt",
             ErrorKind::Io => "io",
             ErrorKind::Busy => "busy",
+            ErrorKind::Conflict => "conflict",
             ErrorKind::Shrink => "shrink",
             ErrorKind::HasSnapshots => "has-snapshots",
             ErrorKind::NotAPool => "not-a-pool",

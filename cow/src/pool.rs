@@ -260,13 +260,13 @@ impl<D: Disk> Pool<D> {
     /// Lets the pool grow to `limit` bytes, or no further than that; returns when it is durable. Space that the pool has
     /// taken is not given back.
     pub async fn set_limit(&self, limit: u64) -> Result<()> {
-        let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
         {
             let mut state = self.state.lock();
             state.writable()?;
             let size = self.geometry.bytes_with(state.space.segment_count());
             if limit < size {
-                return bad(format!("the pool takes {size} bytes already and cannot be limited to {limit}"));
+                let why = format!("the pool takes {size} bytes already and cannot be limited to {limit}");
+                return Err(Error::new(ErrorKind::Shrink, why));
             }
             check_limit(limit)?;
             state.limit = limit;

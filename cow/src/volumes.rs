@@ -16,8 +16,8 @@ use crate::types::{
 };
 use crate::version::{Kind, Version};
 
-/// Bytes of the longest description.
-const MAX_DESCRIPTION_BYTES: usize = 1024;
+/// Characters of the longest description.
+const MAX_DESCRIPTION_CHARS: usize = 1024;
 /// Volumes that one group snapshot may cover: its record must fit a batch.
 const MAX_GROUP: usize = 64;
 /// More than any verb's record takes.
@@ -110,8 +110,8 @@ fn check_size(size: u64) -> Result<()> {
 
 fn check_description(description: &str) -> Result<()> {
     let bad = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
-    if description.len() > MAX_DESCRIPTION_BYTES {
-        return bad(format!("a description can have at most {MAX_DESCRIPTION_BYTES} bytes"));
+    if description.chars().count() > MAX_DESCRIPTION_CHARS {
+        return bad(format!("a description can have at most {MAX_DESCRIPTION_CHARS} characters"));
     }
     // It is shown on terminals and in NBD lists.
     if let Some(wrong) = description.chars().find(|c| c.is_control()) {
@@ -229,7 +229,7 @@ impl State {
         let name = self.volume_name(head);
         let why =
             format!("volume '{name}' has {MAX_SNAPSHOTS} snapshots, the most a volume can have: delete some");
-        Err(Error::new(ErrorKind::InvalidArgument, why))
+        Err(Error::new(ErrorKind::Conflict, why))
     }
 
     fn volume_info(&self, id: VersionId) -> Result<VolumeInfo> {
@@ -525,7 +525,7 @@ impl<D: Disk> Pool<D> {
                     state.admit_snapshot(head)?;
                     if forks.iter().any(|f| f.head == head) {
                         return Err(Error::new(
-                            ErrorKind::InvalidArgument,
+                            ErrorKind::Conflict,
                             format!("volume '{volume}' is named twice"),
                         ));
                     }

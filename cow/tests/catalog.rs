@@ -282,7 +282,7 @@ fn a_pool_is_not_limited_below_what_it_takes() {
     let sim = engine::world(1, &disk);
     let pool = sim.run(engine::create(disk.clone(), 16 << 20)).expect("a pool");
     let size = pool.status().size;
-    for (limit, kind) in [(size - 1, ErrorKind::InvalidArgument), (u64::MAX, ErrorKind::InvalidArgument)] {
+    for (limit, kind) in [(size - 1, ErrorKind::Shrink), (u64::MAX, ErrorKind::InvalidArgument)] {
         let pool = Arc::clone(&pool);
         let refused = sim.run(async move { pool.set_limit(limit).await }).expect_err("refused");
         assert_eq!(refused.kind(), kind);

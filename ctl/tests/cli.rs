@@ -722,7 +722,7 @@ waited           no request since the daemon started
         json!({"total_iops_sec": 2000, "total_iops_sec_max": 4000})
     );
     daemon.run("qos set demo read_iops_sec=5").fails(
-        "error: total_iops_sec and read_iops_sec cannot be set at the same time (invalid-argument)\n\
+        "error: total_iops_sec and read_iops_sec cannot be set at the same time (conflict)\n\
          hint: clear one of them: total_iops_sec=0 or read_iops_sec=0\n",
     );
     assert_eq!(daemon.run("qos set demo total_iops_sec=0").ok(), "volume demo has no limits\n");
@@ -748,7 +748,7 @@ fn rules_hold_for_the_types_that_point_to_them() {
     let silver = daemon.run("--json qos rule create silver read_bytes_sec=1M").json();
     assert_eq!(silver["rule"], json!({"read_bytes_sec": 1 << 20}));
     daemon.run("qos rule create bad total_iops_sec_max=5").fails(
-        "error: total_iops_sec_max is set, but not total_iops_sec (invalid-argument)\n\
+        "error: total_iops_sec_max is set, but not total_iops_sec (conflict)\n\
          hint: a burst exceeds a limit: set total_iops_sec too\n",
     );
     daemon.run("type edit default --qos gold").ok();

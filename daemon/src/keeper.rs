@@ -170,7 +170,7 @@ pub trait PoolFiles<D: cairn_cow::Disk>: Send + Sync + 'static {
     /// Opens the pool at `path`, or makes one there with `create`, of at most `limit` bytes, and has it seen to. Blocks.
     ///
     /// # Errors
-    /// `Exists` when a pool that is open already has what the path leads to, else `InvalidArgument`.
+    /// `Exists` when a pool that is open already has what the path leads to, else `Conflict`.
     fn add(&self, name: &str, path: &str, create: bool, limit: Option<u64>) -> Result<PoolSlot<D>, ApiError>;
 
     /// Closes a pool that nobody uses. Blocks.
@@ -195,7 +195,7 @@ impl PoolFiles<PoolDisk> for PoolKeeper {
         limit: Option<u64>,
     ) -> Result<PoolSlot<PoolDisk>, ApiError> {
         let file = Path::new(path);
-        let failed = |why: String| ApiError::new(ErrorCode::InvalidArgument, why);
+        let failed = |why: String| ApiError::new(ErrorCode::Conflict, why);
         let not_twice = || match self.owner(file) {
             Some(owner) => {
                 Err(ApiError::new(ErrorCode::Exists, format!("{path} is the pool '{owner}' already")))

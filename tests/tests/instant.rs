@@ -439,9 +439,9 @@ fn what_cannot_be_restored_is_refused_before_anything_is_made() {
     for (id, url, more, code) in [
         ("0000000000000000", setup.url.as_str(), &[][..], "(not-found)"),
         (backup, &nothing, &[], "(not-found)"),
-        (backup, &sealed, &[], "(invalid-argument)"),
-        (backup, &sealed, &["--key-file", &other], "(invalid-argument)"),
-        (backup, &sealed, &["--key-file", &nothing], "(invalid-argument)"),
+        (backup, &sealed, &[], "(conflict)"),
+        (backup, &sealed, &["--key-file", &other], "(conflict)"),
+        (backup, &sealed, &["--key-file", &nothing], "(conflict)"),
         (backup, &sealed, &["--key-file", &key, "--type", "none"], "(not-found)"),
     ] {
         let refused = restore(id, url, more).refused();

@@ -256,7 +256,7 @@ impl FromStr for Setting {
             }
         }
         let read = QosRule::default().merge(rule.iter().map(String::as_str));
-        let read = read.map_err(|QosError { message, hint }| match hint {
+        let read = read.map_err(|QosError { message, hint, .. }| match hint {
             Some(hint) => format!("{message}; {hint}"),
             None => message,
         })?;

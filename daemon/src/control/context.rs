@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::tags::{self, TagChanges, Tags};
+use cairn_api::text;
 use cairn_cow::{Disk, Pool, Result as CowResult};
 use cairn_uring::Handle;
 
@@ -114,6 +116,10 @@ pub(super) fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::InvalidArgument, message)
 }
 
+pub(super) fn conflict(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, message)
+}
+
 pub(super) fn busy(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::Busy, message)
 }
@@ -130,9 +136,16 @@ pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
 
 /// Checks why something is so, in a user's words: one line that terminals can show.
 pub(super) fn check_reason(reason: &str) -> Result<(), ApiError> {
-    const MOST: usize = 256;
-    if reason.chars().count() > MOST || reason.chars().any(char::is_control) {
-        return Err(invalid(format!("a reason is one line of at most {MOST} characters")));
-    }
-    Ok(())
+    text::check_line("a reason", reason, text::MAX_REASON_CHARS).map_err(invalid)
+}
+
+/// Checks changes to the tags that something has now.
+pub(super) fn check_tag_changes(now: &Tags, changes: &TagChanges) -> Result<(), ApiError> {
+    tags::check_changes(changes).map_err(invalid)?;
+    tags::check_room(now, changes).map_err(conflict)
+}
+
+/// Checks what a user says about something that is not the engine's.
+pub(super) fn check_description(description: &str) -> Result<(), ApiError> {
+    text::check_line("a description", description, text::MAX_DESCRIPTION_CHARS).map_err(invalid)
 }

@@ -38,6 +38,7 @@ fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
         ErrorKind::Exists => (ErrorCode::Exists, Some("choose another name")),
         ErrorKind::InvalidArgument => (ErrorCode::InvalidArgument, None),
         ErrorKind::OutOfRange => (ErrorCode::OutOfRange, None),
+        ErrorKind::Conflict => (ErrorCode::Conflict, None),
         ErrorKind::NoSpace => (
             ErrorCode::NoSpace,
             Some("delete snapshots or volumes, or make room on the file system that holds the pool"),
@@ -210,10 +211,11 @@ mod tests {
             (Corrupt, 500),
             (Io, 500),
             (Busy, 409),
-            (Shrink, 400),
+            (Conflict, 409),
+            (Shrink, 409),
             (HasSnapshots, 409),
             (NotAPool, 500),
-            (Unsupported, 501),
+            (Unsupported, 409),
             (Truncated, 500),
         ] {
             let api = error(&cow::Error::new(kind, "a sentence"));

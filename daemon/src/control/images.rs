@@ -14,7 +14,11 @@ use cairn_api::image::{
     ImageStatus, Import, SECTOR_BYTES,
 };
 use cairn_api::pool::MAIN_POOL;
-use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowResult, VersionId, VolumeInfo};
+use cairn_api::text;
+use cairn_cow::{
+    Disk, Edit, ErrorKind, Holder, MAX_VOLUME_BYTES, NewVolume, Pool, Result as CowResult, VersionId,
+    VolumeInfo,
+};
 
 use super::attachments;
 use super::context::{Context, busy, check_name, invalid, volumes_counted};
@@ -27,11 +31,6 @@ use crate::images::{
 use crate::keeper::random_hex;
 use crate::settings::encode;
 use crate::volumes::Volumes;
-
-/// Characters of the longest word for an image's system.
-const MAX_OS_TYPE: usize = 64;
-/// Bytes of the longest name of a file, as file systems have it.
-const MAX_FILE_NAME: usize = 255;
 
 /// Finds an image.
 pub(super) fn find<D: Disk>(volumes: &Volumes<D>, name: &str) -> Result<FoundImage<D>, ApiError> {
@@ -87,20 +86,22 @@ pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> Result<Image, A
 }
 
 fn check_os_type(text: &str) -> Result<(), ApiError> {
-    if text.chars().count() > MAX_OS_TYPE {
-        return Err(invalid(format!("an OS type can have at most {MAX_OS_TYPE} characters")));
-    }
-    match text.chars().find(|c| c.is_control()) {
-        Some(wrong) => Err(invalid(format!("an OS type is one line of text and cannot hold {wrong:?}"))),
-        None => Ok(()),
-    }
+    text::check_line("an OS type", text, text::MAX_OS_TYPE_CHARS).map_err(invalid)
 }
 
 fn check_file(name: &str) -> Result<(), ApiError> {
-    if name.is_empty() || name.len() > MAX_FILE_NAME || name.chars().any(char::is_control) {
-        return Err(invalid(format!("a file's name is one line of 1 to {MAX_FILE_NAME} bytes")));
+    if name.is_empty() {
+        return Err(invalid("a file's name must not be empty"));
     }
-    Ok(())
+    text::check_line("a file's name", name, text::MAX_FILE_NAME_CHARS).map_err(invalid)
+}
+
+/// Checks how large users say that disks or memory must be at least.
+fn check_least(sizes: [Option<u64>; 2]) -> Result<(), ApiError> {
+    match sizes.into_iter().flatten().find(|size| *size > MAX_VOLUME_BYTES) {
+        Some(size) => Err(invalid(format!("{size} bytes are more than {MAX_VOLUME_BYTES} (64 TiB)"))),
+        None => Ok(()),
+    }
 }
 
 /// What is kept of a new image of this name, which nobody has yet.
@@ -114,6 +115,7 @@ fn new_settings<D: Disk>(
     check_name(&name)?;
     is_free(c, &name)?;
     fields.os_type.as_deref().map_or(Ok(()), check_os_type)?;
+    check_least([Some(fields.min_disk), Some(fields.min_memory)])?;
     Ok(ImageSettings {
         name,
         ready: false,
@@ -330,6 +332,7 @@ pub(super) async fn edit<D: Disk>(
         is_free(&c, &new)?;
         settings.name = new;
     }
+    check_least([min_disk, min_memory])?;
     if let Some(text) = os_type {
         check_os_type(&text)?;
         settings.os_type = Some(text).filter(|text| !text.is_empty());

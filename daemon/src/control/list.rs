@@ -4,8 +4,12 @@ use std::cmp::Ordering;
 
 use cairn_api::error::ApiError;
 use cairn_api::tags::{self, Tags};
+use cairn_api::text;
 
-use super::context::invalid;
+use super::context::{check_name, conflict, invalid};
+
+/// The most items that can be asked for at once; without a limit there are all.
+const MOST: u64 = 10_000;
 
 /// Something that there are lists of.
 pub(super) trait Listed {
@@ -39,7 +43,31 @@ fn orders<T: Listed>(sort: &str) -> Result<Vec<(&str, bool)>, ApiError> {
             || invalid(format!("\"{by}\" is nothing to sort by: there are {}", T::SORTED_BY.join(", ")));
         known.map(|by| (*by, reverse)).ok_or_else(unknown)
     };
+    text::check_line("an order", sort, text::MAX_SORT_CHARS).map_err(invalid)?;
     sort.split(',').map(order).collect()
+}
+
+/// Checks how many are asked for at most.
+pub(super) fn check_limit(limit: Option<u64>) -> Result<(), ApiError> {
+    match limit {
+        Some(limit) if !(1..=MOST).contains(&limit) => {
+            Err(invalid(format!("a limit of {limit}: it is at least 1 and at most {MOST}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks what a list is asked for: a part of texts, tags, and names of what its items belong to.
+pub(super) fn check(
+    search: Option<&str>,
+    tags: &[String],
+    names: &[&Option<String>],
+) -> Result<(), ApiError> {
+    if let Some(search) = search {
+        text::check_line("what is searched for", search, text::MAX_SEARCH_CHARS).map_err(invalid)?;
+    }
+    tags.iter().try_for_each(|filter| tags::check_filter(filter)).map_err(invalid)?;
+    names.iter().filter_map(|name| name.as_deref()).try_for_each(check_name)
 }
 
 /// One page of `items`, and what to ask for to have the next.
@@ -64,13 +92,11 @@ pub(super) fn cut<T: Listed>(
     limit: Option<u64>,
     after: Option<&str>,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
-    if limit == Some(0) {
-        return Err(invalid("a page of nothing: the limit is at least 1"));
-    }
+    check_limit(limit)?;
     if let Some(after) = after {
         let at = items.iter().position(|item| item.key() == after);
         let at = at.ok_or_else(|| {
-            invalid(format!("there is no '{after}' in this list any more")).with_hint("begin the list anew")
+            conflict(format!("there is no '{after}' in this list any more")).with_hint("begin the list anew")
         })?;
         items.drain(..=at);
     }
@@ -146,11 +172,12 @@ mod tests {
             assert_eq!((format!("{first}{rest}"), end), (all.to_owned(), None), "{sort:?}");
         }
         assert_eq!(names(None, Some(4), None).1, None, "exactly full is the last page");
-        assert_eq!(names(None, Some(u64::MAX), Some("d")), (String::new(), None));
+        assert_eq!(names(None, Some(MOST), Some("d")), (String::new(), None));
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
+        let long = "name,".repeat(60);
         let fails = |sort, limit, after| {
             select(things(), Page { sort, limit, after }).expect_err("is refused").message
         };
@@ -160,6 +187,8 @@ mod tests {
         );
         assert!(fails(Some(""), None, None).contains("nothing to sort by"));
         assert!(fails(None, Some(0), None).contains("at least 1"));
+        assert!(fails(None, Some(MOST + 1), None).contains("at most 10000"));
+        assert!(fails(Some(&long), None, None).contains("at most 256 characters"));
         assert!(fails(None, None, Some("e")).contains("no 'e' in this list"));
     }
 

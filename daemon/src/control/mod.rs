@@ -48,6 +48,7 @@ mod snapshots;
 mod socket;
 mod stagings;
 mod stats;
+mod strict;
 mod tokens;
 mod types;
 mod volumes;

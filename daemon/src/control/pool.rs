@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cairn_api::Size;
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
+use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::event::{EventKind, Severity};
 use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
 use cairn_api::info::Info;
@@ -24,7 +25,7 @@ use cairn_api::types::{
 use cairn_api::volume::{
     CreateRestore, CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, Volume, VolumeList, VolumeQuery,
 };
-use cairn_cow::{DiffExtent, Disk};
+use cairn_cow::{DiffExtent, Disk, MAX_VOLUME_BYTES};
 use cairn_uring::Handle;
 
 use super::context::Context;
@@ -360,6 +361,10 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff> {
         self.context.run(async move |c| {
+            if query.offset > MAX_VOLUME_BYTES {
+                let why = format!("no volume has {} bytes", query.offset);
+                return Err(ApiError::new(ErrorCode::OutOfRange, why));
+            }
             let (_, pool) = c.pool_of(&volume)?;
             let extents = api(pool.diff(&volume, &snapshot, query.to.as_deref()).await)?;
             let (shown, next) = page(&extents, query.offset, MAX_DIFF_EXTENTS);

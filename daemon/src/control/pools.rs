@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
+use cairn_api::text;
 use cairn_cow::{Disk, Holder, Pool};
 
-use super::context::{Context, blocking, busy, check_name, invalid, volumes_counted};
+use super::context::{Context, blocking, busy, check_name, conflict, invalid, volumes_counted};
 use super::{convert, restores};
 use crate::pools::PoolSlot;
 use crate::settings::pool_key;
@@ -52,8 +53,11 @@ pub(super) fn start_scrub<D: Disk>(
     name: Option<String>,
     request: StartScrub,
 ) -> Result<Scrub, ApiError> {
-    if request.rate == Some(0) {
-        return Err(invalid("a rate of 0 bytes a second").with_hint("leave it out for no limit"));
+    if let Some(rate) = request.rate
+        && !(1..=MAX_RATE).contains(&rate)
+    {
+        let why = format!("a rate of {rate} bytes a second: use 1 to {MAX_RATE}");
+        return Err(invalid(why).with_hint("leave it out for no limit"));
     }
     let (name, pool) = named(&c.volumes, name).map_err(|e| convert::error(&e))?;
     let Some(scrub) =
@@ -72,10 +76,26 @@ pub(super) async fn stop_scrub<D: Disk>(c: &Context<D>, name: Option<String>) ->
     Ok(c.volumes.scrubs.show(&*pool, &name))
 }
 
+/// The most bytes that a pool can be let grow to: 4 PiB.
+const MAX_LIMIT: u64 = 1 << 52;
+/// The most bytes a second that a scrub can be told to read.
+const MAX_RATE: u64 = cairn_api::qos::MAX_RATE;
+
+fn check_limit(limit: Option<u64>) -> Result<(), ApiError> {
+    match limit {
+        Some(limit) if !(1..=MAX_LIMIT).contains(&limit) => Err(invalid(format!(
+            "a limit of {limit} bytes: a pool can have from 1 byte to {MAX_LIMIT} (4 PiB)"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Runs on the control side, since opening a pool blocks.
 pub(super) async fn create<D: Disk>(c: Context<D>, request: CreatePool) -> Result<PoolEntry, ApiError> {
     let CreatePool { name, path, limit } = request;
     check_name(&name)?;
+    text::check_line("a path", &path, text::MAX_PATH_CHARS).map_err(invalid)?;
+    check_limit(limit)?;
     if !Path::new(&path).is_absolute() {
         return Err(invalid(format!("the path {path:?} is not absolute"))
             .with_hint("the daemon may run in another folder: write the whole path"));
@@ -140,20 +160,21 @@ pub(super) async fn grow<D: Disk>(
     name: String,
     request: GrowPool,
 ) -> Result<PoolStatus, ApiError> {
+    check_limit(request.limit)?;
     let found = c.volumes.pools.slot(&name).map_err(|e| convert::error(&e))?;
     let pool = c.volumes.pools.get(&name).map_err(|e| convert::error(&e))?;
     let (files, path) = (Arc::clone(&c.files), found.path.clone());
     let size = blocking(move || {
-        files.device_size(&path).map_err(|e| invalid(format!("cannot tell the size of {path}: {e}")))
+        files.device_size(&path).map_err(|e| conflict(format!("cannot tell the size of {path}: {e}")))
     })
     .await?;
     let limit = match (request.limit, size) {
         (None, None) => {
-            return Err(invalid("a pool in a file grows to a limit that you give")
+            return Err(conflict("a pool in a file grows to a limit that you give")
                 .with_hint("give \"limit\" in bytes"));
         }
         (Some(limit), Some(size)) if limit > size => {
-            return Err(invalid(format!("the device {} has {size} bytes", found.path))
+            return Err(conflict(format!("the device {} has {size} bytes", found.path))
                 .with_hint("leave the limit out to use all of it"));
         }
         (Some(limit), _) => limit,

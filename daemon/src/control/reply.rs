@@ -15,6 +15,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::strict::{self, Strict};
+
 /// The largest request body: far above what any request needs.
 const MAX_BODY_BYTES: usize = 1 << 20;
 /// How long a client may take to send its body.
@@ -90,13 +92,21 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalI
 
     async fn from_request(request: Request, _: &S) -> Result<OptionalInput<T>, Failure> {
         let bytes = body(request).await?;
-        if bytes.is_empty() { Ok(OptionalInput(T::default())) } else { parse(&bytes).map(OptionalInput) }
+        let given: Option<T> = if bytes.is_empty() { None } else { parse(&bytes)? };
+        Ok(OptionalInput(given.unwrap_or_default()))
     }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failure> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| bad_request(format!("the body is not what this call takes: {e}")))
+    let wrong = |e| bad_request(format!("the body is not what this call takes: {e}"));
+    let mut value = serde_json::from_slice(bytes).map_err(wrong)?;
+    if strict::make_whole(&mut value) {
+        return T::deserialize(Strict(value)).map_err(wrong);
+    }
+    // This way first: it knows what stands twice, and where what is wrong stands.
+    let parsed = serde_json::from_slice(bytes).map_err(wrong)?;
+    T::deserialize(Strict(value)).map_err(wrong)?;
+    Ok(parsed)
 }
 
 fn too_large() -> Failure {

@@ -45,11 +45,11 @@ fn repo_error(location: &Location, error: &Error) -> ApiError {
         ErrorKind::NotARepository => (ErrorCode::NotFound, true),
         ErrorKind::Unsupported => (ErrorCode::Unsupported, false),
         ErrorKind::InvalidArgument | ErrorKind::KeyRequired | ErrorKind::WrongKey => {
-            (ErrorCode::InvalidArgument, false)
+            (ErrorCode::Conflict, false)
         }
         ErrorKind::Corrupt => (ErrorCode::Corrupt, false),
         ErrorKind::Denied => (ErrorCode::NotPermitted, true),
-        ErrorKind::Unavailable => (ErrorCode::Unavailable, true),
+        ErrorKind::Unavailable => (ErrorCode::Conflict, true),
         _ => (ErrorCode::Io, true),
     };
     let api = ApiError::new(code, format!("{location}: {}", crate::restore::failure(error)));

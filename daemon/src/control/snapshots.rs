@@ -13,7 +13,7 @@ use cairn_api::tags::{self, Tags};
 use cairn_cow::{Attributes, Disk, Edit, Holder, NewSnapshots, Pool, Result as CowResult, SnapshotInfo};
 use jiff::Timestamp;
 
-use super::context::{Context, check_name, check_reason, invalid};
+use super::context::{Context, check_name, check_reason, check_tag_changes, conflict, invalid};
 use super::convert::api;
 use super::list::{self, Listed, Page};
 use super::sessions::Target;
@@ -99,6 +99,7 @@ impl Listed for Snapshot {
 
 /// The snapshots that are asked for.
 pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Result<SnapshotList, ApiError> {
+    list::check(query.search.as_deref(), &query.tag, &[&query.project])?;
     let mut found = Vec::new();
     let pools = match &query.volume {
         Some(volume) => vec![api(volumes.pools.of_volume(volume))?],
@@ -188,7 +189,7 @@ pub(super) async fn create_group<D: Disk>(
         [(_, pool)] => Arc::clone(pool),
         [(one, _), (other, _), ..] => {
             let why = format!("these volumes are in several pools, '{one}' and '{other}' among them");
-            return Err(invalid(why).with_hint("a pool has one order of writes: snapshot each on its own"));
+            return Err(conflict(why).with_hint("a pool has one order of writes: snapshot each on its own"));
         }
     };
     let token = Token::of(request.client_token.as_deref(), &request)?;
@@ -205,7 +206,7 @@ pub(super) async fn edit<D: Disk>(
 ) -> Result<Snapshot, ApiError> {
     let (_, pool) = c.pool_of(&volume)?;
     let now = api(pool.snapshot(&volume, &name))?;
-    tags::check_changes(&settings::tags(&now.attributes), &request.tags).map_err(invalid)?;
+    check_tag_changes(&settings::tags(&now.attributes), &request.tags)?;
     let target = Target::Snapshot { volume: volume.clone(), name: name.clone() };
     // Clients that come back ask for the name they know.
     let renamed = request.name.as_deref().is_some_and(|new| new != name);

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use cairn_api::error::ApiError;
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::staging::{CreateStaging, Staged, Staging};
+use cairn_api::text;
 use cairn_cow::{Disk, Edit, ErrorKind, Holder, NewVolume, Pool, Result as CowResult, VersionId, check_name};
 
 use super::attachments;
-use super::context::{Context, busy, check_name as check_project, invalid};
+use super::context::{Context, busy, check_name as check_project, conflict, invalid};
 use super::convert::api;
 use super::sessions::Target;
 use super::{leases, restores, snapshots, types, volumes};
@@ -24,9 +25,6 @@ use crate::settings::{self, encode};
 use crate::staging::{
     FoundStaging, STAGED_CONTENTS, STAGED_PREFIX, StagingSettings, VOLUME_FROM_BACKUP, VOLUME_STAGED,
 };
-
-/// The most bytes of what names a backup.
-const MAX_BACKUP: usize = 128;
 
 /// Runs on the control side.
 pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateStaging) -> Result<Staging, ApiError> {
@@ -48,13 +46,14 @@ async fn begin<D: Disk>(
 ) -> Result<(Staging, Arc<Pool<D>>, VersionId), ApiError> {
     let CreateStaging { volume, over, size, description, volume_type, project, backup } = request;
     project.as_deref().map_or(Ok(()), check_project)?;
-    if backup.as_ref().is_some_and(|id| id.len() > MAX_BACKUP || id.chars().any(char::is_control)) {
-        return Err(invalid(format!("a backup's id is one line of at most {MAX_BACKUP} bytes")));
-    }
+    backup
+        .as_deref()
+        .map_or(Ok(()), |id| text::check_line("a backup's id", id, text::MAX_BACKUP_CHARS))
+        .map_err(invalid)?;
     let settings = c.volumes.settings();
     let (pool, volume_type, project) = if over {
         if volume_type.is_some() || project.is_some() || !description.is_empty() {
-            return Err(invalid("a volume that is there keeps its type, project and description"));
+            return Err(conflict("a volume that is there keeps its type, project and description"));
         }
         restores::refuse(c, &volume)?;
         let (_, pool) = c.pool_of(&volume)?;
@@ -122,7 +121,7 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
     restores::refuse(c, &name)?;
     let (_, pool) = c.pool_of(&name)?;
     if pool.id() != found.pool.id() {
-        return Err(invalid(format!("the volume '{name}' is in another pool now")));
+        return Err(conflict(format!("the volume '{name}' is in another pool now")));
     }
     volumes::refuse_protected(&pool, &name)?;
     let _still = attachments::hold(&c.volumes.sessions, Target::Head { volume: name.clone() }).await?;

@@ -6,13 +6,12 @@ use cairn_api::error::{ApiError, ErrorCode};
 use cairn_cow::{Attributes, Disk, SnapshotInfo};
 use serde::Serialize;
 
+use cairn_api::text::MAX_TOKEN_CHARS as MOST;
+
 use super::context::invalid;
 use crate::settings::TOKEN;
 use crate::staging::is_hidden;
 use crate::volumes::Volumes;
-
-/// Characters of the longest token.
-const MOST: usize = 64;
 
 /// A token and what it was sent with.
 pub(super) struct Token {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::qos::QosRule;
+use cairn_api::tags::{MAX_KEY_CHARS, MAX_TAGS, MAX_VALUE_CHARS};
+use cairn_api::text;
 use cairn_api::types::{
     BACKEND, CreateQosPolicy, CreateType, DEFAULT_TYPE, EditQosPolicy, EditType, QosPolicy, QosPolicyList,
     SetVolumeQos, TypeList, VolumeQos, VolumeType,
 };
 use cairn_cow::{Disk, Holder};
 
-use super::context::{Context, busy, check_name, invalid};
+use super::context::{Context, busy, check_description, check_name, conflict, invalid};
 use super::convert;
 use crate::settings::{
     DEFAULT_TYPE_KEY, PolicySettings, Settings, TypeSettings, VOLUME_QOS, encode, own_limits, policy_key,
@@ -66,12 +68,7 @@ pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> Result<VolumeTy
     show_type(&volumes.settings(), &usage(volumes), name).ok_or_else(|| unknown_type(name))
 }
 
-fn check_type<D: Disk>(
-    c: &Context<D>,
-    settings: &Settings,
-    new: &TypeSettings,
-    name: &str,
-) -> Result<(), ApiError> {
+fn check_type<D: Disk>(c: &Context<D>, settings: &Settings, new: &TypeSettings) -> Result<(), ApiError> {
     if let Some(policy) = &new.qos
         && !settings.policies.contains_key(policy)
     {
@@ -80,8 +77,20 @@ fn check_type<D: Disk>(
     if let Some(backend) = new.backend() {
         c.volumes.pools.get(backend).map_err(|e| convert::error(&e))?;
     }
-    if let Some((key, _)) = new.specs.iter().find(|(key, value)| key.is_empty() || value.is_empty()) {
-        return Err(invalid(format!("the spec {key:?} of type '{name}' needs a key and a value")));
+    Ok(())
+}
+
+/// Checks specs as they are written; an empty value takes a key away where there is something to take it from.
+fn check_specs(specs: &BTreeMap<String, String>, name: &str, may_be_empty: bool) -> Result<(), ApiError> {
+    if specs.len() > MAX_TAGS {
+        return Err(invalid(format!("{} specs are more than {MAX_TAGS}", specs.len())));
+    }
+    for (key, value) in specs {
+        if key.is_empty() || value.is_empty() && !may_be_empty {
+            return Err(invalid(format!("the spec {key:?} of type '{name}' needs a key and a value")));
+        }
+        text::check_line("the key of a spec", key, MAX_KEY_CHARS).map_err(invalid)?;
+        text::check_line("a spec", value, MAX_VALUE_CHARS).map_err(invalid)?;
     }
     Ok(())
 }
@@ -96,13 +105,15 @@ async fn keep<D: Disk>(c: &Context<D>, changes: &[(&str, Option<&str>)]) -> Resu
 pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateType) -> Result<VolumeType, ApiError> {
     let CreateType { name, description, specs, qos, default } = request;
     check_name(&name)?;
+    check_description(&description)?;
+    check_specs(&specs, &name, false)?;
     let settings = c.volumes.settings();
     if settings.types.contains_key(&name) {
         return Err(ApiError::new(ErrorCode::Exists, format!("there is already a type '{name}'"))
             .with_hint("choose another name"));
     }
     let new = TypeSettings { description, specs, qos };
-    check_type(&c, &settings, &new, &name)?;
+    check_type(&c, &settings, &new)?;
     let (key, value) = (type_key(&name), encode(&new));
     let mut changes = vec![(key.as_str(), Some(value.as_str()))];
     if default {
@@ -120,7 +131,9 @@ pub(super) async fn edit<D: Disk>(
     let settings = c.volumes.settings();
     let old = settings_of(&settings, &name)?;
     let mut new = old.clone();
+    check_specs(&request.specs, &name, true)?;
     if let Some(description) = request.description {
+        check_description(&description)?;
         new.description = description;
     }
     for (key, value) in request.specs {
@@ -133,7 +146,7 @@ pub(super) async fn edit<D: Disk>(
     if let Some(qos) = request.qos {
         new.qos = Some(qos).filter(|qos| !qos.is_empty());
     }
-    check_type(&c, &settings, &new, &name)?;
+    check_type(&c, &settings, &new)?;
     let volumes = usage(&c.volumes).get(&name).copied().unwrap_or(0);
     if new.backend() != old.backend() && volumes > 0 {
         return Err(busy(format!(
@@ -147,7 +160,7 @@ pub(super) async fn edit<D: Disk>(
         Some(true) => changes.push((DEFAULT_TYPE_KEY, Some(&name))),
         Some(false) if settings.default_type == name => {
             return Err(
-                invalid(format!("'{name}' is the default type")).with_hint("make another type the default")
+                conflict(format!("'{name}' is the default type")).with_hint("make another type the default")
             );
         }
         _ => {}
@@ -198,6 +211,7 @@ pub(super) async fn create_policy<D: Disk>(
 ) -> Result<QosPolicy, ApiError> {
     let CreateQosPolicy { name, description, rule } = request;
     check_name(&name)?;
+    check_description(&description)?;
     rule.validate()?;
     if c.volumes.settings().policies.contains_key(&name) {
         return Err(ApiError::new(ErrorCode::Exists, format!("there is already a QoS rule '{name}'"))
@@ -220,6 +234,7 @@ pub(super) async fn edit_policy<D: Disk>(
     request: EditQosPolicy,
 ) -> Result<QosPolicy, ApiError> {
     let old = policy(&c.volumes, &name)?;
+    request.description.as_deref().map_or(Ok(()), check_description)?;
     let new = PolicySettings {
         description: request.description.unwrap_or(old.description),
         rule: merged(&old.rule, &request.set)?,

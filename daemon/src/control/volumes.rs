@@ -14,7 +14,7 @@ use cairn_api::volume::{
 };
 use cairn_cow::{Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, VolumeInfo};
 
-use super::context::{Context, check_name, check_reason, invalid};
+use super::context::{Context, check_name, check_reason, check_tag_changes, conflict, invalid};
 use super::convert::api;
 use super::list::{self, Listed, Page};
 use super::sessions::Target;
@@ -204,6 +204,8 @@ impl Listed for Volume {
 
 /// The volumes that are asked for.
 pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &VolumeQuery) -> Result<VolumeList, ApiError> {
+    let names = [&query.volume_type, &query.pool, &query.project];
+    list::check(query.search.as_deref(), &query.tag, &names)?;
     let mut found = all(volumes);
     found.retain(|volume| {
         list::found(query.search.as_deref(), &[&volume.name, &volume.description])
@@ -242,7 +244,7 @@ pub(super) fn refuse_protected<D: Disk>(pool: &Pool<D>, volume: &str) -> Result<
 pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume, ApiError> {
     let CreateVolume { name, size, description, source, image, volume_type: asked, shared, .. } = &request;
     if image.is_some() && source.is_some() {
-        return Err(invalid("a volume begins as a snapshot or as an image, not as both"));
+        return Err(conflict("a volume begins as a snapshot or as an image, not as both"));
     }
     tags::check(&request.tags).map_err(invalid)?;
     request.project.as_deref().map_or(Ok(()), check_name)?;
@@ -269,7 +271,7 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Res
     if let Some(pool) = stays_in.filter(|pool| *pool != backend) {
         let why =
             format!("a clone stays in its source's pool '{pool}', type '{volume_type}' is of '{backend}'");
-        return Err(invalid(why).with_hint("choose a type of the same pool"));
+        return Err(conflict(why).with_hint("choose a type of the same pool"));
     }
     let pool = api(c.volumes.pools.get(backend))?;
     let mut attributes = vec![(settings::VOLUME_TYPE, volume_type)];
@@ -313,7 +315,7 @@ pub(super) async fn edit<D: Disk>(
 ) -> Result<Volume, ApiError> {
     let (_, pool) = c.pool_of(&name)?;
     let kept = api(pool.attributes(Holder::Volume(&name)))?;
-    tags::check_changes(&settings::tags(&kept), &request.tags).map_err(invalid)?;
+    check_tag_changes(&settings::tags(&kept), &request.tags)?;
     request.project.as_deref().map_or(Ok(()), check_name)?;
     let renamed = request.name.as_deref().filter(|new| *new != name);
     if let Some(new) = renamed.filter(|new| c.volumes.pools.of_volume(new).is_ok()) {
@@ -381,7 +383,7 @@ pub(super) async fn reset_status<D: Disk>(
     let reason = reason.filter(|reason| !reason.is_empty());
     reason.as_deref().map_or(Ok(()), check_reason)?;
     if status == SetStatus::Available && reason.is_some() {
-        return Err(invalid("a volume that is available has no reason for it"));
+        return Err(conflict("a volume that is available has no reason for it"));
     }
     let _held = if status == SetStatus::Maintenance {
         let whole = Target::Volume { volume: name.clone() };

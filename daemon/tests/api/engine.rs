@@ -97,7 +97,7 @@ fn groups_are_taken_at_once_or_not_at_all() {
     let volumes: Vec<_> = made.iter().map(|s| (&*s.volume, &*s.description)).collect();
     assert_eq!(volumes, [("b", "both"), ("a", "both")]);
     assert_eq!(w.code(w.engine.create_group(group(&[("a", "h"), ("no", "h")]))), ErrorCode::NotFound);
-    assert_eq!(w.code(w.engine.create_group(group(&[("a", "h"), ("a", "i")]))), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(w.engine.create_group(group(&[("a", "h"), ("a", "i")]))), ErrorCode::Conflict);
     assert_eq!(w.code(w.engine.create_group(group(&[]))), ErrorCode::InvalidArgument);
     assert_eq!(w.ok(w.engine.snapshots(SnapshotQuery::default())).snapshots.len(), 2);
     w.reactor.join().expect("ends in order");
@@ -220,7 +220,7 @@ fn types_carry_limits_to_their_volumes() {
         w.ok(w.engine.set_volume_qos("a".into(), limits(&[("read_bytes_sec", 5), ("write_iops_sec", 6)])));
     assert_eq!((own.source, own.rule.read_bytes_sec, own.rule.total_iops_sec), (QosSource::Volume, 5, 0));
     let bad = w.engine.set_volume_qos("a".into(), limits(&[("total_bytes_sec", 5)]));
-    assert_eq!(w.code(bad), ErrorCode::InvalidArgument, "total and read exclude each other");
+    assert_eq!(w.code(bad), ErrorCode::Conflict, "total and read exclude each other");
     assert_eq!(
         w.code(w.engine.set_volume_qos("a".into(), limits(&[("iops", 5)]))),
         ErrorCode::InvalidArgument
@@ -243,7 +243,7 @@ fn types_carry_limits_to_their_volumes() {
     assert_eq!(w.ok(w.engine.volume_qos("a".into())).source, QosSource::None);
     assert_eq!(w.code(w.engine.delete_type("bronze".into())), ErrorCode::Busy, "it is the default");
     let default = |yes| EditType { default: Some(yes), ..EditType::default() };
-    assert_eq!(w.code(w.engine.edit_type("bronze".into(), default(false))), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(w.engine.edit_type("bronze".into(), default(false))), ErrorCode::Conflict);
     w.ok(w.engine.edit_type(DEFAULT_TYPE.into(), default(true)));
     w.ok(w.engine.delete_type("bronze".into()));
     w.ok(w.engine.delete_qos_policy("slow".into()));
@@ -302,18 +302,18 @@ fn volumes_of_several_pools_are_as_of_one() {
     let cloned = w.ok(w.engine.create_volume(clone.clone()));
     assert_eq!((&*cloned.pool, &*cloned.volume_type), ("bulk", "bulk"), "as its source");
     let moved = CreateVolume { name: "d".into(), volume_type: Some(DEFAULT_TYPE.into()), ..clone };
-    assert_eq!(w.code(w.engine.create_volume(moved)), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(w.engine.create_volume(moved)), ErrorCode::Conflict);
     let retyped = w.engine.retype_volume("b".into(), Retype { volume_type: DEFAULT_TYPE.into() });
     assert_eq!(w.code(retyped), ErrorCode::Unsupported);
     let members = ["a", "b"].map(|v| GroupMember { volume: v.into(), name: "g".into() }).into();
     let group = CreateGroup { members, description: String::new(), tags: Tags::new(), client_token: None };
-    assert_eq!(w.code(w.engine.create_group(group)), ErrorCode::InvalidArgument, "two orders of writes");
+    assert_eq!(w.code(w.engine.create_group(group)), ErrorCode::Conflict, "two orders of writes");
 
     assert_eq!(w.ok(w.engine.pool(Some("bulk".into()))).volumes, 2);
     assert!(w.ok(w.engine.check(Some("bulk".into()), true)).clean);
     assert_eq!(w.code(w.engine.check(Some("no".into()), true)), ErrorCode::NotFound);
     let grow = |limit| GrowPool { limit };
-    assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(None))), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(None))), ErrorCode::Conflict);
     assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(Some(MIB)))), ErrorCode::Shrink);
     assert_eq!(w.ok(w.engine.grow_pool("bulk".into(), grow(Some(2 << 30)))).limit, 2 << 30);
 
@@ -552,7 +552,7 @@ fn images_are_made_of_volumes_and_are_none() {
     assert_eq!(w.code(w.engine.create_volume(from("now", Some(MIB)))), ErrorCode::Shrink);
     let both = SnapshotRef { volume: "a".into(), snapshot: "s".into() };
     let both = CreateVolume { source: Some(both), ..from("now", None) };
-    assert_eq!(w.code(w.engine.create_volume(both)), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(w.engine.create_volume(both)), ErrorCode::Conflict);
     let made = w.ok(w.engine.create_volume(from("now", None)));
     assert_eq!((made.image.as_deref(), made.origin, made.size), (Some("now"), None, 4 * MIB));
     let tree = w.ok(w.engine.tree("b".into())).nodes;

@@ -6,10 +6,12 @@
 //! | [`engine`] | the operations, one call after the other |
 //! | [`said`] | what users and administrators say of volumes and snapshots, and what that changes |
 //! | [`socket`] | the control socket from outside: every route, and every way in which a request can be wrong |
+//! | [`document`] | the OpenAPI document |
 //! | [`metrics`] | figures for Prometheus, the document about them and the dashboard that shows them |
 //! | [`world`] | what all of them work with |
 
 mod access;
+mod document;
 mod engine;
 mod metrics;
 mod said;

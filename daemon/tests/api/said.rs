@@ -200,7 +200,7 @@ fn administrators_set_a_status_and_take_it_back() {
         w.ok(w.engine.volumes(VolumeQuery { status: Some(VolumeStatus::Error), ..VolumeQuery::default() }));
     assert_eq!(names(list.volumes), ["a"]);
     assert_eq!(w.code(reset(SetStatus::Error, Some("two\nlines"))), ErrorCode::InvalidArgument);
-    assert_eq!(w.code(reset(SetStatus::Available, Some("why"))), ErrorCode::InvalidArgument);
+    assert_eq!(w.code(reset(SetStatus::Available, Some("why"))), ErrorCode::Conflict);
     let well = w.ok(reset(SetStatus::Available, None));
     assert_eq!((well.status, well.reason), (VolumeStatus::Available, None));
 

@@ -99,7 +99,7 @@ impl PoolFiles<SimDisk> for SimFiles {
         create: bool,
         limit: Option<u64>,
     ) -> Result<PoolSlot<SimDisk>, ApiError> {
-        let failed = |why: String| ApiError::new(ErrorCode::InvalidArgument, why);
+        let failed = |why: String| ApiError::new(ErrorCode::Conflict, why);
         if !create && !self.disks.lock().expect("not poisoned").contains_key(path) {
             return Err(failed("no such file".into()));
         }

@@ -7,13 +7,15 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use cairn_api::error::{ApiError, ErrorBody, ErrorCode};
-use cairn_api::event::{EventList, EventQuery};
+use cairn_api::event::{EventList, EventQuery, KindFilter};
 use futures_util::{Stream, StreamExt as _, stream};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Control, Failure, Shared};
 use crate::access::Scope;
+use crate::control::context::check_name;
+use crate::control::list;
 use crate::control::reply::{Json, Query};
 use crate::events::Events;
 
@@ -40,9 +42,7 @@ async fn list_events(
     headers: HeaderMap,
     Query(mut query): Query<EventQuery>,
 ) -> Result<Response, Failure> {
-    if query.limit == Some(0) {
-        return Err(bad("a list of nothing: the limit is at least 1").into());
-    }
+    check(&query)?;
     let events = c.engine.events();
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     if !accepts.is_some_and(|accept| accept.contains("text/event-stream")) {
@@ -63,6 +63,21 @@ async fn list_events(
         Ok::<_, Infallible>(event)
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+fn check(query: &EventQuery) -> Result<(), ApiError> {
+    list::check_limit(query.limit)?;
+    query.volume.as_deref().map_or(Ok(()), check_name)?;
+    if query.after.is_some_and(|after| i64::try_from(after).is_err()) {
+        return Err(bad("no event has so large an id"));
+    }
+    match &query.kind {
+        Some(kind) if !KindFilter::words().contains(&kind.as_str()) => {
+            Err(bad(&format!("{kind:?} is no kind of events"))
+                .with_hint("see /v1/openapi.json for the kinds"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn bad(message: &str) -> ApiError {

@@ -11,12 +11,14 @@
 //! | [`events`] | what happened, and what happens |
 //! | [`stats`], [`metrics`] | what volumes' clients have done; all figures, for Prometheus |
 //! | [`recycle`] | volumes that were deleted and can be had back |
+//! | [`document`] | what holds throughout the OpenAPI document |
 //! | [`pools`] | pools: figures, checks, more of them |
 //!
 //! A handler names the call of the [`Engine`] and how long its client waits for it; everything else is
 //! [`reply`]'s and the gate's.
 
 mod attachments;
+mod document;
 mod events;
 mod images;
 mod metrics;
@@ -150,6 +152,7 @@ struct Document;
 /// The API over `engine`.
 pub fn router(engine: Arc<dyn Engine>) -> Router {
     let (router, document) = routes().split_for_parts();
+    let document = document::complete(document);
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     let listeners = Arc::new(Semaphore::new(events::MOST_LISTENERS));
     let shared = Shared { engine, gate: Arc::new(Gate::new()), document, listeners };
@@ -162,7 +165,7 @@ pub fn router(engine: Arc<dyn Engine>) -> Router {
 
 /// The API's description, as `/v1/openapi.json` serves it.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().into_openapi()
+    document::complete(routes().into_openapi())
 }
 
 fn routes() -> OpenApiRouter<Shared> {

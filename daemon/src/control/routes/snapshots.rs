@@ -49,9 +49,9 @@ async fn create_snapshot(
 }
 
 /// Show a snapshot.
-#[utoipa::path(get, path = "/v1/volumes/{name}/snapshots/{snapshot}", tag = "snapshots",
+#[utoipa::path(get, path = "/v1/volumes/{name}/snapshots/{snapshot_name}", tag = "snapshots",
     params(("name" = String, Path, description = "The volume"),
-        ("snapshot" = String, Path, description = "The snapshot")), responses(
+        ("snapshot_name" = String, Path, description = "The snapshot")), responses(
     (status = 200, description = "The snapshot", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn show_snapshot(c: Control, Path((name, snapshot)): Path<(String, String)>) -> Answer<Snapshot> {
@@ -59,10 +59,10 @@ async fn show_snapshot(c: Control, Path((name, snapshot)): Path<(String, String)
 }
 
 /// Say something else about a snapshot: what is left out stays. Its contents never change.
-#[utoipa::path(patch, path = "/v1/volumes/{name}/snapshots/{snapshot}", tag = "snapshots",
+#[utoipa::path(patch, path = "/v1/volumes/{name}/snapshots/{snapshot_name}", tag = "snapshots",
     request_body = EditSnapshot,
     params(("name" = String, Path, description = "The volume"),
-        ("snapshot" = String, Path, description = "The snapshot")), responses(
+        ("snapshot_name" = String, Path, description = "The snapshot")), responses(
     (status = 200, description = "The snapshot as it is now", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn edit_snapshot(
@@ -74,10 +74,10 @@ async fn edit_snapshot(
 }
 
 /// Forbid to delete a snapshot until it is released.
-#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot}/holds", tag = "snapshots",
+#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot_name}/holds", tag = "snapshots",
     request_body = CreateHold,
     params(("name" = String, Path, description = "The volume"),
-        ("snapshot" = String, Path, description = "The snapshot")), responses(
+        ("snapshot_name" = String, Path, description = "The snapshot")), responses(
     (status = 201, description = "The snapshot with its holds", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn hold_snapshot(
@@ -89,10 +89,10 @@ async fn hold_snapshot(
 }
 
 /// Release a snapshot: it can be deleted when nothing else holds it.
-#[utoipa::path(delete, path = "/v1/volumes/{name}/snapshots/{snapshot}/holds/{hold}", tag = "snapshots",
+#[utoipa::path(delete, path = "/v1/volumes/{name}/snapshots/{snapshot_name}/holds/{hold_name}", tag = "snapshots",
     params(("name" = String, Path, description = "The volume"),
-        ("snapshot" = String, Path, description = "The snapshot"),
-        ("hold" = String, Path, description = "The hold")), responses(
+        ("snapshot_name" = String, Path, description = "The snapshot"),
+        ("hold_name" = String, Path, description = "The hold")), responses(
     (status = 200, description = "The snapshot with the holds that are left", body = Snapshot),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn release_snapshot(
@@ -103,9 +103,9 @@ async fn release_snapshot(
 }
 
 /// Delete a snapshot that no NBD client is connected to. Volumes cloned from it live on.
-#[utoipa::path(delete, path = "/v1/volumes/{name}/snapshots/{snapshot}", tag = "snapshots",
+#[utoipa::path(delete, path = "/v1/volumes/{name}/snapshots/{snapshot_name}", tag = "snapshots",
     params(("name" = String, Path, description = "The volume"),
-        ("snapshot" = String, Path, description = "The snapshot")), responses(
+        ("snapshot_name" = String, Path, description = "The snapshot")), responses(
     (status = 204, description = "It is deleted; its space is given back in the background"),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn delete_snapshot(
@@ -116,10 +116,10 @@ async fn delete_snapshot(
 }
 
 /// Clone a snapshot as a new, independent volume.
-#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot}/clone", tag = "snapshots",
+#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot_name}/clone", tag = "snapshots",
     request_body = CloneSnapshot,
     params(("name" = String, Path, description = "The volume"),
-        ("snapshot" = String, Path, description = "The snapshot")), responses(
+        ("snapshot_name" = String, Path, description = "The snapshot")), responses(
     (status = 201, description = "The new volume", body = Volume),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn clone_snapshot(
@@ -140,10 +140,10 @@ async fn clone_snapshot(
 }
 
 /// Roll a volume back to one of its snapshots. What it held is kept as an automatic snapshot; newer snapshots stay.
-#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot}/rollback", tag = "snapshots",
+#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot_name}/rollback", tag = "snapshots",
     request_body(content = Option<Rollback>),
     params(("name" = String, Path, description = "The volume"),
-        ("snapshot" = String, Path, description = "The snapshot")), responses(
+        ("snapshot_name" = String, Path, description = "The snapshot")), responses(
     (status = 200, description = "The volume, and the snapshot that undoes the rollback", body = RolledBack),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn rollback(
@@ -155,9 +155,9 @@ async fn rollback(
 }
 
 /// Show which ranges differ between a snapshot and another one of its volume, or the volume's head.
-#[utoipa::path(get, path = "/v1/volumes/{name}/snapshots/{snapshot}/diff", tag = "snapshots",
+#[utoipa::path(get, path = "/v1/volumes/{name}/snapshots/{snapshot_name}/diff", tag = "snapshots",
     params(("name" = String, Path, description = "The volume"),
-        ("snapshot" = String, Path, description = "The snapshot"), DiffQuery), responses(
+        ("snapshot_name" = String, Path, description = "The snapshot"), DiffQuery), responses(
     (status = 200, description = "One page of the ranges that differ", body = Diff),
     (status = "default", description = "An error", body = ErrorBody)))]
 async fn show_diff(

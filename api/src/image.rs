@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use crate::schema::{FileName, Line, Name, OsType, words};
+use crate::list::list_query;
+use crate::schema::{self, FileName, Line, Name, OsType, words};
+use crate::tags::{TagChanges, Tags};
 
 /// What the name of an image's NBD export begins with, before its own name. No volume's name has a colon in it.
 pub const EXPORT_PREFIX: &str = "image:";
@@ -81,7 +83,7 @@ impl FromStr for ImageFormat {
 }
 
 /// Whether an image can be used yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageStatus {
     /// Its contents are being written. If whoever does that goes away, it goes, too.
@@ -164,13 +166,40 @@ pub struct Image {
     pub pool: String,
     /// How many volumes there are that were made from it.
     pub volumes: u64,
+    /// What users say about it.
+    #[serde(default)]
+    #[schema(value_type = schema::Tags)]
+    pub tags: Tags,
 }
 
-/// All images.
+/// Some images.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ImageList {
-    /// By name.
+    /// In the order that was asked for; without any by name.
     pub images: Vec<Image>,
+    /// What to ask for `after` to have those that come next; not there when these are the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+list_query! {
+    /// Which images to list: those to which all of this applies.
+    ImageQuery,
+    sort: ImageSort = "What they are sorted by: `name`, `size`, `used`, `created`, `status`, `os-type` or `pool`, several separated by commas; with `-` in front from the other end."
+        for example "-created",
+    after: Name = "Only those after this one: the `next` of the answer before, to the same query." {
+        /// Its status.
+        #[param(inline)]
+        status: Option<ImageStatus>,
+        /// What system is on it.
+        #[param(value_type = Option<OsType>, inline)]
+        os_type: Option<String>,
+        /// Its pool.
+        #[param(value_type = Option<Name>, inline)]
+        pool: Option<String>,
+        /// Whether deleting it is refused.
+        protected: Option<bool>,
+    }
 }
 
 /// What users say about an image.
@@ -196,6 +225,10 @@ pub struct ImageFields {
     /// Refuse to delete it.
     #[serde(default)]
     pub protected: bool,
+    /// What to say about it; as of a volume.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    #[schema(value_type = schema::Tags)]
+    pub tags: Tags,
 }
 
 /// Asks for an image of a volume or snapshot. Nothing is copied.
@@ -287,6 +320,10 @@ pub struct EditImage {
     /// Whether deleting it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
+    /// Tags to set, or with `null` to take away.
+    #[serde(default, skip_serializing_if = "TagChanges::is_empty")]
+    #[schema(value_type = schema::TagChanges)]
+    pub tags: TagChanges,
 }
 
 /// How to delete an image.

@@ -10,6 +10,7 @@
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
 //! | [`text`], [`schema`] | how long texts may be, and how the OpenAPI document says it |
+//! | [`list`] | what every list can be asked for |
 //! | [`tags`] | what users say about things, and how a list is filtered by it |
 //! | [`report`] | what a check found, as people read it |
 //! | [`size`], [`name`] | how people write sizes and which names are allowed |
@@ -27,6 +28,7 @@ pub mod error;
 pub mod event;
 pub mod image;
 pub mod info;
+pub mod list;
 pub mod name;
 pub mod path;
 pub mod pool;

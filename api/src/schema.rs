@@ -79,6 +79,8 @@ texts! {
     VolumeSort: 1, text::MAX_SORT_CHARS, sort!("(name|size|used|created|status|type|pool|project)");
     /// What snapshots are sorted by.
     SnapshotSort: 1, text::MAX_SORT_CHARS, sort!("(volume|name|size|used|created)");
+    /// What images are sorted by.
+    ImageSort: 1, text::MAX_SORT_CHARS, sort!("(name|size|used|created|status|os-type|pool)");
     /// A part of a text.
     Search: 0, text::MAX_SEARCH_CHARS, concat!(line!(), "*");
 }

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::schema::{self, ClientToken, Line, Name, Reason, Search, SnapshotName, SnapshotSort, TagFilter};
+use crate::list::list_query;
+use crate::schema::{self, ClientToken, Line, Name, Reason};
 use crate::tags::{TagChanges, Tags};
 use crate::volume::Volume;
 
@@ -127,50 +128,26 @@ pub struct SnapshotList {
     pub next: Option<String>,
 }
 
-/// Which snapshots to list: those to which all of this applies.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct SnapshotQuery {
-    /// The volume.
-    #[serde(default)]
-    #[param(value_type = Option<Name>, inline)]
-    pub volume: Option<String>,
-    /// A part of its name or description, in capitals or not.
-    #[serde(default)]
-    #[param(value_type = Option<Search>, inline)]
-    pub search: Option<String>,
-    /// Its status.
-    #[serde(default)]
-    #[param(inline)]
-    pub status: Option<SnapshotStatus>,
-    /// Its project.
-    #[serde(default)]
-    #[param(value_type = Option<Name>, inline)]
-    pub project: Option<String>,
-    /// Whether cairn has made it by itself.
-    #[serde(default)]
-    pub automatic: Option<bool>,
-    /// Whether something forbids to delete it.
-    #[serde(default)]
-    pub held: Option<bool>,
-    /// A tag that it has, `KEY` or `KEY=VALUE`; may be given several times.
-    #[serde(default)]
-    #[param(style = Form, explode, value_type = Vec<TagFilter>, inline)]
-    pub tag: Vec<String>,
-    /// What they are sorted by: `volume`, `name`, `size`, `used` or `created`, several separated by commas; with `-` in
-    /// front from the other end.
-    #[serde(default)]
-    #[param(example = "-created", value_type = Option<SnapshotSort>, inline)]
-    pub sort: Option<String>,
-    /// At most so many.
-    #[serde(default)]
-    #[param(minimum = 1, maximum = 10000)]
-    pub limit: Option<u64>,
-    /// Only those after this one, `VOLUME@SNAPSHOT`: the `next` of the answer before, to the same query.
-    #[serde(default)]
-    #[param(value_type = Option<SnapshotName>, inline)]
-    pub after: Option<String>,
+list_query! {
+    /// Which snapshots to list: those to which all of this applies.
+    SnapshotQuery,
+    sort: SnapshotSort = "What they are sorted by: `volume`, `name`, `size`, `used` or `created`, several separated by commas; with `-` in front from the other end."
+        for example "-created",
+    after: SnapshotName = "Only those after this one, `VOLUME@SNAPSHOT`: the `next` of the answer before, to the same query." {
+        /// The volume.
+        #[param(value_type = Option<Name>, inline)]
+        volume: Option<String>,
+        /// Its status.
+        #[param(inline)]
+        status: Option<SnapshotStatus>,
+        /// Its project.
+        #[param(value_type = Option<Name>, inline)]
+        project: Option<String>,
+        /// Whether cairn has made it by itself.
+        automatic: Option<bool>,
+        /// Whether something forbids to delete it.
+        held: Option<bool>,
+    }
 }
 
 /// Asks for a snapshot of the volume in the path.

@@ -8,9 +8,8 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use crate::attachment::Attachment;
-use crate::schema::{
-    self, AbsolutePath, BackupId, ClientToken, Line, Name, Reason, Repo, Search, TagFilter, VolumeSort, words,
-};
+use crate::list::list_query;
+use crate::schema::{self, AbsolutePath, BackupId, ClientToken, Line, Name, Reason, Repo, words};
 use crate::tags::{TagChanges, Tags};
 
 /// The project of a volume that was given none.
@@ -198,56 +197,31 @@ pub struct VolumeList {
     pub next: Option<String>,
 }
 
-/// Which volumes to list: those to which all of this applies.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct VolumeQuery {
-    /// A part of its name or description, in capitals or not.
-    #[serde(default)]
-    #[param(value_type = Option<Search>, inline)]
-    pub search: Option<String>,
-    /// Its status.
-    #[serde(default)]
-    pub status: Option<VolumeStatus>,
-    /// Its type.
-    #[serde(default, rename = "type")]
-    #[param(rename = "type", value_type = Option<Name>, inline)]
-    pub volume_type: Option<String>,
-    /// Its pool.
-    #[serde(default)]
-    #[param(value_type = Option<Name>, inline)]
-    pub pool: Option<String>,
-    /// Its project.
-    #[serde(default)]
-    #[param(value_type = Option<Name>, inline)]
-    pub project: Option<String>,
-    /// Whether a machine can boot from it.
-    #[serde(default)]
-    pub bootable: Option<bool>,
-    /// Whether several consumers may use it at once.
-    #[serde(default)]
-    pub shared: Option<bool>,
-    /// Whether it is write-protected.
-    #[serde(default)]
-    pub write_protected: Option<bool>,
-    /// A tag that it has, `KEY` or `KEY=VALUE`; may be given several times.
-    #[serde(default)]
-    #[param(style = Form, explode, value_type = Vec<TagFilter>, inline)]
-    pub tag: Vec<String>,
-    /// What they are sorted by: `name`, `size`, `used`, `created`, `status`, `type`, `pool` or `project`, several separated
-    /// by commas; with `-` in front from the other end.
-    #[serde(default)]
-    #[param(example = "-size,name", value_type = Option<VolumeSort>, inline)]
-    pub sort: Option<String>,
-    /// At most so many.
-    #[serde(default)]
-    #[param(minimum = 1, maximum = 10000)]
-    pub limit: Option<u64>,
-    /// Only those after this one: the `next` of the answer before, to the same query.
-    #[serde(default)]
-    #[param(value_type = Option<Name>, inline)]
-    pub after: Option<String>,
+list_query! {
+    /// Which volumes to list: those to which all of this applies.
+    VolumeQuery,
+    sort: VolumeSort = "What they are sorted by: `name`, `size`, `used`, `created`, `status`, `type`, `pool` or `project`, several separated by commas; with `-` in front from the other end."
+        for example "-size,name",
+    after: Name = "Only those after this one: the `next` of the answer before, to the same query." {
+        /// Its status.
+        status: Option<VolumeStatus>,
+        /// Its type.
+        #[serde(rename = "type")]
+        #[param(rename = "type", value_type = Option<Name>, inline)]
+        volume_type: Option<String>,
+        /// Its pool.
+        #[param(value_type = Option<Name>, inline)]
+        pool: Option<String>,
+        /// Its project.
+        #[param(value_type = Option<Name>, inline)]
+        project: Option<String>,
+        /// Whether a machine can boot from it.
+        bootable: Option<bool>,
+        /// Whether several consumers may use it at once.
+        shared: Option<bool>,
+        /// Whether it is write-protected.
+        write_protected: Option<bool>,
+    }
 }
 
 /// Asks for a new volume: blank with a `size`, a clone with a `source`, or one that begins as an `image`.

@@ -806,7 +806,9 @@ fn images_from_creation_to_deletion() {
     daemon.world.write("demo", 0, 1);
     daemon.run("snapshot create demo s1").ok();
     assert!(daemon.run("image list").ok().starts_with("There are no images."));
-    let created = daemon.run("image create golden --from demo@s1 --os-type linux --min-disk 20G").ok();
+    assert_eq!(daemon.run("image list --tag release").ok(), "No image is like that.\n");
+    let created =
+        daemon.run("image create golden --from demo@s1 --os-type linux --min-disk 20G --tag release=13").ok();
     assert_eq!(created, "created image golden (10.0 GiB) from demo@s1\n");
     let list = daemon.run("image list").ok();
     assert!(
@@ -824,6 +826,12 @@ fn images_from_creation_to_deletion() {
         "error: the image 'golden' is that of 2 volumes (busy)\n\
          hint: they live on if you delete it with --force\n",
     );
+    let found =
+        daemon.run("image list --tag release=13 --os-type linux --status available --sort -size --json");
+    assert_eq!(found.json()["images"][0]["tags"]["release"], "13");
+    assert_eq!(daemon.run("image list --tag release=12").ok(), "No image is like that.\n");
+    let edited = daemon.run("image edit golden --tag release= --tag x=y --json").json();
+    assert_eq!(edited["tags"], serde_json::json!({"x": "y"}));
     let edited = daemon.run("image edit golden --name silver --protected on").ok();
     assert_eq!(edited, "image golden is now called silver\n");
     daemon.run("image delete silver --force").fails(

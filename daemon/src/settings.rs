@@ -15,7 +15,7 @@
 //! | volume | `project` | whose it is; without it has [`DEFAULT_PROJECT`] |
 //! | volume | `status` | what an administrator has said of it, a [`KeptStatus`] as JSON |
 //! | volume, snapshot | `client-token` | the request that made it: see [`crate::control`]'s `tokens` |
-//! | volume, snapshot | `tag/KEY` | the value of a tag |
+//! | volume, snapshot, image | `tag/KEY` | the value of a tag |
 //! | snapshot | `hold/NAME` | why it must not be deleted, a [`KeptHold`] as JSON |
 //! | volume | `image`, `from-image`, `passing/SNAPSHOT` | see [`crate::images`] |
 //! | volume | `staged`, `from-backup`, `recycled` | see [`crate::staging`] |
@@ -225,7 +225,7 @@ pub(crate) fn kept_status(attributes: &Attributes) -> Option<KeptStatus> {
     Some(serde_json::from_str(kept).unwrap_or_else(|_| unreadable()))
 }
 
-/// The tags of a volume or snapshot.
+/// The tags of a volume, a snapshot or an image.
 pub(crate) fn tags(attributes: &Attributes) -> Tags {
     let tag = |(key, value): (&str, &str)| Some((key.strip_prefix(TAG_PREFIX)?.to_owned(), value.to_owned()));
     attributes.iter().filter_map(tag).collect()

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use cairn_api::Size;
-use cairn_api::image::ImageFormat;
+use cairn_api::image::{ImageFormat, ImageStatus};
 use clap::{Args, Subcommand};
 
-use super::values::{Export, Exported, Switch};
+use super::values::{Export, Exported, ListFilter, Spec, Switch, one_of};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Image {
@@ -54,9 +54,15 @@ Examples:
         #[command(flatten)]
         fields: ImageFields,
     },
-    /// List all images
-    #[command(visible_alias = "ls")]
-    List,
+    /// List images: all, or those to which all of this applies
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  cairn image list
+  cairn image list --os-type linux --tag release --sort -created --limit 10"
+    )]
+    List(ImageFilter),
     /// Show one image
     Show {
         /// The image
@@ -121,6 +127,35 @@ pub(crate) struct ImageFields {
     /// Refuse to delete it
     #[arg(long)]
     pub(crate) protected: bool,
+    /// What to say about it; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<Spec>,
+}
+
+/// Which images.
+#[derive(Args, Debug)]
+pub(crate) struct ImageFilter {
+    #[command(flatten)]
+    pub(crate) list: ListFilter,
+    /// In this status: importing or available
+    #[arg(long, value_parser = image_status)]
+    pub(crate) status: Option<ImageStatus>,
+    /// With this system
+    #[arg(long, value_name = "WORD")]
+    pub(crate) os_type: Option<String>,
+    /// In this pool
+    #[arg(long)]
+    pub(crate) pool: Option<String>,
+    /// Those that are protected, or the others
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub(crate) protected: Option<Switch>,
+    /// Order by name, size, used, created, status, os-type or pool, several with commas; with - from the other end
+    #[arg(long, value_name = "KEY,...", allow_hyphen_values = true)]
+    pub(crate) sort: Option<String>,
+}
+
+fn image_status(text: &str) -> Result<ImageStatus, String> {
+    one_of(text, &[ImageStatus::Importing, ImageStatus::Available], ImageStatus::as_str)
 }
 
 /// At least one of them.
@@ -145,4 +180,7 @@ pub(crate) struct ImageChanges {
     /// Whether deleting it is refused
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub(crate) protected: Option<Switch>,
+    /// A tag to set, or with nothing after the = to take away; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<Spec>,
 }

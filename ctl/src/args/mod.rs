@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use backup::{Backup, BackupChanges, CreateBackup, InRepo, RestoreBackup};
 pub(crate) use events::Events;
-pub(crate) use image::{Image, ImageChanges, ImageFields, ImportImage};
+pub(crate) use image::{Image, ImageChanges, ImageFields, ImageFilter, ImportImage};
 pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
 pub(crate) use recycle::RecycleBin;

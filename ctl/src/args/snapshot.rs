@@ -4,7 +4,7 @@ use cairn_api::Size;
 use cairn_api::snapshot::SnapshotStatus;
 use clap::{Args, Subcommand};
 
-use super::values::{Spec, Switch, TagFilter, one_of};
+use super::values::{ListFilter, Spec, Switch, one_of};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Snapshot {
@@ -174,18 +174,14 @@ pub(crate) struct SnapshotFilter {
     /// Only those of this volume
     #[arg(value_name = "VOL")]
     pub(crate) volume: Option<String>,
-    /// A part of the name or description
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) search: Option<String>,
+    #[command(flatten)]
+    pub(crate) list: ListFilter,
     /// In this status: available, in-use or error
     #[arg(long, value_parser = snapshot_status)]
     pub(crate) status: Option<SnapshotStatus>,
     /// Of this project
     #[arg(long)]
     pub(crate) project: Option<String>,
-    /// With this tag; may be given several times
-    #[arg(long = "tag", value_name = "KEY[=VALUE]")]
-    pub(crate) tags: Vec<TagFilter>,
     /// Those that cairn has made by itself, or the others
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub(crate) automatic: Option<Switch>,
@@ -195,12 +191,6 @@ pub(crate) struct SnapshotFilter {
     /// Order by volume, name, size, used or created, several with commas; with - from the other end
     #[arg(long, value_name = "KEY,...", allow_hyphen_values = true)]
     pub(crate) sort: Option<String>,
-    /// At most so many
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) limit: Option<u64>,
-    /// Those after this one
-    #[arg(long, value_name = "VOL@SNAP")]
-    pub(crate) after: Option<String>,
 }
 
 fn snapshot_status(text: &str) -> Result<SnapshotStatus, String> {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use cairn_api::qos::{QosError, QosRule};
 use cairn_api::tags::{self, TagChanges, Tags};
 use cairn_api::volume::SnapshotRef;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 /// `VOLUME@SNAPSHOT`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -222,6 +222,37 @@ impl FromStr for TagFilter {
     fn from_str(text: &str) -> Result<TagFilter, String> {
         tags::check_key(text.split('=').next().unwrap_or_default())?;
         Ok(TagFilter(text.to_owned()))
+    }
+}
+
+/// What every list can be asked for, but for its order.
+#[derive(Args, Debug)]
+pub(crate) struct ListFilter {
+    /// A part of the name or description
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) search: Option<String>,
+    /// With this tag; may be given several times
+    #[arg(long = "tag", value_name = "KEY[=VALUE]")]
+    pub(crate) tags: Vec<TagFilter>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Those after this one: the one that a list said to go on after
+    #[arg(long, value_name = "NAME")]
+    pub(crate) after: Option<String>,
+}
+
+impl ListFilter {
+    /// As pairs of a query, with what else is asked for.
+    pub(crate) fn query<const N: usize>(
+        self,
+        others: [(&'static str, Option<String>); N],
+    ) -> Vec<(&'static str, Option<String>)> {
+        let mut pairs: Vec<_> = self.tags.into_iter().map(|tag| ("tag", Some(tag.0))).collect();
+        pairs.push(("search", self.search));
+        pairs.extend(others);
+        pairs.extend([("limit", self.limit.map(|limit| limit.to_string())), ("after", self.after)]);
+        pairs
     }
 }
 

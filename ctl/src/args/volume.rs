@@ -4,7 +4,7 @@ use cairn_api::Size;
 use cairn_api::volume::{SetStatus, VolumeStatus};
 use clap::{Args, Subcommand};
 
-use super::values::{Device, Export, From, InUse, Spec, Switch, TagFilter, one_of};
+use super::values::{Device, Export, From, InUse, ListFilter, Spec, Switch, one_of};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Volume {
@@ -246,9 +246,8 @@ pub(crate) struct VolumeChanges {
 /// Which volumes.
 #[derive(Args, Debug)]
 pub(crate) struct VolumeFilter {
-    /// A part of the name or description
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) search: Option<String>,
+    #[command(flatten)]
+    pub(crate) list: ListFilter,
     /// In this status
     #[arg(long)]
     pub(crate) status: Option<VolumeStatus>,
@@ -261,9 +260,6 @@ pub(crate) struct VolumeFilter {
     /// Of this project
     #[arg(long)]
     pub(crate) project: Option<String>,
-    /// With this tag; may be given several times
-    #[arg(long = "tag", value_name = "KEY[=VALUE]")]
-    pub(crate) tags: Vec<TagFilter>,
     /// Those that a machine can boot from, or the others
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub(crate) bootable: Option<Switch>,
@@ -276,12 +272,6 @@ pub(crate) struct VolumeFilter {
     /// Order by name, size, used, created, status, type, pool or project, several with commas; with - from the other end
     #[arg(long, value_name = "KEY,...", allow_hyphen_values = true)]
     pub(crate) sort: Option<String>,
-    /// At most so many
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) limit: Option<u64>,
-    /// Those after this one
-    #[arg(long, value_name = "NAME")]
-    pub(crate) after: Option<String>,
 }
 
 /// The statuses that can be set.

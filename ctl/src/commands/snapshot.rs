@@ -87,17 +87,13 @@ pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Outpu
 
 /// The path of a list.
 fn listed(filter: args::SnapshotFilter) -> String {
-    let mut pairs: Vec<_> = filter.tags.into_iter().map(|tag| ("tag", Some(tag.0))).collect();
-    pairs.extend([
+    let pairs = filter.list.query([
         ("volume", filter.volume),
-        ("search", filter.search),
         ("status", filter.status.map(|status| status.as_str().to_owned())),
         ("project", filter.project),
         ("automatic", filter.automatic.map(Switch::in_query)),
         ("held", filter.held.map(Switch::in_query)),
         ("sort", filter.sort),
-        ("limit", filter.limit.map(|limit| limit.to_string())),
-        ("after", filter.after),
     ]);
     path::with_query(path::SNAPSHOTS.to_owned(), &super::borrowed(&pairs))
 }

@@ -68,9 +68,7 @@ pub(super) async fn run(command: args::Volume, client: &Client, output: &Output)
 
 /// The path of a list.
 fn listed(filter: args::VolumeFilter) -> String {
-    let mut pairs: Vec<_> = filter.tags.into_iter().map(|tag| ("tag", Some(tag.0))).collect();
-    pairs.extend([
-        ("search", filter.search),
+    let pairs = filter.list.query([
         ("status", filter.status.map(|status| status.as_str().to_owned())),
         ("type", filter.volume_type),
         ("pool", filter.pool),
@@ -79,8 +77,6 @@ fn listed(filter: args::VolumeFilter) -> String {
         ("shared", filter.shared.map(Switch::in_query)),
         ("write_protected", filter.write_protected.map(Switch::in_query)),
         ("sort", filter.sort),
-        ("limit", filter.limit.map(|limit| limit.to_string())),
-        ("after", filter.after),
     ]);
     path::with_query(path::VOLUMES.to_owned(), &super::borrowed(&pairs))
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use cairn_api::Size;
-use cairn_api::image::{Image, ImageFormat, ImageStatus};
+use cairn_api::image::{Image, ImageFormat, ImageList, ImageStatus};
 use comfy_table::Cell;
 
-use super::{Look, Tone, count, fields, left, or_dash, right, table};
+use super::{Look, Tone, count, fields, left, more, or_dash, right, table, tag_lines, tags};
 
 fn tone(status: ImageStatus) -> Tone {
     match status {
@@ -15,13 +15,18 @@ fn tone(status: ImageStatus) -> Tone {
     }
 }
 
-/// All images as a table. What says the same of all of them is left out.
-pub(crate) fn list(images: &[Image], look: &Look) -> String {
+/// Some images as a table, all or `filtered`. What says the same of all of them is left out.
+pub(crate) fn list(list: &ImageList, filtered: bool, look: &Look) -> String {
+    let images = &*list.images;
+    if images.is_empty() && filtered {
+        return "No image is like that.\n".to_owned();
+    }
     if images.is_empty() {
         return "There are no images. Import one: cairn image import FILE NAME\n".to_owned();
     }
     let typed = images.iter().any(|image| image.os_type.is_some());
     let protected = images.iter().any(|image| image.protected);
+    let tagged = images.iter().any(|image| !image.tags.is_empty());
     let columns = [
         (true, left("NAME")),
         (true, right("SIZE")),
@@ -33,6 +38,7 @@ pub(crate) fn list(images: &[Image], look: &Look) -> String {
         (true, right("VOLUMES")),
         (true, left("SOURCE")),
         (true, left("CREATED")),
+        (tagged, left("TAGS")),
     ];
     let rows = images.iter().map(|image| {
         let cells = [
@@ -46,12 +52,13 @@ pub(crate) fn list(images: &[Image], look: &Look) -> String {
             Cell::new(image.volumes),
             Cell::new(or_dash(&image.source.to_string())),
             Cell::new(look.ago(image.created)),
+            Cell::new(tags(&image.tags)),
         ];
         cells.into_iter().zip(&columns).filter(|(_, (shown, _))| *shown).map(|(cell, _)| cell).collect()
     });
     let rows = rows.collect();
     let columns: Vec<_> = columns.into_iter().filter(|(shown, _)| *shown).map(|(_, column)| column).collect();
-    table(&columns, rows, look)
+    table(&columns, rows, look) + &more(list.next.as_deref())
 }
 
 /// One image, a field a line.
@@ -80,6 +87,7 @@ pub(crate) fn show(image: &Image, look: &Look) -> String {
     if !image.description.is_empty() {
         lines.push(("description", image.description.clone()));
     }
+    lines.extend(tag_lines(&image.tags));
     fields(&lines, look)
 }
 
@@ -113,6 +121,7 @@ pub(crate) fn exported(what: &str, file: &Path, format: ImageFormat, size: u64) 
 #[cfg(test)]
 mod tests {
     use cairn_api::image::ImageSource;
+    use cairn_api::tags::Tags;
 
     use super::super::testing::{at, look, narrow};
     use super::*;
@@ -134,6 +143,7 @@ mod tests {
             source: ImageSource::File { name: "debian.qcow2".into() },
             pool: "main".into(),
             volumes: 2,
+            tags: Tags::new(),
         }
     }
 
@@ -151,18 +161,35 @@ mod tests {
         }
     }
 
+    fn listed(images: &[Image], look: &Look) -> String {
+        list(&ImageList { images: images.to_vec(), next: None }, false, look)
+    }
+
+    #[test]
+    fn tags_are_shown_where_there_are_some() {
+        let tagged = Image { tags: Tags::from([("release".into(), "13".into())]), ..debian() };
+        let one = ImageList { images: vec![tagged.clone()], next: Some("debian-13".into()) };
+        let text = list(&one, true, &look());
+        assert!(text.contains("TAGS") && text.contains("release=13"), "{text}");
+        assert!(text.ends_with("There are more: --after debian-13\n"), "{text}");
+        assert!(show(&tagged, &look()).contains("release=13"));
+        assert!(!listed(&[plain()], &look()).contains("TAGS"));
+    }
+
     #[test]
     fn a_list_leaves_out_what_nobody_has() {
         assert_eq!(
-            list(&[plain()], &narrow()),
+            listed(&[plain()], &narrow()),
             "\
 NAME      SIZE     USED  STATUS     FORMAT  VOLUMES  SOURCE  CREATED
 web   10.0 GiB  1.0 GiB  available  raw           0  web@s   5 minutes ago
 "
         );
-        let both = list(&[debian(), plain()], &look());
+        let both = listed(&[debian(), plain()], &look());
         assert!(both.contains("linux") && both.contains("PROTECTED"), "{both}");
-        assert!(list(&[], &look()).contains("cairn image import"));
+        assert!(listed(&[], &look()).contains("cairn image import"));
+        let none = list(&ImageList { images: Vec::new(), next: None }, true, &look());
+        assert_eq!(none, "No image is like that.\n");
     }
 
     #[test]

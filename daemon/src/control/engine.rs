@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::ApiError;
-use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
+use cairn_api::image::{
+    CreateImage, CreateImport, EditImage, Image, ImageList, ImageQuery, Import, PassingSnapshot,
+};
 use cairn_api::info::Info;
 use cairn_api::pool::{
     CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
@@ -108,8 +110,8 @@ pub trait Engine: Send + Sync + 'static {
     /// What differs between a snapshot and another one, or the head.
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff>;
 
-    /// All images.
-    fn images(&self) -> Pending<ImageList>;
+    /// The images that are asked for.
+    fn images(&self, query: ImageQuery) -> Pending<ImageList>;
     /// One image.
     fn image(&self, name: String) -> Pending<Image>;
     /// An image of a volume or snapshot.

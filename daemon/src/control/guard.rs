@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::ApiError;
-use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
+use cairn_api::image::{
+    CreateImage, CreateImport, EditImage, Image, ImageList, ImageQuery, Import, PassingSnapshot,
+};
 use cairn_api::info::Info;
 use cairn_api::pool::{
     CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
@@ -363,8 +365,8 @@ impl Engine for Guarded {
         self.look(&volume.clone(), |e| e.diff(volume, snapshot, query))
     }
 
-    fn images(&self) -> Pending<ImageList> {
-        self.engine.images()
+    fn images(&self, query: ImageQuery) -> Pending<ImageList> {
+        self.engine.images(query)
     }
 
     fn image(&self, name: String) -> Pending<Image> {

@@ -5,15 +5,18 @@
 //! create    snapshot the volume ─► clone, unready ─► snapshot, ready              what is not ready is deleted
 //! ```
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::image::{
-    CreateImage, CreateImport, EditImage, Image, ImageFields, ImageFormat, ImageList, ImageSource,
-    ImageStatus, Import, SECTOR_BYTES,
+    CreateImage, CreateImport, EditImage, Image, ImageFields, ImageFormat, ImageList, ImageQuery,
+    ImageSource, ImageStatus, Import, SECTOR_BYTES,
 };
+use cairn_api::list::ListQuery;
 use cairn_api::pool::MAIN_POOL;
+use cairn_api::tags::{self, Tags};
 use cairn_api::text;
 use cairn_cow::{
     Disk, Edit, ErrorKind, Holder, MAX_VOLUME_BYTES, NewVolume, Pool, Result as CowResult, VersionId,
@@ -21,15 +24,16 @@ use cairn_cow::{
 };
 
 use super::attachments;
-use super::context::{Context, busy, check_name, invalid, volumes_counted};
+use super::context::{Context, busy, check_name, check_tag_changes, invalid, volumes_counted};
 use super::convert::api;
+use super::list::{self, Listed};
 use super::sessions::Target;
 use super::{convert, leases, restores};
 use crate::images::{
     CONTENTS, FoundImage, IMPORT_PREFIX, ImageSettings, VOLUME_IMAGE, forget_passing, in_pool,
 };
 use crate::keeper::random_hex;
-use crate::settings::encode;
+use crate::settings::{self, encode, tag_attributes, tag_changes};
 use crate::volumes::Volumes;
 
 /// Finds an image.
@@ -66,17 +70,54 @@ fn shown<D: Disk>(found: FoundImage<D>, usage: &HashMap<String, u64>) -> Image {
         source: settings.source,
         pool: pool_name,
         volumes: usage.get(&volume.name).copied().unwrap_or(0),
+        tags: settings::tags(&volume.attributes),
     }
 }
 
-pub(super) fn list<D: Disk>(volumes: &Volumes<D>) -> ImageList {
+impl Listed for Image {
+    const SORTED_BY: &'static [&'static str] =
+        &["name", "size", "used", "created", "status", "os-type", "pool"];
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+
+    fn order(&self, other: &Image, by: &str) -> Ordering {
+        match by {
+            "size" => self.size.cmp(&other.size),
+            "used" => self.mapped.cmp(&other.mapped),
+            "created" => (self.created, self.id).cmp(&(other.created, other.id)),
+            "status" => self.status.as_str().cmp(other.status.as_str()),
+            "os-type" => self.os_type.cmp(&other.os_type),
+            "pool" => self.pool.cmp(&other.pool),
+            _ => self.usual_order(other),
+        }
+    }
+
+    fn usual_order(&self, other: &Image) -> Ordering {
+        self.name.cmp(&other.name)
+    }
+}
+
+/// The images that are asked for.
+pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &ImageQuery) -> Result<ImageList, ApiError> {
+    let asked = query.asked();
+    list::check(asked, &[&query.pool])?;
+    query.os_type.as_deref().map_or(Ok(()), check_os_type)?;
     let mut images = Vec::new();
     for (name, pool) in volumes.pools.open() {
         let usage = usage(&pool);
         images.extend(in_pool(&name, &pool).into_iter().map(|found| shown(found, &usage)));
     }
-    images.sort_by(|a, b| a.name.cmp(&b.name));
-    ImageList { images }
+    images.retain(|image| {
+        list::found(asked, &[&image.name, &image.description], &image.tags)
+            && list::is(query.status, image.status)
+            && list::is(query.os_type.as_deref(), image.os_type.as_deref().unwrap_or_default())
+            && list::is(query.pool.as_deref(), &image.pool)
+            && list::is(query.protected, image.protected)
+    });
+    let (images, next) = list::select(images, asked)?;
+    Ok(ImageList { images, next })
 }
 
 pub(super) fn show<D: Disk>(volumes: &Volumes<D>, name: &str) -> Result<Image, ApiError> {
@@ -116,6 +157,7 @@ fn new_settings<D: Disk>(
     is_free(c, &name)?;
     fields.os_type.as_deref().map_or(Ok(()), check_os_type)?;
     check_least([Some(fields.min_disk), Some(fields.min_memory)])?;
+    tags::check(&fields.tags).map_err(invalid)?;
     Ok(ImageSettings {
         name,
         ready: false,
@@ -134,6 +176,17 @@ fn is_free<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
     }
     Err(ApiError::new(ErrorCode::Exists, format!("there is already an image '{name}'"))
         .with_hint("choose another name"))
+}
+
+/// What is kept on a new image.
+fn attributes(settings: &ImageSettings, tags: &Tags) -> Vec<(String, String)> {
+    let mut attributes = tag_attributes(tags);
+    attributes.push((VOLUME_IMAGE.to_owned(), encode(settings)));
+    attributes
+}
+
+fn borrowed(attributes: &[(String, String)]) -> Vec<(&str, &str)> {
+    attributes.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
 /// What the engine is to call a new image.
@@ -175,12 +228,10 @@ async fn begin<D: Disk>(
     check_size(size)?;
     let settings = new_settings(c, name.clone(), format, &fields, ImageSource::File { name: file })?;
     let pool = api(c.volumes.pools.get(pool.as_deref().unwrap_or(MAIN_POOL)))?;
-    let (volume, kept) = (engine_name()?, encode(&settings));
-    let new = NewVolume {
-        name: &volume,
-        description: &fields.description,
-        attributes: &[(VOLUME_IMAGE, kept.as_str())],
-    };
+    let volume = engine_name()?;
+    let kept = attributes(&settings, &fields.tags);
+    let kept = borrowed(&kept);
+    let new = NewVolume { name: &volume, description: &fields.description, attributes: &kept };
     let made = api(pool.create_volume_with(new, size).await)?;
     let import = Import { image: show(&c.volumes, &name)?, export: format!("{IMPORT_PREFIX}{volume}") };
     Ok((import, pool, made.id))
@@ -287,11 +338,11 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateImage) -> Resu
     restores::refuse(&c, &volume)?;
     let (_, pool) = c.pool_of(&volume)?;
     match &snapshot {
-        Some(snapshot) => clone_of(&pool, (&volume, snapshot), &fields.description, &settings).await?,
+        Some(snapshot) => clone_of(&pool, (&volume, snapshot), &fields, &settings).await?,
         None => {
             let passing = format!("image-{}", random_hex()?);
             api(leases::take_marked(&pool, &volume, &passing).await)?;
-            let cloned = clone_of(&pool, (&volume, &passing), &fields.description, &settings).await;
+            let cloned = clone_of(&pool, (&volume, &passing), &fields, &settings).await;
             let forgotten = forget_passing(&pool, &volume, &passing).await;
             cloned?;
             api(forgotten)?;
@@ -303,11 +354,13 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateImage) -> Resu
 async fn clone_of<D: Disk>(
     pool: &Pool<D>,
     (source, snapshot): (&str, &str),
-    description: &str,
+    fields: &ImageFields,
     settings: &ImageSettings,
 ) -> Result<(), ApiError> {
-    let (volume, kept) = (engine_name()?, encode(settings));
-    let new = NewVolume { name: &volume, description, attributes: &[(VOLUME_IMAGE, kept.as_str())] };
+    let volume = engine_name()?;
+    let kept = attributes(settings, &fields.tags);
+    let kept = borrowed(&kept);
+    let new = NewVolume { name: &volume, description: &fields.description, attributes: &kept };
     api(pool.clone_volume_with(source, snapshot, new, None).await)?;
     let finished = finish(pool, &volume, settings).await;
     if finished.is_err() {
@@ -322,29 +375,31 @@ pub(super) async fn edit<D: Disk>(
     name: String,
     request: EditImage,
 ) -> Result<Image, ApiError> {
-    let EditImage { name: renamed, description, os_type, min_disk, min_memory, protected } = request;
-    let FoundImage { pool, volume, mut settings, .. } = find(&c.volumes, &name)?;
-    if !settings.ready {
+    let EditImage { name: renamed, description, os_type, min_disk, min_memory, protected, tags } = request;
+    let FoundImage { pool, volume, settings: mut image, .. } = find(&c.volumes, &name)?;
+    if !image.ready {
         return Err(busy(format!("the image '{name}' is still being imported")));
     }
     if let Some(new) = renamed.filter(|new| *new != name) {
         check_name(&new)?;
         is_free(&c, &new)?;
-        settings.name = new;
+        image.name = new;
     }
     check_least([min_disk, min_memory])?;
+    check_tag_changes(&settings::tags(&volume.attributes), &tags)?;
     if let Some(text) = os_type {
         check_os_type(&text)?;
-        settings.os_type = Some(text).filter(|text| !text.is_empty());
+        image.os_type = Some(text).filter(|text| !text.is_empty());
     }
-    settings.min_disk = min_disk.unwrap_or(settings.min_disk);
-    settings.min_memory = min_memory.unwrap_or(settings.min_memory);
-    settings.protected = protected.unwrap_or(settings.protected);
-    let kept = encode(&settings);
-    let attributes = [(VOLUME_IMAGE, Some(kept.as_str()))];
+    image.min_disk = min_disk.unwrap_or(image.min_disk);
+    image.min_memory = min_memory.unwrap_or(image.min_memory);
+    image.protected = protected.unwrap_or(image.protected);
+    let (kept, tags) = (encode(&image), tag_changes(&tags));
+    let mut attributes: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+    attributes.push((VOLUME_IMAGE, Some(&kept)));
     let edit = Edit { name: None, description: description.as_deref(), attributes: &attributes };
     api(pool.edit_volume(&volume.name, edit).await)?;
-    show(&c.volumes, &settings.name)
+    show(&c.volumes, &image.name)
 }
 
 /// Runs on the control side, as [`complete`] does.

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use cairn_api::error::ApiError;
+use cairn_api::list::Asked;
 use cairn_api::tags::{self, Tags};
 use cairn_api::text;
 
@@ -24,14 +25,6 @@ pub(super) trait Listed {
 
     /// Which of two comes first when nothing else is asked for.
     fn usual_order(&self, other: &Self) -> Ordering;
-}
-
-/// How much of a list is wanted.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Page<'a> {
-    pub(super) sort: Option<&'a str>,
-    pub(super) limit: Option<u64>,
-    pub(super) after: Option<&'a str>,
 }
 
 /// What an order is made of: a word that things are sorted by, and whether from the other end.
@@ -58,22 +51,18 @@ pub(super) fn check_limit(limit: Option<u64>) -> Result<(), ApiError> {
 }
 
 /// Checks what a list is asked for: a part of texts, tags, and names of what its items belong to.
-pub(super) fn check(
-    search: Option<&str>,
-    tags: &[String],
-    names: &[&Option<String>],
-) -> Result<(), ApiError> {
-    if let Some(search) = search {
+pub(super) fn check(asked: Asked<'_>, names: &[&Option<String>]) -> Result<(), ApiError> {
+    if let Some(search) = asked.search {
         text::check_line("what is searched for", search, text::MAX_SEARCH_CHARS).map_err(invalid)?;
     }
-    tags.iter().try_for_each(|filter| tags::check_filter(filter)).map_err(invalid)?;
+    asked.tags.iter().try_for_each(|filter| tags::check_filter(filter)).map_err(invalid)?;
     names.iter().filter_map(|name| name.as_deref()).try_for_each(check_name)
 }
 
 /// One page of `items`, and what to ask for to have the next.
 pub(super) fn select<T: Listed>(
     mut items: Vec<T>,
-    page: Page<'_>,
+    page: Asked<'_>,
 ) -> Result<(Vec<T>, Option<String>), ApiError> {
     let orders = page.sort.map_or(Ok(Vec::new()), orders::<T>)?;
     items.sort_by(|a, b| {
@@ -107,20 +96,16 @@ pub(super) fn cut<T: Listed>(
     Ok((items, next))
 }
 
-/// Whether one of these texts has what is searched for in it, in capitals or not.
-pub(super) fn found(search: Option<&str>, texts: &[&str]) -> bool {
-    let Some(search) = search.map(str::to_lowercase) else { return true };
-    texts.iter().any(|text| text.to_lowercase().contains(&search))
+/// Whether one of these texts has what is searched for in it, in capitals or not, and all tags that are asked for are there.
+pub(super) fn found(asked: Asked<'_>, texts: &[&str], has: &Tags) -> bool {
+    let search = asked.search.map(str::to_lowercase);
+    search.is_none_or(|search| texts.iter().any(|text| text.to_lowercase().contains(&search)))
+        && asked.tags.iter().all(|filter| tags::matches(has, filter))
 }
 
 /// Whether something is as asked for, if anything is.
 pub(super) fn is<T: PartialEq>(asked: Option<T>, is: T) -> bool {
     asked.is_none_or(|asked| asked == is)
-}
-
-/// Whether something has all the tags that are asked for.
-pub(super) fn tagged(asked: &[String], has: &Tags) -> bool {
-    asked.iter().all(|filter| tags::matches(has, filter))
 }
 
 #[cfg(test)]
@@ -151,7 +136,8 @@ mod tests {
     }
 
     fn names(sort: Option<&str>, limit: Option<u64>, after: Option<&str>) -> (String, Option<String>) {
-        let (items, next) = select(things(), Page { sort, limit, after }).expect("a page");
+        let (items, next) =
+            select(things(), Asked { sort, limit, after, ..Asked::default() }).expect("a page");
         (items.iter().map(|thing| thing.0).collect(), next)
     }
 
@@ -179,7 +165,9 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let long = "name,".repeat(60);
         let fails = |sort, limit, after| {
-            select(things(), Page { sort, limit, after }).expect_err("is refused").message
+            select(things(), Asked { sort, limit, after, ..Asked::default() })
+                .expect_err("is refused")
+                .message
         };
         assert_eq!(
             fails(Some("colour"), None, None),
@@ -193,12 +181,17 @@ mod tests {
     }
 
     #[test]
-    fn a_search_is_for_a_part_in_capitals_or_not() {
-        assert!(found(None, &["a"]) && found(Some("WEB"), &["x", "my Web server"]));
-        assert!(!found(Some("web"), &["w", "eb"]));
+    fn a_search_is_for_a_part_in_capitals_or_not_and_for_all_tags() {
+        let search = |search| Asked { search, ..Asked::default() };
+        assert!(found(search(None), &["a"], &Tags::new()));
+        assert!(found(search(Some("WEB")), &["x", "my Web server"], &Tags::new()));
+        assert!(!found(search(Some("web")), &["w", "eb"], &Tags::new()));
         assert!(is(None, 1) && is(Some(1), 1) && !is(Some(2), 1));
-        let tags = Tags::from([("env".to_owned(), "prod".to_owned())]);
-        assert!(tagged(&[], &tags) && tagged(&["env".into(), "env=prod".into()], &tags));
-        assert!(!tagged(&["env".into(), "team".into()], &tags));
+        let has = Tags::from([("env".to_owned(), "prod".to_owned())]);
+        let tagged = |tags: &[&str]| {
+            let tags: Vec<_> = tags.iter().map(|&tag| tag.to_owned()).collect();
+            found(Asked { tags: &tags, ..Asked::default() }, &[], &has)
+        };
+        assert!(tagged(&[]) && tagged(&["env", "env=prod"]) && !tagged(&["env", "team"]));
     }
 }

@@ -6,7 +6,9 @@ use cairn_api::Size;
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::event::{EventKind, Severity};
-use cairn_api::image::{CreateImage, CreateImport, EditImage, Image, ImageList, Import, PassingSnapshot};
+use cairn_api::image::{
+    CreateImage, CreateImport, EditImage, Image, ImageList, ImageQuery, Import, PassingSnapshot,
+};
 use cairn_api::info::Info;
 use cairn_api::pool::{
     CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
@@ -379,8 +381,9 @@ impl<D: Disk> Engine for PoolEngine<D> {
         })
     }
 
-    fn images(&self) -> Pending<ImageList> {
-        self.context.look(|volumes| Ok(images::list(volumes)))
+    fn images(&self, query: ImageQuery) -> Pending<ImageList> {
+        let volumes = Arc::clone(&self.context.volumes);
+        Box::pin(async move { images::list(&volumes, &query) })
     }
 
     fn image(&self, name: String) -> Pending<Image> {

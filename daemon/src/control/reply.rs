@@ -9,8 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use cairn_api::error::{ApiError, ErrorBody, ErrorCode};
-use cairn_api::snapshot::SnapshotQuery;
-use cairn_api::volume::VolumeQuery;
+use cairn_api::list;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -151,25 +150,7 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
 /// The query of a list: as any other, but for tags, which may be given several times.
 pub(super) struct ListQuery<T>(pub(super) T);
 
-/// What a list is asked for, by tags, too.
-pub(super) trait Tagged: DeserializeOwned {
-    /// Where the tags go.
-    fn tags(&mut self) -> &mut Vec<String>;
-}
-
-impl Tagged for VolumeQuery {
-    fn tags(&mut self) -> &mut Vec<String> {
-        &mut self.tag
-    }
-}
-
-impl Tagged for SnapshotQuery {
-    fn tags(&mut self) -> &mut Vec<String> {
-        &mut self.tag
-    }
-}
-
-impl<S: Send + Sync, T: Tagged> FromRequestParts<S> for ListQuery<T> {
+impl<S: Send + Sync, T: list::ListQuery + DeserializeOwned> FromRequestParts<S> for ListQuery<T> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<ListQuery<T>, Failure> {

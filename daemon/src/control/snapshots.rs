@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::list::ListQuery;
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, EditSnapshot, Rollback, RolledBack, Snapshot, SnapshotList,
     SnapshotQuery, SnapshotStatus,
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 
 use super::context::{Context, check_name, check_reason, check_tag_changes, conflict, invalid};
 use super::convert::api;
-use super::list::{self, Listed, Page};
+use super::list::{self, Listed};
 use super::sessions::Target;
 use super::tokens::Token;
 use super::{attachments, convert, restores, volumes};
@@ -99,7 +100,8 @@ impl Listed for Snapshot {
 
 /// The snapshots that are asked for.
 pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Result<SnapshotList, ApiError> {
-    list::check(query.search.as_deref(), &query.tag, &[&query.project])?;
+    let asked = query.asked();
+    list::check(asked, &[&query.project])?;
     let mut found = Vec::new();
     let pools = match &query.volume {
         Some(volume) => vec![api(volumes.pools.of_volume(volume))?],
@@ -119,15 +121,13 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Resu
         found.extend(infos.filter_map(|info| Some(shown_with(volumes, around.get(&info.volume)?, info))));
     }
     found.retain(|snapshot| {
-        list::found(query.search.as_deref(), &[&snapshot.name, &snapshot.description])
+        list::found(asked, &[&snapshot.name, &snapshot.description], &snapshot.tags)
             && list::is(query.status, snapshot.status)
             && list::is(query.project.as_deref(), &snapshot.project)
             && list::is(query.automatic, snapshot.automatic)
             && list::is(query.held, !snapshot.holds.is_empty())
-            && list::tagged(&query.tag, &snapshot.tags)
     });
-    let page = Page { sort: query.sort.as_deref(), limit: query.limit, after: query.after.as_deref() };
-    let (snapshots, next) = list::select(found, page)?;
+    let (snapshots, next) = list::select(found, asked)?;
     Ok(SnapshotList { snapshots, next })
 }
 

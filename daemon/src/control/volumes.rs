@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::list::ListQuery;
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::tags;
 use cairn_api::types::Retype;
@@ -16,7 +17,7 @@ use cairn_cow::{Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, Volume
 
 use super::context::{Context, check_name, check_reason, check_tag_changes, conflict, invalid};
 use super::convert::api;
-use super::list::{self, Listed, Page};
+use super::list::{self, Listed};
 use super::sessions::Target;
 use super::tokens::Token;
 use super::{attachments, convert, images, recycle, restores, snapshots, types};
@@ -205,10 +206,11 @@ impl Listed for Volume {
 /// The volumes that are asked for.
 pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &VolumeQuery) -> Result<VolumeList, ApiError> {
     let names = [&query.volume_type, &query.pool, &query.project];
-    list::check(query.search.as_deref(), &query.tag, &names)?;
+    let asked = query.asked();
+    list::check(asked, &names)?;
     let mut found = all(volumes);
     found.retain(|volume| {
-        list::found(query.search.as_deref(), &[&volume.name, &volume.description])
+        list::found(asked, &[&volume.name, &volume.description], &volume.tags)
             && list::is(query.status, volume.status)
             && list::is(query.volume_type.as_deref(), &volume.volume_type)
             && list::is(query.pool.as_deref(), &volume.pool)
@@ -216,10 +218,8 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &VolumeQuery) -> Result
             && list::is(query.bootable, volume.bootable)
             && list::is(query.shared, volume.shared)
             && list::is(query.write_protected, volume.write_protected)
-            && list::tagged(&query.tag, &volume.tags)
     });
-    let page = Page { sort: query.sort.as_deref(), limit: query.limit, after: query.after.as_deref() };
-    let (volumes, next) = list::select(found, page)?;
+    let (volumes, next) = list::select(found, asked)?;
     Ok(VolumeList { volumes, next })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cairn_api::error::ErrorCode;
 use cairn_api::event::EventQuery;
-use cairn_api::image::CreateImage;
+use cairn_api::image::{CreateImage, ImageQuery};
 use cairn_api::pool::StartScrub;
 use cairn_api::recycle::{Recover, SetRecycleBin};
 use cairn_api::snapshot::{CreateGroup, CreateSnapshot, GroupMember, SnapshotQuery, TreeKind};
@@ -145,7 +145,7 @@ fn what_belongs_to_nobody_is_the_administrators() {
         w.code(web.attach("web".into(), <_>::default())),
     ];
     assert_eq!(codes, [ErrorCode::Forbidden; 7]);
-    assert_eq!(w.ok(web.images()).images, []);
+    assert_eq!(w.ok(web.images(ImageQuery::default())).images, []);
     assert_eq!((w.ok(web.types()).types.len(), w.ok(web.pools()).pools.len()), (1, 1), "all see these");
 }
 

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use cairn_api::attachment::{Attach, Consumer, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
-use cairn_api::image::{CreateImage, CreateImport, EditImage, ImageFields, ImageFormat, ImageStatus};
+use cairn_api::image::{
+    CreateImage, CreateImport, EditImage, ImageFields, ImageFormat, ImageQuery, ImageStatus,
+};
 use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL};
 use cairn_api::snapshot::{
     CreateGroup, DiffExtent, DiffQuery, ExtentKind, GroupMember, Rollback, SnapshotQuery, TreeKind,
@@ -615,7 +617,7 @@ fn an_import_is_an_image_when_it_is_complete() {
     w.ok(w.engine.create_import(import_of("i", MIB)));
     w.ok(w.engine.cancel_import("i".into()));
     assert_eq!(w.code(w.engine.image("i".into())), ErrorCode::NotFound);
-    assert_eq!(w.ok(w.engine.images()).images.len(), 1);
+    assert_eq!(w.ok(w.engine.images(ImageQuery::default())).images.len(), 1);
     w.reactor.join().expect("ends in order");
 }
 

@@ -1,8 +1,11 @@
-//! What users and administrators say of volumes and snapshots, and what that changes.
+//! What users and administrators say of volumes, snapshots and images, and what that changes.
 
 use cairn_api::attachment::{Attach, Consumer};
 use cairn_api::error::ErrorCode;
 use cairn_api::event::EventQuery;
+use cairn_api::image::{
+    CreateImage, CreateImport, EditImage, ImageFields, ImageFormat, ImageQuery, ImageStatus,
+};
 use cairn_api::recycle::{Recover, SetRecycleBin};
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, EditSnapshot, GroupMember, Rollback, SnapshotQuery,
@@ -319,6 +322,71 @@ fn snapshots_are_edited_and_tagged() {
     assert_eq!(w.code(w.engine.edit_snapshot("a".into(), "t".into(), renamed)), ErrorCode::Busy);
     w.ok(w.engine.edit_snapshot("a".into(), "t".into(), edit));
     World::leave(&client);
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn images_are_tagged_and_asked_for_by_what_is_said() {
+    let w = World::new();
+    w.create("a", MIB);
+    let image = |name: &str, os_type: Option<&str>, said: Tags| CreateImage {
+        name: name.into(),
+        volume: "a".into(),
+        snapshot: None,
+        fields: ImageFields { os_type: os_type.map(str::to_owned), tags: said, ..ImageFields::default() },
+    };
+    let made = w.ok(w.engine.create_image(image("debian", Some("linux"), tags(&[("release", "13")]))));
+    assert_eq!(made.tags, tags(&[("release", "13")]));
+    w.ok(w.engine.create_image(image("haiku", None, tags(&[("release", "r1"), ("small", "")]))));
+    let bad = w.engine.create_image(image("x", None, tags(&[("a b", "")])));
+    assert_eq!(w.code(bad), ErrorCode::InvalidArgument);
+    let fields = ImageFields { tags: tags(&[("release", "13")]), protected: true, ..ImageFields::default() };
+    let import = CreateImport {
+        name: "raw".into(),
+        size: MIB,
+        format: ImageFormat::Raw,
+        file: "disk.img".into(),
+        fields,
+        pool: None,
+    };
+    assert_eq!(w.ok(w.engine.create_import(import)).image.tags, tags(&[("release", "13")]));
+
+    let list = |query| {
+        let list = w.ok(w.engine.images(query));
+        let names = list.images.into_iter().map(|image| image.name).collect::<Vec<_>>().join(" ");
+        (names, list.next)
+    };
+    let all = ImageQuery::default;
+    assert_eq!(list(all()), ("debian haiku raw".into(), None));
+    let tagged = |tag: &[&str]| ImageQuery { tag: tag.iter().map(|&tag| tag.into()).collect(), ..all() };
+    assert_eq!(list(tagged(&["release=13"])).0, "debian raw");
+    assert_eq!(list(tagged(&["release", "small"])).0, "haiku");
+    assert_eq!(list(ImageQuery { status: Some(ImageStatus::Importing), ..all() }).0, "raw");
+    assert_eq!(list(ImageQuery { os_type: Some("linux".into()), ..all() }).0, "debian");
+    assert_eq!(list(ImageQuery { protected: Some(true), ..all() }).0, "raw");
+    assert_eq!(list(ImageQuery { pool: Some("other".into()), ..all() }).0, "");
+    assert_eq!(list(ImageQuery { search: Some("IK".into()), ..all() }).0, "haiku");
+    let page = |after: Option<&str>| ImageQuery {
+        sort: Some("-created".into()),
+        limit: Some(2),
+        after: after.map(str::to_owned),
+        ..all()
+    };
+    assert_eq!(list(page(None)), ("raw haiku".into(), Some("haiku".into())));
+    assert_eq!(list(page(Some("haiku"))), ("debian".into(), None));
+    assert_eq!(
+        w.code(w.engine.images(ImageQuery { sort: Some("colour".into()), ..all() })),
+        ErrorCode::InvalidArgument
+    );
+
+    let edit = EditImage { tags: changes(&[("release", None), ("x", Some("y"))]), ..EditImage::default() };
+    let edited = w.ok(w.engine.edit_image("debian".into(), edit));
+    assert_eq!((edited.tags, edited.os_type.as_deref()), (tags(&[("x", "y")]), Some("linux")));
+    let renamed = EditImage { name: Some("bookworm".into()), ..EditImage::default() };
+    assert_eq!(w.ok(w.engine.edit_image("debian".into(), renamed)).tags, tags(&[("x", "y")]));
+    // What is said of an image is not said of what begins as it.
+    let volume = CreateVolume { image: Some("bookworm".into()), ..blank("b") };
+    assert_eq!(w.ok(w.engine.create_volume(volume)).tags, Tags::new());
     w.reactor.join().expect("ends in order");
 }
 

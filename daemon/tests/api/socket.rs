@@ -284,6 +284,13 @@ fn lists_are_asked_for_by_a_query() {
     };
     assert_eq!(of("?volume=demo&sort=-created&limit=1")[0]["name"], "s2");
     assert_eq!(of("?automatic=true"), json!([]));
+    let fields = json!({"tags": {"release": "13"}});
+    server.ok("POST", "/v1/images", json!({"name": "i", "volume": "demo", "fields": fields}), 201);
+    let images = |query: &str| {
+        server.ok("GET", &format!("/v1/images{query}"), Value::Null, 200)["images"].as_array().map(Vec::len)
+    };
+    assert_eq!(images("?tag=release&tag=release%3D13&status=available&sort=-size&limit=1"), Some(1));
+    assert_eq!(images("?tag=release%3D12"), Some(0));
     for (query, part) in [
         ("?sort=colour", "nothing to sort by"),
         ("?limit=0", "at least 1"),

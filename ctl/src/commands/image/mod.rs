@@ -16,7 +16,7 @@ use cairn_api::image::{CreateImage, EditImage, Image, ImageFields, ImageList};
 use cairn_api::path;
 
 use super::delete_each;
-use crate::args::{self, Switch};
+use crate::args::{self, Spec, Switch};
 use crate::client::{Client, Wait};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -34,16 +34,17 @@ pub(super) async fn run(command: args::Image, client: &Client, output: &Output) 
             let made = client.post::<Image>(path::IMAGES, &request).await?;
             output.answer(&made, |image, _| images::created(image))
         }
-        args::Image::List => {
-            let list = client.get::<ImageList>(path::IMAGES, Wait::Short).await?;
-            output.answer(&list, |list, look| images::list(&list.images, look))
+        args::Image::List(filter) => {
+            let path = listed(filter);
+            let list = client.get::<ImageList>(&path, Wait::Short).await?;
+            output.answer(&list, |list, look| images::list(list, path != path::IMAGES, look))
         }
         args::Image::Show { name } => {
             let shown = client.get::<Image>(&path::image(&name), Wait::Short).await?;
             output.answer(&shown, images::show)
         }
         args::Image::Edit { name, changes } => {
-            let args::ImageChanges { new_name, description, os_type, min_disk, min_memory, protected } =
+            let args::ImageChanges { new_name, description, os_type, min_disk, min_memory, protected, tags } =
                 changes;
             let request = EditImage {
                 name: new_name,
@@ -51,7 +52,8 @@ pub(super) async fn run(command: args::Image, client: &Client, output: &Output) 
                 os_type,
                 min_disk: min_disk.map(|size| size.bytes()),
                 min_memory: min_memory.map(|size| size.bytes()),
-                protected: protected.map(|protected| protected == Switch::On),
+                protected: protected.map(Switch::is_on),
+                tags: Spec::tag_changes(tags),
             };
             let edited = client.patch::<Image>(&path::image(&name), &request).await?;
             output.answer(&edited, |image, _| images::edited(image, &name))
@@ -64,13 +66,26 @@ pub(super) async fn run(command: args::Image, client: &Client, output: &Output) 
     }
 }
 
+/// The path of a list.
+fn listed(filter: args::ImageFilter) -> String {
+    let pairs = filter.list.query([
+        ("status", filter.status.map(|status| status.as_str().to_owned())),
+        ("os_type", filter.os_type),
+        ("pool", filter.pool),
+        ("protected", filter.protected.map(Switch::in_query)),
+        ("sort", filter.sort),
+    ]);
+    path::with_query(path::IMAGES.to_owned(), &super::borrowed(&pairs))
+}
+
 fn fields_of(fields: args::ImageFields) -> ImageFields {
-    let args::ImageFields { description, os_type, min_disk, min_memory, protected } = fields;
+    let args::ImageFields { description, os_type, min_disk, min_memory, protected, tags } = fields;
     ImageFields {
         description,
         os_type,
         min_disk: min_disk.bytes(),
         min_memory: min_memory.bytes(),
         protected,
+        tags: Spec::tags(tags),
     }
 }

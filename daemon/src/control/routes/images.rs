@@ -3,14 +3,14 @@
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::image::{
-    CreateImage, CreateImport, DeleteImageQuery, EditImage, GrowImport, Image, ImageList, Import,
+    CreateImage, CreateImport, DeleteImageQuery, EditImage, GrowImport, Image, ImageList, ImageQuery, Import,
     PassingSnapshot,
 };
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Answer, Control, Failure, Length, Shared};
-use crate::control::reply::{Input, Path, Query};
+use crate::control::reply::{Input, ListQuery, Path, Query};
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
@@ -23,12 +23,13 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(take_passing_snapshot))
 }
 
-/// List all images, those that are being imported included.
-#[utoipa::path(get, path = "/v1/images", tag = "images", responses(
-    (status = 200, description = "The images, by name", body = ImageList),
+/// List images, those that are being imported included: all, or those to which all of the query applies, in pages where there
+/// is a limit.
+#[utoipa::path(get, path = "/v1/images", tag = "images", params(ImageQuery), responses(
+    (status = 200, description = "The images, by name unless another order is asked for", body = ImageList),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn list_images(c: Control) -> Answer<ImageList> {
-    c.ok(Length::Short, |e| e.images()).await
+async fn list_images(c: Control, ListQuery(query): ListQuery<ImageQuery>) -> Answer<ImageList> {
+    c.ok(Length::Short, |e| e.images(query)).await
 }
 
 /// Make an image of a volume or a snapshot. Nothing is copied.

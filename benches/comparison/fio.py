@@ -27,6 +27,8 @@ class Report:
             latency += sync["lat_ns"]["mean"]
             tail += sync["lat_ns"]["percentile"]["99.000000"]
         self.mean_us, self.p99_us = latency / 1000, tail / 1000
+        self.tails_us = {kind: job[kind]["clat_ns"]["percentile"]["99.000000"] / 1000
+                         for kind in ("read", "write") if job[kind]["total_ios"]}
 
 
 class Run:

@@ -51,6 +51,8 @@ codes! {
     InvalidArgument = "invalid-argument", 400;
     /// The range lies outside the volume.
     OutOfRange = "out-of-range", 400;
+    /// It was cancelled before it was done.
+    Cancelled = "cancelled", 409;
     /// What is asked for contradicts itself, or does not go with what there is.
     Conflict = "conflict", 409;
     /// A volume, an image or a pool cannot get smaller.

@@ -110,6 +110,10 @@ kinds! {
     ScrubFault = "scrub.fault";
     /// A scrub has ended.
     ScrubEnded = "scrub.ended";
+    /// A job has begun that nothing else tells of.
+    JobBegun = "job.begun";
+    /// A job has ended, in a way that nothing else tells of.
+    JobEnded = "job.ended";
     /// The daemon serves.
     DaemonStarted = "daemon.started";
     /// The daemon is about to stop.
@@ -194,6 +198,9 @@ pub struct Event {
     /// The image, type, QoS rule or pool that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The job that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// What happened, for people: one sentence.
     pub message: String,
 }
@@ -276,6 +283,7 @@ mod tests {
             project: None,
             snapshot: None,
             name: None,
+            job: None,
             message: String::new(),
         };
         let kind = |kind: &str| EventQuery { kind: Some(kind.into()), ..EventQuery::default() };

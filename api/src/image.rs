@@ -280,6 +280,9 @@ pub struct CreateImport {
 pub struct Import {
     /// The image so far.
     pub image: Image,
+    /// The job that it is.
+    #[serde(default)]
+    pub job: String,
     /// The NBD export to write the contents to; it reads as zeroes at first.
     pub export: String,
 }

@@ -5,7 +5,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`recycle`], [`info`], [`event`], [`stats`] | requests and answers, one file a subject |
+//! | [`volume`], [`snapshot`], [`staging`], [`image`], [`attachment`], [`types`], [`pool`], [`recycle`], [`info`], [`event`], [`job`], [`stats`] | requests and answers, one file a subject |
 //! | [`qos`] | limits to a volume's I/O, and how people write them |
 //! | [`error`] | the one error shape, its stable codes and their HTTP statuses |
 //! | [`path`] | the routes as a client writes them |
@@ -28,6 +28,7 @@ pub mod error;
 pub mod event;
 pub mod image;
 pub mod info;
+pub mod job;
 pub mod list;
 pub mod name;
 pub mod path;

@@ -24,7 +24,7 @@ pub const IMPORTS: &str = "/v1/imports";
 pub const STAGINGS: &str = "/v1/stagings";
 /// `/v1/pool`: the figures of the daemon's first pool (GET).
 pub const POOL: &str = "/v1/pool";
-/// `/v1/pool/check`: check the first pool (POST); `?data=true` reads all data too.
+/// `/v1/pool/check`: begin to check the first pool (POST); `?data=true` reads all data too.
 pub const POOL_CHECK: &str = "/v1/pool/check";
 /// `/v1/pool/scrub`: the scrub of the first pool: show (GET), begin (POST), end (DELETE).
 pub const POOL_SCRUB: &str = "/v1/pool/scrub";
@@ -42,6 +42,8 @@ pub const WHOAMI: &str = "/v1/whoami";
 pub const RECYCLE_BIN: &str = "/v1/recycle-bin";
 /// `/v1/events`: what happened lately, or with `Accept: text/event-stream` what happens, as it happens (GET).
 pub const EVENTS: &str = "/v1/events";
+/// `/v1/jobs`: what takes its time, under way and ended (GET).
+pub const JOBS: &str = "/v1/jobs";
 /// `/v1/stats`: what volumes' clients have done since the daemon started (GET).
 pub const STATS: &str = "/v1/stats";
 /// `/v1/openapi.json`: the API's description (GET).
@@ -116,6 +118,16 @@ pub fn recycled(id: &str) -> String {
 /// Something below a volume in the recycle bin: `recover` (POST).
 pub fn recycled_sub(id: &str, sub: &str) -> String {
     format!("{}/{sub}", recycled(id))
+}
+
+/// One job: show (GET).
+pub fn job(id: &str) -> String {
+    format!("{JOBS}/{}", encode(id))
+}
+
+/// Something below a job: `cancel` (POST).
+pub fn job_sub(id: &str, sub: &str) -> String {
+    format!("{}/{sub}", job(id))
 }
 
 /// One snapshot: show (GET), edit (PATCH), delete (DELETE).

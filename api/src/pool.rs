@@ -238,6 +238,9 @@ impl ScrubState {
 pub struct Scrub {
     /// The pool.
     pub pool: String,
+    /// The job that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// How it stands.
     pub state: ScrubState,
     /// When it began.

@@ -31,6 +31,7 @@ pub struct CreateStaging {
     pub volume_type: Option<String>,
     /// The project of a new volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Name>)]
     pub project: Option<String>,
     /// The backup that is restored, kept with the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +45,9 @@ pub struct CreateStaging {
 pub struct Staging {
     /// Names it until it is complete.
     pub id: String,
+    /// The job that it is.
+    #[serde(default)]
+    pub job: String,
     /// The NBD export to write to; it reads as zeroes at first.
     pub export: String,
     /// Bytes.

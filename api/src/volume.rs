@@ -103,6 +103,9 @@ pub struct VolumeRestore {
     pub repo: String,
     /// The backup's id.
     pub backup: String,
+    /// The job that it is.
+    #[serde(default)]
+    pub job: String,
     /// Bytes of the volume that need the repository no more: fetched, found to be holes, or overwritten.
     pub bytes_done: u64,
     /// Bytes of the volume.
@@ -424,7 +427,8 @@ mod tests {
     fn only_what_is_complete_is_a_hundred_percent() {
         let so_far = |bytes_done, bytes_total| {
             let (repo, backup) = (String::new(), String::new());
-            VolumeRestore { repo, backup, bytes_done, bytes_total, problem: None }.percent()
+            VolumeRestore { repo, backup, job: String::new(), bytes_done, bytes_total, problem: None }
+                .percent()
         };
         assert_eq!(so_far(0, 1 << 46), 0);
         assert_eq!(so_far((1 << 46) - 1, 1 << 46), 99);

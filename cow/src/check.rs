@@ -3,6 +3,9 @@
 //! It runs beside everything else. A checkpoint gives a state that no longer changes; the walk compares what that
 //! state's versions refer to with what its space map says is used. Blocks freed since stay unused until it is done.
 
+use std::ops::ControlFlow;
+
+use crate::checkpoint::Written;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
@@ -12,19 +15,35 @@ use crate::types::CheckReport;
 impl<D: Disk> Pool<D> {
     /// Checks the whole pool; with `verify_data` it also reads every data block and compares its checksum.
     pub async fn check(&self, verify_data: bool) -> Result<CheckReport> {
-        self.check_and_tell(verify_data, |_, _| ()).await
+        self.check_and_tell(verify_data, |_, _| ControlFlow::Continue(())).await
     }
 
-    /// As [`Pool::check`]; `progress` is told now and then how many blocks were read, of how many that are
-    /// in use.
+    /// As [`Pool::check`]; `progress` is told between steps how many blocks were read, of how many that are in use, and may
+    /// end it there.
+    ///
+    /// # Errors
+    /// `Cancelled` when `progress` ended it, `Busy` in a pool that fills up meanwhile.
     pub async fn check_and_tell(
         &self,
         verify_data: bool,
-        progress: impl Fn(u64, u64),
+        progress: impl Fn(u64, u64) -> ControlFlow<()>,
     ) -> Result<CheckReport> {
         // The guard keeps what the checkpoint holds in place, so others may follow it while this walk goes on.
         let guard = self.state.lock().space.reader();
         let written = self.checkpoint_from_now().await?;
+        let report = self.check_written(&written, verify_data, progress).await;
+        drop(guard);
+        written.let_go().await;
+        report
+    }
+
+    /// Checks what a checkpoint holds.
+    async fn check_written(
+        &self,
+        written: &Written,
+        verify_data: bool,
+        progress: impl Fn(u64, u64) -> ControlFlow<()>,
+    ) -> Result<CheckReport> {
         let (free_before, in_use) = self.free_and_used();
         let subject = Subject {
             versions: &written.versions,
@@ -34,7 +53,9 @@ impl<D: Disk> Pool<D> {
         };
         let mut survey = self
             .survey(subject, |blocks| {
-                progress(blocks, in_use);
+                if progress(blocks, in_use).is_break() {
+                    return Err(Error::new(ErrorKind::Cancelled, "the check was cancelled"));
+                }
                 self.room_to_go_on(free_before)
             })
             .await?;
@@ -43,7 +64,7 @@ impl<D: Disk> Pool<D> {
         }
         let gone = self.gone(&written.versions, &survey).await?;
         let (losses, lost_bytes) = losses(&written.versions, &gone);
-        let report = CheckReport {
+        Ok(CheckReport {
             versions: written.versions.len(),
             nodes: survey.nodes,
             data_blocks: survey.data_blocks,
@@ -53,10 +74,7 @@ impl<D: Disk> Pool<D> {
             error_count: survey.error_count,
             losses,
             lost_bytes,
-        };
-        drop(guard);
-        written.let_go().await;
-        Ok(report)
+        })
     }
 
     /// Blocks that are free, and blocks that are not.

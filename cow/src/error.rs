@@ -28,6 +28,8 @@ pub enum ErrorKind {
     Busy,
     /// What is asked for contradicts itself, or does not go with what there is.
     Conflict,
+    /// Whoever asked for it does not want it any more.
+    Cancelled,
     /// A volume cannot get smaller.
     Shrink,
     /// The volume has snapshots and deleting them was not asked for.
@@ -55,6 +57,7 @@ impl ErrorKind {
             ErrorKind::Io => "io",
             ErrorKind::Busy => "busy",
             ErrorKind::Conflict => "conflict",
+            ErrorKind::Cancelled => "cancelled",
             ErrorKind::Shrink => "shrink",
             ErrorKind::HasSnapshots => "has-snapshots",
             ErrorKind::NotAPool => "not-a-pool",

@@ -1,5 +1,6 @@
 //! Checkpoints that are cut off, and those that find little room: each test was a defect once.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -215,4 +216,48 @@ fn a_full_pool_can_be_emptied_whatever_filled_its_reserve() {
         assert!(report.is_clean() && report.data_blocks == 0, "{report:?}");
     });
     assert_eq!(pool.status().fenced, None);
+}
+
+/// A check looks between its steps whether it is still wanted, and lets go of all that it held when it is not.
+#[test]
+fn a_check_that_is_cancelled_leaves_the_pool_as_it_was() {
+    let disk = SimDisk::file(256 * MIB);
+    let sim = engine::world(1, &disk);
+    let made = Pool::create(disk.clone(), *b"a pool in a test", layout(64 * MIB), engine::options());
+    let pool = sim.run(made).expect("creating the pool");
+    let theirs = Arc::clone(&pool);
+    sim.run(async move {
+        let pool = theirs;
+        let v = pool.create_volume("v", 1 << 40, "").await.expect("the volume").id;
+        for n in 0..100 {
+            engine::write(&pool, 0, v, n << 16, BLOCK, n + 1).await.expect("a write");
+        }
+        let steps = std::cell::Cell::new(0);
+        let all = pool.check_and_tell(true, |done, in_use| {
+            assert!(done <= in_use, "{done} of {in_use}");
+            steps.set(steps.get() + 1);
+            ControlFlow::Continue(())
+        });
+        assert!(all.await.expect("a check").is_clean());
+        assert!(steps.get() > 3, "{} steps", steps.get());
+        let mut left = steps.get();
+        while left > 0 {
+            left -= 1;
+            let told = std::cell::Cell::new(0);
+            let cancelled = pool.check_and_tell(true, |_, _| {
+                told.set(told.get() + 1);
+                if told.get() > left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert_eq!(cancelled.await.expect_err("is cancelled").kind(), ErrorKind::Cancelled);
+            assert_eq!(told.get(), left + 1, "nothing is done after that");
+        }
+        // What was freed meanwhile may be reused: nobody holds it back.
+        for n in 0..40 {
+            pool.delete_volume("v", true).await.expect("deleting");
+            engine::settle(&pool).await;
+            let v = pool.create_volume("v", 1 << 40, "").await.expect("the volume").id;
+            engine::write(&pool, 0, v, 0, 512 * BLOCK, n + 1).await.expect("a write finds room");
+        }
+        assert!(pool.check(true).await.expect("a check").is_clean());
+    });
 }

@@ -92,9 +92,9 @@ impl Client {
         understand(self.call(method, path, body.into(), wait).await?)
     }
 
-    /// A POST without a body that takes its time.
+    /// A POST without a body.
     pub(crate) async fn start<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
-        understand(self.call(Method::POST, path, Bytes::new(), Wait::Long).await?)
+        understand(self.call(Method::POST, path, Bytes::new(), Wait::Short).await?)
     }
 
     /// A DELETE that is answered with what is left.

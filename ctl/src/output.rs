@@ -92,16 +92,17 @@ impl Output {
     }
 
     /// Shows on a terminal how far work on so many bytes is, until dropped.
-    pub(crate) fn bar(&self, message: &'static str, total: u64) -> Bar {
-        let bar = ProgressBar::new(total).with_message(message);
+    pub(crate) fn bar(&self, message: &'static str, total: impl Into<Option<u64>>) -> Bar {
+        let bar = ProgressBar::no_length().with_message(message);
         if self.json {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        let template = "{msg} {bar:24} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
+        let bar = Bar(bar);
+        match total.into() {
+            Some(total) => bar.know(total),
+            None => bar.style("{spinner} {msg}  {bytes} ({elapsed})"),
         }
-        Bar(bar)
+        bar
     }
 
     /// Asks before something that cannot be undone, unless `yes` was said beforehand.
@@ -134,10 +135,25 @@ impl Output {
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    /// So many bytes are done, of so many.
-    pub(crate) fn show(&self, done: u64, total: u64) {
-        self.0.set_length(total);
+    /// So many bytes are done, of so many where that is known.
+    pub(crate) fn show(&self, done: u64, total: impl Into<Option<u64>>) {
+        if let Some(total) = total.into().filter(|total| self.0.length() != Some(*total)) {
+            self.know(total);
+        }
         self.0.set_position(done);
+    }
+
+    fn know(&self, total: u64) {
+        if self.0.length().is_none() {
+            self.style("{msg} {bar:24} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left");
+        }
+        self.0.set_length(total);
+    }
+
+    fn style(&self, template: &str) {
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.0.set_style(style.progress_chars("=> "));
+        }
     }
 }
 

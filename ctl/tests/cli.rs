@@ -324,6 +324,46 @@ fn the_pool_shows_itself_and_a_bad_check_fails() {
 }
 
 #[test]
+fn jobs_are_listed_shown_followed_and_cancelled() {
+    let daemon = Daemon::with_demo();
+    assert_eq!(daemon.run("job list").ok(), "There are no such jobs.\n");
+    let begun = daemon.run("pool check --detach").ok();
+    let id = begun.split(' ').next().expect("an id").to_owned();
+    assert_eq!(begun, format!("{id} has begun; see how far it is: cairn job show {id}\n"));
+    let followed = daemon.run(&format!("job show {id} --follow")).ok();
+    assert!(followed.contains("state     done\n") && followed.ends_with("the pool is sound\n"), "{followed}");
+    assert_eq!(daemon.run(&format!("job show {id}")).ok(), followed);
+    let list = daemon.run("job list").ok();
+    assert_eq!(list.lines().nth(1), Some(&*format!("{id}  check of pool main  done   just now")));
+    let json = daemon.run("job list --kind check --json").json();
+    assert_eq!((&json["jobs"][0]["id"], json["jobs"].as_array().map(Vec::len)), (&json!(id), Some(1)));
+    assert_eq!(daemon.run("job list --state running").ok(), "There are no such jobs.\n");
+    daemon.run(&format!("job cancel {id}")).fails("error: the job has ended already: done (ended)\n");
+    daemon.run("job show check-0").fails(
+        "error: there is no job 'check-0' any more (not-found)\n\
+         hint: \"cairn job list\" shows what there is\n",
+    );
+
+    daemon.world.write("demo", 0, 0x5a);
+    daemon.run("pool scrub --limit-rate 1 --detach").ok();
+    let scrub = daemon.run("job list --kind scrub --json").json()["jobs"][0]["id"].clone();
+    let scrub = scrub.as_str().expect("an id");
+    assert_eq!(daemon.run(&format!("job cancel {scrub}")).ok(), "cancelled the scrub of pool main\n");
+    let ended = daemon.run(&format!("job show {scrub} --follow"));
+    assert!(ended.code == 1 && ended.stdout.contains("state     cancelled\n"), "{}", ended.stdout);
+
+    // Done, and bad news all the same.
+    daemon.world.damage(0x5a);
+    let begun = daemon.run("pool check --data --detach --json").json();
+    let id = begun["id"].as_str().expect("an id");
+    let bad = daemon.run(&format!("job show {id} --follow"));
+    assert!(bad.code == 1 && bad.stdout.ends_with("the pool is not sound\n"), "{}", bad.stdout);
+    assert_eq!(daemon.run(&format!("job show {id}")).code, 0, "it is shown, and that is all");
+    let offline = daemon.run("pool check ./pool.cairn --detach");
+    assert_eq!((offline.code, &*offline.stdout), (2, ""));
+}
+
+#[test]
 fn volumes_are_edited_and_retyped() {
     let daemon = Daemon::with_demo();
     assert_eq!(daemon.run("volume edit demo --description x --shared on").ok(), "changed volume demo\n");
@@ -1164,6 +1204,9 @@ fn help_has_examples() {
         "qos rule edit --help",
         "pool create --help",
         "pool grow --help",
+        "pool check --help",
+        "job list --help",
+        "job show --help",
         "top --help",
     ] {
         let ran = Ran::of(cairn().args(args.split(' ')).output().expect("runs"));

@@ -57,6 +57,7 @@ pub(crate) struct About<'a> {
     pub(crate) name: Option<&'a str>,
     /// The volume's project, where the volume may be gone.
     pub(crate) project: Option<&'a str>,
+    pub(crate) job: Option<&'a str>,
 }
 
 impl<'a> About<'a> {
@@ -119,7 +120,7 @@ impl Events {
         message: impl Into<String>,
     ) {
         let text = |text: Option<&str>| text.map(str::to_owned);
-        let About { volume, snapshot, name, project } = about;
+        let About { volume, snapshot, name, project, job } = about;
         let project = text(project).or_else(|| self.projects.0.get()?(volume?));
         let mut kept = self.kept.lock();
         let id = kept.next;
@@ -133,6 +134,7 @@ impl Events {
             project,
             snapshot: text(snapshot),
             name: text(name),
+            job: text(job),
             message: message.into(),
         });
         if kept.events.len() > MOST

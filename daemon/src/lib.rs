@@ -18,6 +18,7 @@
 //! | `listeners` | the sockets, bound before the pool is touched |
 //! | `descriptors` | the limit on file descriptors, and the connections it allows |
 //! | [`serve`] | accepting NBD clients and spreading them over the reactors |
+//! | `checks` | whether pools are sound |
 //! | `scrubs` | reading all that pools hold, in the background |
 //! | [`kernel`], [`devices`] | volumes as the kernel's block devices, through its nbd driver |
 //! | [`log`] | where the log goes, in which form, and how much of it |
@@ -32,11 +33,13 @@
 //! | [`figures`] | what volumes' clients do, counted |
 //! | `activity` | what is being done to volumes at this moment |
 //! | `systemd` | what the daemon and the service manager have to say to each other, sockets passed by it |
+//! | `jobs` | what takes its time, under way and ended |
 //! | `seldom` | log lines said once in a while |
 
 pub mod access;
 mod activity;
 mod audit;
+mod checks;
 pub mod config;
 pub mod control;
 mod courtesy;
@@ -48,6 +51,7 @@ pub mod exports;
 pub mod figures;
 mod habit;
 mod images;
+mod jobs;
 pub mod keeper;
 pub mod kernel;
 mod listeners;

@@ -3,6 +3,7 @@
 //! Looking writes nothing: the pool is opened over memory that takes what opening would write.
 
 use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -89,7 +90,11 @@ pub fn run(command: &Offline) -> Result<ExitCode, String> {
             let disk = overlay(disk);
             let report = reactor.block_on(async {
                 let pool = Pool::open(disk, Options::default()).await?;
-                pool.check_and_tell(data, |done, all| show(&bar, done, data.then_some(all))).await
+                let tell = |done, all| {
+                    show(&bar, done, data.then_some(all));
+                    ControlFlow::Continue(())
+                };
+                pool.check_and_tell(data, tell).await
             });
             bar.finish_and_clear();
             let report = convert::check_report(report.map_err(|e| cannot("check", &path, &e))?);

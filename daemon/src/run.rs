@@ -294,6 +294,7 @@ impl Daemon {
             tracing::warn!(left, "NBD sessions did not end in time and are cut off");
         }
         self.control.stop();
+        self.volumes.jobs.close();
         if let Some(audit) = &self.porter.audit {
             audit.close();
         }
@@ -380,8 +381,8 @@ fn take_up(
     reactor: &Handle,
 ) -> Result<(), String> {
     let Ok(pool) = &slot.pool else { return Ok(()) };
-    let (pool, volumes) = (Arc::clone(pool), Arc::clone(volumes));
-    for error in on(reactor, move || async move { volumes.take_up(&pool).await })? {
+    let (name, pool, volumes) = (slot.name.clone(), Arc::clone(pool), Arc::clone(volumes));
+    for error in on(reactor, move || async move { volumes.take_up(&name, &pool).await })? {
         tracing::warn!(
             pool = slot.name,
             "what the last daemon has left cannot be deleted: {}",

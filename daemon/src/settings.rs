@@ -7,6 +7,7 @@
 //! | first pool | `default-type` | the type that volumes get when none is asked for |
 //! | first pool | `recycle-bin` | for how many seconds deleted volumes are kept |
 //! | first pool | `pool/NAME` | the path of another pool |
+//! | first pool | `job/ID` | a check or scrub that has begun, or any job that has ended: a [`cairn_api::job::Job`] as JSON |
 //! | any pool | `last-scrub` | what its last scrub found: a [`cairn_api::pool::Scrub`] as JSON |
 //! | volume | `type` | its type; without it has [`DEFAULT_TYPE`] |
 //! | volume | `qos` | limits of its own, a [`QosRule`] as JSON |
@@ -50,6 +51,7 @@ pub(crate) const VOLUME_PROJECT: &str = "project";
 pub(crate) const VOLUME_STATUS: &str = "status";
 pub(crate) const TOKEN: &str = "client-token";
 pub(crate) const RECYCLE_BIN: &str = "recycle-bin";
+pub(crate) const JOB_PREFIX: &str = "job/";
 const TAG_PREFIX: &str = "tag/";
 const HOLD_PREFIX: &str = "hold/";
 /// The value of what is kept only where it is so.

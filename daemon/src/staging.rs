@@ -36,6 +36,7 @@ pub(crate) struct StagingSettings {
 
 /// A staged volume and where it is.
 pub(crate) struct FoundStaging<D: Disk> {
+    pub(crate) pool_name: String,
     pub(crate) pool: Arc<Pool<D>>,
     pub(crate) volume: VolumeInfo,
     pub(crate) settings: StagingSettings,
@@ -67,12 +68,12 @@ impl<D: Disk> Volumes<D> {
     /// # Errors
     /// `NotFound` when there is none of that name.
     pub(crate) fn staging(&self, id: &str) -> Result<FoundStaging<D>> {
-        let find = |pool: Arc<Pool<D>>| {
+        let find = |pool_name: String, pool: Arc<Pool<D>>| {
             let volume = pool.volume(id).ok()?;
             let settings = staging_settings(&volume.attributes)?;
-            Some(FoundStaging { pool, volume, settings })
+            Some(FoundStaging { pool_name, pool, volume, settings })
         };
-        let found = self.pools.open().into_iter().find_map(|(_, pool)| find(pool));
+        let found = self.pools.open().into_iter().find_map(|(name, pool)| find(name, pool));
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no staging '{id}' any more")))
     }
 }

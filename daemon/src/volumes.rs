@@ -12,11 +12,13 @@ use cairn_cow::{Attributes, Disk, Error, ErrorKind, Holder, Pool, Resolved, Resu
 use parking_lot::Mutex;
 
 use crate::activity::Activities;
+use crate::checks::Checks;
 use crate::control::{Sessions, Target};
 use crate::courtesy::Courtesy;
 use crate::events::{About, Events};
 use crate::figures::Figures;
 use crate::images;
+use crate::jobs::{self, Jobs};
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
 use crate::restore::{self, Restores};
@@ -37,6 +39,10 @@ pub struct Volumes<D: Disk> {
     pub(crate) activities: Arc<Activities>,
     /// Of pools, in the background.
     pub(crate) scrubs: Scrubs,
+    /// Of pools, too.
+    pub(crate) checks: Checks,
+    /// What has become of all that takes its time.
+    pub(crate) jobs: Jobs,
     /// What is done by those who use them.
     pub figures: Arc<Figures>,
     /// Between those who use volumes and those who copy them.
@@ -68,6 +74,8 @@ impl<D: Disk> Volumes<D> {
             courtesy,
             activities: Arc::default(),
             scrubs: Scrubs::default(),
+            checks: Checks::default(),
+            jobs: Jobs::default(),
             figures: Arc::default(),
             throttles: Mutex::default(),
             complaints: Mutex::default(),
@@ -127,7 +135,14 @@ impl<D: Disk> Volumes<D> {
 
     /// Deletes what clients of the daemon that had a pool before have not finished, and takes up its restores. What could
     /// not be deleted is left for the next time.
-    pub(crate) async fn take_up(&self, pool: &Arc<Pool<D>>) -> Vec<cairn_cow::Error> {
+    pub(crate) async fn take_up(&self, name: &str, pool: &Arc<Pool<D>>) -> Vec<cairn_cow::Error> {
+        let main = self.pools.main();
+        if main.id() == pool.id() {
+            self.jobs.load(main, &self.events).await;
+        }
+        for jobs::Found { job, .. } in jobs::unfinished(name, pool) {
+            self.jobs.interrupted(main, &self.events, job).await;
+        }
         let swept = [images::sweep(pool).await, restore::sweep(pool).await];
         self.restores.load(pool).await;
         swept.into_iter().filter_map(Result::err).collect()

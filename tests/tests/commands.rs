@@ -131,7 +131,7 @@ fn the_api_answers_in_one_error_shape() {
     let is = |status: u16, code: &str| (status, code.to_owned());
     assert_eq!(code("GET", "/v1/volumes/nothing", None), is(404, "not-found"));
     assert_eq!(code("POST", "/v1/volumes", Some(json!({"name": "demo", "size": MIB}))), is(409, "exists"));
-    assert_eq!(code("POST", "/v1/volumes/demo/resize", Some(json!({"size": MIB}))), is(400, "shrink"));
+    assert_eq!(code("POST", "/v1/volumes/demo/resize", Some(json!({"size": MIB}))), is(409, "shrink"));
     assert_eq!(code("POST", "/v1/volumes", Some(json!({"name": "x", "sise": 1}))), is(400, "bad-request"));
     assert_eq!(code("GET", "/v1/nothing", None), is(404, "no-such-route"));
     assert_eq!(code("DELETE", "/v1/pool", None), is(405, "method-not-allowed"));

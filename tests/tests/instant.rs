@@ -71,6 +71,12 @@ impl Setup {
         Setup { daemon, ..self }
     }
 
+    /// What has become of the job that a restore is, by what the restore was answered with.
+    fn job(&self, restored: &Value) -> Value {
+        let id = restored["restore"]["job"].as_str().expect("a restore is a job");
+        self.daemon.get(&format!("/v1/jobs/{id}"))
+    }
+
     fn show(&self, name: &str) -> Value {
         self.daemon.get(&format!("/v1/volumes/{name}"))
     }
@@ -209,7 +215,7 @@ fn kill_9_at_any_point_of_a_restore_loses_nothing() {
     let undisturbed = began.elapsed().as_micros() as u64;
     setup.daemon.cairn(&["volume", "delete", "new", "--yes"]).ok();
     for round in 0..kills {
-        setup.restore("new");
+        let restored = setup.restore("new");
         let mut expected = setup.contents.clone();
         let size = expected.len() as u64;
         for _ in 0..1 + rng.below(3) {
@@ -224,12 +230,17 @@ fn kill_9_at_any_point_of_a_restore_loses_nothing() {
             }
             interrupted += u64::from(!setup.show("new")["restore"].is_null());
             setup = setup.killed_and_started();
+            let state = setup.job(&restored)["state"].clone();
+            assert!(state == "running" || state == "done", "a restore goes on as the same job: {state}");
         }
         if rng.chance(50) {
             setup.wait_until_restored("new");
         }
         setup.assert_holds("new", &expected);
         setup.wait_until_restored("new");
+        let job = setup.job(&restored);
+        assert_eq!((&job["state"], &job["volume"]), (&json!("done"), &json!("new")));
+        assert_eq!(job["progress"]["done"], job["progress"]["total"]);
         assert!(!setup.daemon.said().contains("cannot be taken up"), "round {round}");
         setup.daemon.cairn(&["volume", "delete", "new", "--yes"]).ok();
     }
@@ -368,12 +379,17 @@ fn a_volume_is_deleted_while_it_is_restored() {
     setup.daemon.cairn(&["volume", "delete", "at-once", "--yes"]).ok();
     let pack = largest_pack(&setup);
     flip_byte(&pack, 2 * MIB, 0x10).expect("a flipped byte");
-    setup.restore("stuck");
+    let restored = setup.restore("stuck");
     setup.wait("stuck", |volume| !volume["restore"]["problem"].is_null());
+    let job = setup.job(&restored);
+    assert!(job["state"] == "running" && !job["problem"].is_null(), "{job}");
+    let kept = setup.daemon.cairn(&["job", "cancel", job["id"].as_str().expect("an id")]).refused();
+    assert!(kept.stderr.ends_with("hint: it ends with the volume: cairn volume delete stuck\n"), "{kept}");
     let client = setup.daemon.connect("stuck");
     assert!(setup.daemon.cairn(&["volume", "delete", "stuck", "--yes"]).refused().stderr.contains("(busy)"));
     client.disconnect().expect("an end");
     setup.daemon.cairn(&["volume", "delete", "stuck", "--yes"]).ok();
+    assert_eq!(setup.job(&restored)["state"], "cancelled");
     setup.assert_nothing_is_left_but(before);
     // A name that is free again, and a daemon that stops in good order in the middle.
     setup.restore("stuck");

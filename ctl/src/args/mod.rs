@@ -2,12 +2,13 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`recycle`], [`events`], [`top`] | the subcommands of one subject each |
+//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`job`], [`recycle`], [`events`], [`top`] | the subcommands of one subject each |
 //! | [`values`] | what an argument may be beyond a word or a number |
 
 mod backup;
 mod events;
 mod image;
+mod job;
 mod pool;
 mod qos;
 mod recycle;
@@ -26,6 +27,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use backup::{Backup, BackupChanges, CreateBackup, InRepo, RestoreBackup};
 pub(crate) use events::Events;
 pub(crate) use image::{Image, ImageChanges, ImageFields, ImageFilter, ImportImage};
+pub(crate) use job::{Job, JobFilter};
 pub(crate) use pool::Pool;
 pub(crate) use qos::{Qos, Rule, RuleChanges};
 pub(crate) use recycle::RecycleBin;
@@ -127,6 +129,9 @@ pub(crate) enum Command {
     /// The files or devices that hold everything
     #[command(subcommand)]
     Pool(Pool),
+    /// What takes its time: checks, scrubs, restores, imports
+    #[command(subcommand)]
+    Job(Job),
     /// Volumes that were deleted and can still be had back
     #[command(subcommand)]
     RecycleBin(RecycleBin),
@@ -270,6 +275,12 @@ mod tests {
             "pool status bulk",
             "pool check --data",
             "pool check bulk",
+            "pool check bulk --data --detach",
+            "job list",
+            "job list --kind check --state running --pool bulk --volume demo --image web --limit 5",
+            "job show check-0123456789ab --follow",
+            "job show check-0123456789ab",
+            "job cancel check-0123456789ab",
             "pool check ./pool.cairn --data",
             "pool scrub",
             "pool scrub bulk --limit-rate 100M --detach",
@@ -347,6 +358,11 @@ mod tests {
             ("pool create bulk", "--path"),
             ("pool grow --limit x", "is not a size"),
             ("pool remove", "<NAME>"),
+            ("job list --kind backup", "expected check, scrub, restore or import"),
+            ("job list --state idle", "expected running, done, failed, cancelled or interrupted"),
+            ("job list --limit 0", "0 is not in 1.."),
+            ("job show", "<ID>"),
+            ("job cancel", "<ID>"),
             ("recycle-bin set 7", "expected a time such as 7d"),
             ("recycle-bin set 0d", "expected a time such as 7d"),
             ("recycle-bin purge", "<NAME|ID>"),

@@ -18,9 +18,13 @@ pub(crate) enum Pool {
     },
     /// Check that everything in a pool is sound, while it is in use; exits with 1 when it is not
     #[command(after_help = "\
+A check is a job of the daemon. Interrupting this command cancels it; with --detach it goes on
+by itself, and \"cairn job show\" tells what it has found.
+
 Examples:
   cairn pool check
   cairn pool check bulk --data
+  cairn pool check --data --detach
   cairn pool check /srv/pool.cairn            one that no daemon uses: its path, with a '/'")]
     Check {
         /// The pool; the one that the daemon was started on unless given
@@ -29,6 +33,9 @@ Examples:
         /// Read all data too, not only what describes it
         #[arg(long)]
         data: bool,
+        /// Do not wait for its end
+        #[arg(long)]
+        detach: bool,
     },
     /// Read all that a pool holds in the background, and compare it with its checksums; exits with 1 when that found damage
     #[command(after_help = "\

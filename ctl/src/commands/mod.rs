@@ -8,6 +8,7 @@
 //! | [`repo`], [`backup`] | repositories and the backups in them; what both need is in [`repository`] |
 //! | [`types`], [`qos`] | types of volumes, limits to their I/O |
 //! | [`pool`] | pools |
+//! | [`job`] | jobs, and waiting for them |
 //! | [`events`], [`top`] | what happens, and what volumes do |
 //! | [`destination`] | files and streams that are written |
 
@@ -16,6 +17,7 @@ mod backup;
 mod destination;
 mod events;
 mod image;
+mod job;
 mod pool;
 mod qos;
 mod recycle;
@@ -49,6 +51,7 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::Type(command) => types::run(command, client, output).await,
         args::Command::Qos(command) => qos::run(command, client, output).await,
         args::Command::Pool(command) => pool::run(command, client, output).await,
+        args::Command::Job(command) => job::run(command, client, output).await,
         args::Command::RecycleBin(command) => recycle::run(command, client, output).await,
         args::Command::Events(asked) => events::run(asked, client, output).await,
         args::Command::Top(asked) => top::run(asked, client, output).await,

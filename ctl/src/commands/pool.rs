@@ -5,17 +5,19 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cairn_api::job::Job;
 use cairn_api::path;
 use cairn_api::pool::{
     CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, ScrubState, StartScrub,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::job;
 use crate::args;
 use crate::client::{Answer, Client, Wait};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::render::pool;
+use crate::render::{jobs, pool};
 
 pub(super) async fn run(command: args::Pool, client: &Client, output: &Output) -> Result<(), Failure> {
     match command {
@@ -46,7 +48,11 @@ pub(super) async fn run(command: args::Pool, client: &Client, output: &Output) -
             }
             Ok(())
         }
-        args::Pool::Check { name: Some(path), data } if path.contains('/') => {
+        args::Pool::Check { name: Some(path), data, detach } if path.contains('/') => {
+            if detach {
+                let why = "--detach cannot be used with a path: no daemon goes on with that check";
+                return Err(Failure::Usage(why.to_owned()));
+            }
             offline("check", Path::new(&path), data.then_some("--data").map(OsString::from), output)
         }
         args::Pool::Repair { path, yes } => {
@@ -56,13 +62,16 @@ pub(super) async fn run(command: args::Pool, client: &Client, output: &Output) -
             let map = map.map(|map| OsString::from(format!("--map={map}")));
             offline("dump", &path, map, output)
         }
-        args::Pool::Check { name, data } => {
+        args::Pool::Check { name, data, detach } => {
             let path =
                 name.map_or_else(|| path::POOL_CHECK.to_owned(), |name| path::pool_sub(&name, "check"));
             let path = path::with_query(path, &[("data", data.then_some("true"))]);
-            let spinner = output.spin(if data { "checking metadata and data" } else { "checking metadata" });
-            let report = client.start::<CheckReport>(&path).await?;
-            drop(spinner);
+            let begun = client.start::<Job>(&path).await?;
+            if detach {
+                return output.answer(&begun, |job, _| jobs::begun(job));
+            }
+            let job = job::see_through(begun, client, output).await?;
+            let report = report(&job)?;
             output.answer(&report, pool::check)?;
             if report.value.clean { Ok(()) } else { Err(Failure::Unsound) }
         }
@@ -87,6 +96,15 @@ pub(super) async fn run(command: args::Pool, client: &Client, output: &Output) -
             output.answer(&grown, |grown, _| pool::grown(grown))
         }
         args::Pool::Remove { name, yes } => remove(&name, yes, client, output).await,
+    }
+}
+
+/// What a check has found, as the daemon says it.
+fn report(job: &Answer<Job>) -> Result<Answer<CheckReport>, Failure> {
+    let raw = serde_json::from_slice::<Value>(&job.raw).unwrap_or_default()["result"]["check"].to_string();
+    match job.value.result.as_ref().and_then(|result| result.check.clone()) {
+        Some(value) => Ok(Answer { raw: raw.into(), value }),
+        None => Err(Failure::local("not-understood", "the daemon does not say what the check has found")),
     }
 }
 

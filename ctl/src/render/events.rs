@@ -45,6 +45,7 @@ mod tests {
             project: None,
             snapshot: None,
             name: None,
+            job: None,
             message: "volume demo (10.0 GiB) is there".into(),
         };
         let fenced = Event { kind: EventKind::PoolFenced, severity: Severity::Error, ..event.clone() };

@@ -5,6 +5,7 @@ pub(crate) mod attachments;
 pub(crate) mod backups;
 pub(crate) mod events;
 pub(crate) mod images;
+pub(crate) mod jobs;
 pub(crate) mod pool;
 pub(crate) mod qos;
 pub(crate) mod recycle;

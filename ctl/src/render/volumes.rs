@@ -412,6 +412,7 @@ connect          nbd+unix:///demo?socket=/s
         let restore = VolumeRestore {
             repo: "file:///b".into(),
             backup: "00112233aabbccdd".into(),
+            job: "restore-001122334455".into(),
             bytes_done: (10 << 30) * 379 / 1000,
             bytes_total: 10 << 30,
             problem: Some("nobody is there".into()),

@@ -15,7 +15,7 @@ use crate::room;
 use crate::staging::is_hidden;
 
 /// An engine's error with its cause in the sentence and, by its kind, what to do about it.
-pub(super) fn error(error: &cow::Error) -> ApiError {
+pub(crate) fn error(error: &cow::Error) -> ApiError {
     let (code, hint) = explain(error.kind());
     let api = ApiError::new(code, error.with_cause());
     match hint {
@@ -55,6 +55,7 @@ fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
         }
         ErrorKind::Io => (ErrorCode::Io, Some("see the daemon's log and the kernel's")),
         ErrorKind::Busy => (ErrorCode::Busy, Some("wait for it to end, then try again")),
+        ErrorKind::Cancelled => (ErrorCode::Cancelled, None),
         ErrorKind::Shrink => (ErrorCode::Shrink, Some("a volume can only grow: give a larger size")),
         ErrorKind::HasSnapshots => (
             ErrorCode::HasSnapshots,
@@ -83,7 +84,7 @@ pub(super) fn in_use(target: &Target, why: &InUse) -> ApiError {
 
 /// Engine times are milliseconds since 1970. One that no calendar holds comes from a damaged clock, not from the
 /// pool: it is shown as 1970.
-pub(super) fn time(ms: u64) -> Timestamp {
+pub(crate) fn time(ms: u64) -> Timestamp {
     i64::try_from(ms)
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok())

@@ -9,9 +9,8 @@ use cairn_api::image::{
     CreateImage, CreateImport, EditImage, Image, ImageList, ImageQuery, Import, PassingSnapshot,
 };
 use cairn_api::info::Info;
-use cairn_api::pool::{
-    CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
-};
+use cairn_api::job::{Job, JobList, JobQuery};
+use cairn_api::pool::{CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, Rollback, RolledBack, Snapshot,
@@ -170,12 +169,19 @@ pub trait Engine: Send + Sync + 'static {
     fn grow_pool(&self, name: String, request: GrowPool) -> Pending<PoolStatus>;
     /// Forgets a pool without volumes; its file stays.
     fn remove_pool(&self, name: String) -> Pending<()>;
-    /// Checks a whole pool, with `data` every data block too; the first one without a name.
-    fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport>;
+    /// Begins to check a whole pool, with `data` every data block too; the first one without a name.
+    fn start_check(&self, name: Option<String>, data: bool) -> Pending<Job>;
     /// A pool's scrub under way, or the last one; of the first pool without a name.
     fn scrub(&self, name: Option<String>) -> Pending<Scrub>;
     /// Begins to read all that a pool holds.
     fn start_scrub(&self, name: Option<String>, request: StartScrub) -> Pending<Scrub>;
     /// Ends a scrub, if one is under way.
     fn stop_scrub(&self, name: Option<String>) -> Pending<Scrub>;
+
+    /// The jobs that are asked for.
+    fn jobs(&self, query: JobQuery) -> Pending<JobList>;
+    /// One job.
+    fn job(&self, id: String) -> Pending<Job>;
+    /// Ends a job; resolves when it has ended.
+    fn cancel_job(&self, id: String) -> Pending<Job>;
 }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) enum Length {
     /// Answers within [`PATIENCE`], or its client is told to look again later.
     Short,
-    /// Takes as long as it takes, one at a time: it reads the whole pool.
+    /// Takes as long as it takes, one at a time: it may read much of a pool.
     Long,
     /// Takes as long as somebody else's I/O takes to end, without work of its own: many at a time.
     Drain,
@@ -99,7 +99,7 @@ fn refused(length: Length, error: &TryAcquireError) -> ApiError {
     match (length, error) {
         (_, TryAcquireError::Closed) => ApiError::new(ErrorCode::Unavailable, "the daemon is shutting down"),
         (Length::Long, TryAcquireError::NoPermits) => {
-            ApiError::new(ErrorCode::Busy, "a check or comparison is already under way")
+            ApiError::new(ErrorCode::Busy, "a comparison is already under way")
                 .with_hint("wait for it to end, then try again")
         }
         (Length::Drain, TryAcquireError::NoPermits) => {

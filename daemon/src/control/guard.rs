@@ -12,9 +12,8 @@ use cairn_api::image::{
     CreateImage, CreateImport, EditImage, Image, ImageList, ImageQuery, Import, PassingSnapshot,
 };
 use cairn_api::info::Info;
-use cairn_api::pool::{
-    CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
-};
+use cairn_api::job::{Job, JobList, JobQuery};
+use cairn_api::pool::{CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, Rollback, RolledBack, Snapshot,
@@ -33,7 +32,7 @@ use cairn_api::volume::{
 
 use super::context::invalid;
 use super::engine::{Engine, Pending};
-use super::{convert, list, recycle};
+use super::{convert, jobs, list, recycle};
 use crate::access::{Limits, forbidden};
 use crate::events::Events;
 use crate::pools::no_volume;
@@ -163,6 +162,11 @@ impl Guarded {
         let all = self.volumes(VolumeQuery::default());
         Box::pin(async move { Ok(all.await?.volumes.into_iter().map(|volume| volume.name).collect()) })
     }
+}
+
+/// Whether a job is seen: those of volumes are by who sees the volume, all others by everybody.
+fn sees_job(names: &HashSet<String>, job: &Job) -> bool {
+    job.volume.as_ref().is_none_or(|volume| names.contains(volume))
 }
 
 /// The nodes that are seen, each under the next that is seen above it.
@@ -484,8 +488,43 @@ impl Engine for Guarded {
         refuse("remove pools")
     }
 
-    fn check(&self, _: Option<String>, _: bool) -> Pending<CheckReport> {
+    fn start_check(&self, _: Option<String>, _: bool) -> Pending<Job> {
         refuse("check pools")
+    }
+
+    fn jobs(&self, mut query: JobQuery) -> Pending<JobList> {
+        let most = query.limit.take();
+        let (all, names) = (self.engine.jobs(query), self.names());
+        Box::pin(async move {
+            list::check_limit(most)?;
+            let (mut list, names) = (all.await?, names.await?);
+            list.jobs.retain(|job| sees_job(&names, job));
+            list.jobs.truncate(most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)));
+            Ok(list)
+        })
+    }
+
+    fn job(&self, id: String) -> Pending<Job> {
+        let (job, names) = (self.engine.job(id.clone()), self.names());
+        Box::pin(async move {
+            let (job, names) = (job.await?, names.await?);
+            if sees_job(&names, &job) { Ok(job) } else { Err(jobs::missing(&id)) }
+        })
+    }
+
+    fn cancel_job(&self, id: String) -> Pending<Job> {
+        let (engine, limits, job) =
+            (Arc::clone(&self.engine), Arc::clone(&self.limits), self.job(id.clone()));
+        Box::pin(async move {
+            let Job { volume, image: None, .. } = job.await? else {
+                return Err(administrators("cancel what changes images"));
+            };
+            let Some(name) = volume else { return Err(administrators("cancel what is done to pools")) };
+            let all = engine.volumes(VolumeQuery::default()).await?.volumes;
+            let of = all.into_iter().find(|volume| volume.name == name).ok_or_else(|| jobs::missing(&id))?;
+            limits.allow(Want::Change, &of.project, &name)?;
+            engine.cancel_job(id).await
+        })
     }
 
     fn scrub(&self, name: Option<String>) -> Pending<Scrub> {

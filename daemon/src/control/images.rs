@@ -14,6 +14,7 @@ use cairn_api::image::{
     CreateImage, CreateImport, EditImage, Image, ImageFields, ImageFormat, ImageList, ImageQuery,
     ImageSource, ImageStatus, Import, SECTOR_BYTES,
 };
+use cairn_api::job::{JobKind, JobState};
 use cairn_api::list::ListQuery;
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::tags::{self, Tags};
@@ -28,10 +29,11 @@ use super::context::{Context, busy, check_name, check_tag_changes, invalid, volu
 use super::convert::api;
 use super::list::{self, Listed};
 use super::sessions::Target;
-use super::{convert, leases, restores};
+use super::{convert, jobs, leases, restores};
 use crate::images::{
     CONTENTS, FoundImage, IMPORT_PREFIX, ImageSettings, VOLUME_IMAGE, forget_passing, in_pool,
 };
+use crate::jobs::{import_of_image, job_id, tell_begun};
 use crate::keeper::random_hex;
 use crate::settings::{self, encode, tag_attributes, tag_changes};
 use crate::volumes::Volumes;
@@ -208,6 +210,9 @@ async fn finish<D: Disk>(pool: &Pool<D>, volume: &str, settings: &ImageSettings)
 /// Runs on the control side.
 pub(super) async fn import<D: Disk>(c: Context<D>, request: CreateImport) -> Result<Import, ApiError> {
     let (import, pool, id) = c.change(async move |c| begin(&c, request).await).await?;
+    if let Ok(found) = find_import(&c, &import.image.name) {
+        tell_begun(&c.volumes.events, &import_of_image(&found));
+    }
     let name = import.image.name.clone();
     tokio::spawn(async move {
         let looked = Arc::clone(&c.volumes);
@@ -233,7 +238,8 @@ async fn begin<D: Disk>(
     let kept = borrowed(&kept);
     let new = NewVolume { name: &volume, description: &fields.description, attributes: &kept };
     let made = api(pool.create_volume_with(new, size).await)?;
-    let import = Import { image: show(&c.volumes, &name)?, export: format!("{IMPORT_PREFIX}{volume}") };
+    let job = job_id(JobKind::Import, &volume);
+    let import = Import { image: show(&c.volumes, &name)?, job, export: format!("{IMPORT_PREFIX}{volume}") };
     Ok((import, pool, made.id))
 }
 
@@ -271,9 +277,11 @@ pub(super) async fn complete<D: Disk>(c: Context<D>, name: String) -> Result<Ima
     }
     end_writer(&c, &found, false).await?;
     c.change(async move |c| {
-        let FoundImage { pool, volume, settings, .. } = find(&c.volumes, &name)?;
+        let found = find(&c.volumes, &name)?;
+        let FoundImage { pool, volume, settings, .. } = &found;
         if !settings.ready {
-            api(finish(&pool, &volume.name, &settings).await)?;
+            jobs::end(&c, import_of_image(&found), JobState::Done, None).await;
+            api(finish(pool, &volume.name, settings).await)?;
         }
         show(&c.volumes, &name)
     })
@@ -295,10 +303,25 @@ pub(super) async fn cancel<D: Disk>(c: Context<D>, name: String) -> Result<(), A
     }
     // Whoever is cut off gives it up, too: that is done, or about to be.
     c.change(async move |c| match find(&c.volumes, &name) {
-        Ok(found) if found.volume.id == import.volume.id => remove(&c, &find_import(&c, &name)?).await,
+        Ok(found) if found.volume.id == import.volume.id => {
+            give_up(&c, &find_import(&c, &name)?, JobState::Cancelled, None).await
+        }
         _ => Ok(()),
     })
     .await
+}
+
+/// Deletes an image that is still being imported.
+async fn give_up<D: Disk>(
+    c: &Context<D>,
+    found: &FoundImage<D>,
+    state: JobState,
+    error: Option<ApiError>,
+) -> Result<(), ApiError> {
+    let job = jobs::end(c, import_of_image(found), state, error).await;
+    remove(c, found).await?;
+    jobs::tell(c, &job);
+    Ok(())
 }
 
 async fn remove<D: Disk>(c: &Context<D>, found: &FoundImage<D>) -> Result<(), ApiError> {
@@ -322,7 +345,7 @@ async fn abandon<D: Disk>(c: &Context<D>, name: String, id: VersionId) {
         if found.volume.id != id || c.volumes.sessions.connections(&target) > 0 {
             return Ok(false);
         }
-        remove(&c, &found).await.map(|()| true)
+        give_up(&c, &found, JobState::Failed, Some(jobs::deserted())).await.map(|()| true)
     });
     match abandoned.await {
         Ok(true) => tracing::warn!("whoever imported an image is gone: it is deleted"),

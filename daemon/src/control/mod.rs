@@ -33,6 +33,7 @@ mod engine;
 mod gate;
 mod guard;
 mod images;
+mod jobs;
 mod leases;
 mod list;
 mod metrics;

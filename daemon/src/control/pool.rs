@@ -5,14 +5,13 @@ use std::sync::Arc;
 use cairn_api::Size;
 use cairn_api::attachment::{Attach, Attachment, AttachmentList, Detach};
 use cairn_api::error::{ApiError, ErrorCode};
-use cairn_api::event::{EventKind, Severity};
+use cairn_api::event::EventKind;
 use cairn_api::image::{
     CreateImage, CreateImport, EditImage, Image, ImageList, ImageQuery, Import, PassingSnapshot,
 };
 use cairn_api::info::Info;
-use cairn_api::pool::{
-    CheckReport, CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
-};
+use cairn_api::job::{Job, JobList, JobQuery};
+use cairn_api::pool::{CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
     CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, MAX_DIFF_EXTENTS, Rollback,
@@ -34,7 +33,7 @@ use super::context::Context;
 use super::convert::api;
 use super::engine::{Engine, Pending};
 use super::{
-    attachments, convert, images, leases, pools, recycle, restores, snapshots, stagings, stats, types,
+    attachments, convert, images, jobs, leases, pools, recycle, restores, snapshots, stagings, stats, types,
     volumes,
 };
 use crate::devices::Devices;
@@ -532,21 +531,8 @@ impl<D: Disk> Engine for PoolEngine<D> {
         self.told(done, |events, _| tell(events))
     }
 
-    fn check(&self, name: Option<String>, data: bool) -> Pending<CheckReport> {
-        let named = name.clone();
-        let done = self.context.run(async move |c| {
-            let (_, pool) = api(pools::named(&c.volumes, name))?;
-            Ok(convert::check_report(api(pool.check(data).await)?))
-        });
-        self.told(done, move |events, report| {
-            let name = named.as_deref().unwrap_or(MAIN_POOL);
-            let (severity, found) = match report.clean {
-                true => (Severity::Info, "it is sound"),
-                false => (Severity::Error, "it is not sound"),
-            };
-            let message = format!("pool {name} was checked: {found}");
-            events.tell_of(severity, EventKind::PoolChecked, About::named(name), message);
-        })
+    fn start_check(&self, name: Option<String>, data: bool) -> Pending<Job> {
+        self.context.run(async move |c| pools::start_check(&c, name, data).await)
     }
 
     fn scrub(&self, name: Option<String>) -> Pending<Scrub> {
@@ -554,11 +540,25 @@ impl<D: Disk> Engine for PoolEngine<D> {
     }
 
     fn start_scrub(&self, name: Option<String>, request: StartScrub) -> Pending<Scrub> {
-        self.context.run(async move |c| pools::start_scrub(&c, name, request))
+        self.context.run(async move |c| pools::start_scrub(&c, name, request).await)
     }
 
     fn stop_scrub(&self, name: Option<String>) -> Pending<Scrub> {
         self.context.run(async move |c| pools::stop_scrub(&c, name).await)
+    }
+
+    fn jobs(&self, query: JobQuery) -> Pending<JobList> {
+        let volumes = Arc::clone(&self.context.volumes);
+        Box::pin(async move { jobs::list(&volumes, &query) })
+    }
+
+    fn job(&self, id: String) -> Pending<Job> {
+        let volumes = Arc::clone(&self.context.volumes);
+        Box::pin(async move { jobs::show(&volumes, &id) })
+    }
+
+    fn cancel_job(&self, id: String) -> Pending<Job> {
+        Box::pin(jobs::cancel(self.context.clone(), id))
     }
 }
 

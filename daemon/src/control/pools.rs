@@ -4,13 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
+use cairn_api::job::Job;
 use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_api::text;
 use cairn_cow::{Disk, Holder, Pool};
 
 use super::context::{Context, blocking, busy, check_name, conflict, invalid, volumes_counted};
 use super::{convert, restores};
+use crate::checks;
 use crate::pools::PoolSlot;
+use crate::scrubs;
 use crate::settings::pool_key;
 use crate::volumes::Volumes;
 
@@ -48,7 +51,7 @@ pub(super) fn scrub<D: Disk>(volumes: &Volumes<D>, name: Option<String>) -> cair
 }
 
 /// On the reactor, where the scrub then goes on.
-pub(super) fn start_scrub<D: Disk>(
+pub(super) async fn start_scrub<D: Disk>(
     c: &Context<D>,
     name: Option<String>,
     request: StartScrub,
@@ -60,19 +63,30 @@ pub(super) fn start_scrub<D: Disk>(
         return Err(invalid(why).with_hint("leave it out for no limit"));
     }
     let (name, pool) = named(&c.volumes, name).map_err(|e| convert::error(&e))?;
-    let Some(scrub) =
-        c.volumes.scrubs.begin(&pool, &name, request.rate, (&c.volumes.courtesy, &c.volumes.events))
-    else {
+    if scrubs::begin(&c.volumes, &pool, &name, request.rate).await?.is_none() {
         return Err(busy(format!("a scrub of the pool '{name}' is under way"))
             .with_hint("see how far it is: cairn pool scrub --status; or end it: --stop"));
-    };
-    drop(cairn_uring::spawn(scrub));
+    }
     Ok(c.volumes.scrubs.show(&*pool, &name))
+}
+
+/// On the reactor, where the check then goes on.
+pub(super) async fn start_check<D: Disk>(
+    c: &Context<D>,
+    name: Option<String>,
+    data: bool,
+) -> Result<Job, ApiError> {
+    let (name, pool) = named(&c.volumes, name).map_err(|e| convert::error(&e))?;
+    checks::begin(&c.volumes, pool, name.clone(), data).await?.map_err(|other| {
+        busy(format!("a check of the pool '{name}' is under way")).with_hint(format!(
+            "see how far it is: cairn job show {other}; or end it: cairn job cancel {other}"
+        ))
+    })
 }
 
 pub(super) async fn stop_scrub<D: Disk>(c: &Context<D>, name: Option<String>) -> Result<Scrub, ApiError> {
     let (name, pool) = named(&c.volumes, name).map_err(|e| convert::error(&e))?;
-    c.volumes.scrubs.ended(pool.id()).await;
+    c.volumes.scrubs.cancel(pool.id(), None).await;
     Ok(c.volumes.scrubs.show(&*pool, &name))
 }
 
@@ -135,7 +149,8 @@ async fn include<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) -> Result<(), Api
 /// Deletes what clients of the daemon that had the pool before have not finished, and takes up its restores.
 async fn take_up<D: Disk>(c: &Context<D>, added: &PoolSlot<D>) {
     let Ok(pool) = added.pool.clone() else { return };
-    let errors = match c.run(async move |c| Ok(c.volumes.take_up(&pool).await)).await {
+    let name = added.name.clone();
+    let errors = match c.run(async move |c| Ok(c.volumes.take_up(&name, &pool).await)).await {
         Ok(errors) => errors.iter().map(convert::error).collect(),
         Err(error) => vec![error],
     };
@@ -224,7 +239,8 @@ pub(super) async fn remove<D: Disk>(c: Context<D>, name: String) -> Result<(), A
     drop(alone);
     if let Some(pool) = gone.pool.as_ref().ok().map(|pool| pool.id()) {
         let ended = c.run(async move |c| {
-            c.volumes.scrubs.ended(pool).await;
+            c.volumes.scrubs.cancel(pool, None).await;
+            c.volumes.checks.cancel(pool, None).await;
             Ok(())
         });
         ended.await?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::event::EventKind;
+use cairn_api::job::JobState;
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::volume::{CreateRestore, Volume, VolumeRestore};
 use cairn_backup::{Error, ErrorKind, HoldId, Location, Reader, Repository};
@@ -19,8 +20,9 @@ use cairn_cow::{Attributes, Disk, Edit, ErrorKind as CowKind, NewVolume, Pool, V
 
 use super::context::{Context, busy, invalid};
 use super::convert::api;
-use super::{convert, types, volumes};
+use super::{convert, jobs, types, volumes};
 use crate::events::About;
+use crate::jobs::restore;
 use crate::keeper::random_hex;
 use crate::restore::{
     COMPANION, RepoSource, Restore, RestoreSettings, Restores, VOLUME_RESTORE, Wanted, companion_of,
@@ -190,7 +192,9 @@ async fn end<D: Disk>(c: &Context<D>, restore: Arc<Restore<D>>) {
             Ok(Some(volume)) => {
                 tracing::info!(volume, "the volume is restored");
                 let message = format!("all of volume {volume} is restored");
-                return c.volumes.events.tell(EventKind::VolumeRestored, About::volume(&volume), message);
+                let job = restore.progress().job;
+                let about = About { job: Some(&job), ..About::volume(&volume) };
+                return c.volumes.events.tell(EventKind::VolumeRestored, about, message);
             }
             Ok(None) => return,
             Err(error) if c.reactor.is_open() => {
@@ -217,6 +221,7 @@ async fn end_now<D: Disk>(
         Ok(name) => name,
         Err(error) => return gone(error),
     };
+    keep_end(c, pool, &name, JobState::Done).await;
     let edit = Edit { attributes: &[(VOLUME_RESTORE, None)], ..Edit::default() };
     if let Err(error) = pool.edit_volume(&name, edit).await {
         return gone(error);
@@ -224,6 +229,20 @@ async fn end_now<D: Disk>(
     c.volumes.restores.remove(pool, head);
     drop_companion(pool, companion).await;
     Ok(Some(name))
+}
+
+/// Keeps what becomes of the restore of a volume, before the volume says it or goes.
+async fn keep_end<D: Disk>(c: &Context<D>, pool: &Pool<D>, name: &str, state: JobState) {
+    let open = c.volumes.pools.open().into_iter().find(|(_, open)| open.id() == pool.id());
+    let (Some((pool_name, _)), Ok(volume)) = (open, pool.volume(name)) else { return };
+    if let Some(progress) = c.volumes.restores.progress(pool, &volume) {
+        jobs::end(c, restore(&pool_name, &volume, progress), state, None).await;
+    }
+}
+
+/// The volume is about to be deleted: so is its restore.
+pub(super) async fn deleting<D: Disk>(c: &Context<D>, pool: &Pool<D>, name: &str) {
+    keep_end(c, pool, name, JobState::Cancelled).await;
 }
 
 async fn drop_companion<D: Disk>(pool: &Pool<D>, companion: &str) {

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use cairn_api::error::ApiError;
+use cairn_api::job::{Job, JobKind, JobState};
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_api::text;
@@ -19,7 +20,8 @@ use super::attachments;
 use super::context::{Context, busy, check_name as check_project, conflict, invalid};
 use super::convert::api;
 use super::sessions::Target;
-use super::{leases, restores, snapshots, types, volumes};
+use super::{jobs, leases, restores, snapshots, types, volumes};
+use crate::jobs::{import_of_volume, job_id, tell_begun};
 use crate::keeper::random_hex;
 use crate::settings::{self, encode};
 use crate::staging::{
@@ -30,6 +32,9 @@ use crate::staging::{
 pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateStaging) -> Result<Staging, ApiError> {
     let (staging, pool, id) = c.change(async move |c| begin(&c, request).await).await?;
     let name = staging.id.clone();
+    if let Ok(found) = find(&c, &name) {
+        tell_begun(&c.volumes.events, &job_of(&found));
+    }
     tokio::spawn(async move {
         let looked = Arc::clone(&c.volumes);
         let over = || looked.staging(&name).is_err();
@@ -76,11 +81,16 @@ async fn begin<D: Disk>(
     let new = NewVolume { name: &id, description: &description, attributes: &attributes };
     let made = api(pool.create_volume_with(new, size).await)?;
     let export = format!("{STAGED_PREFIX}{id}");
-    Ok((Staging { id, export, size: made.size }, pool, made.id))
+    let job = job_id(JobKind::Import, &id);
+    Ok((Staging { id, job, export, size: made.size }, pool, made.id))
 }
 
 fn find<D: Disk>(c: &Context<D>, id: &str) -> Result<FoundStaging<D>, ApiError> {
     api(c.volumes.staging(id))
+}
+
+fn job_of<D: Disk>(found: &FoundStaging<D>) -> Job {
+    import_of_volume(&found.pool_name, &found.volume, &found.settings)
 }
 
 /// Ends what is written, and lets everybody see it. Runs on the control side: other changes do not wait for the writer's
@@ -113,6 +123,7 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
     let from = (VOLUME_FROM_BACKUP, backup.as_deref());
     if !over {
         volumes::is_free(c, &name)?;
+        jobs::end(c, job_of(&found), JobState::Done, None).await;
         let attributes = [(VOLUME_STAGED, None), from];
         let edit = Edit { name: Some(&name), description: None, attributes: &attributes };
         api(found.pool.edit_volume(id, edit).await)?;
@@ -134,6 +145,7 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
         Err(error) if error.kind() == ErrorKind::Exists => {}
         taken => drop(api(taken)?),
     }
+    jobs::end(c, job_of(&found), JobState::Done, None).await;
     let undo = api(pool.replace(&name, (id, STAGED_CONTENTS), "before-restore").await)?;
     // It is done. What may fail from here on is seen to by the next start.
     if let Err(error) = pool.set_attributes(Holder::Volume(&name), &[from]).await {
@@ -151,6 +163,18 @@ fn still_written(id: &str) -> ApiError {
     busy(format!("the staging '{id}' is being written")).with_hint("disconnect the NBD clients first")
 }
 
+async fn give_up<D: Disk>(
+    c: &Context<D>,
+    found: &FoundStaging<D>,
+    state: JobState,
+    error: Option<ApiError>,
+) -> Result<(), ApiError> {
+    let job = jobs::end(c, job_of(found), state, error).await;
+    api(remove(c, found).await)?;
+    jobs::tell(c, &job);
+    Ok(())
+}
+
 async fn remove<D: Disk>(c: &Context<D>, found: &FoundStaging<D>) -> CowResult<()> {
     found.pool.delete_volume(&found.volume.name, true).await?;
     c.volumes.forget_use(&found.pool, found.volume.id);
@@ -163,7 +187,7 @@ pub(super) async fn cancel<D: Disk>(c: Context<D>, id: String) -> Result<(), Api
     c.change(async move |c| {
         let target = Target::Volume { volume: id.clone() };
         let _held = attachments::hold(&c.volumes.sessions, target).await.map_err(|_| still_written(&id))?;
-        api(remove(&c, &find(&c, &id)?).await)
+        give_up(&c, &find(&c, &id)?, JobState::Cancelled, None).await
     })
     .await
 }
@@ -174,7 +198,7 @@ async fn abandon<D: Disk>(c: &Context<D>, id: String) {
         let Ok(found) = find(&c, &id) else { return Ok(false) };
         let target = Target::Volume { volume: id.clone() };
         let Ok(_held) = attachments::hold(&c.volumes.sessions, target).await else { return Ok(false) };
-        api(remove(&c, &found).await).map(|()| true)
+        give_up(&c, &found, JobState::Failed, Some(jobs::deserted())).await.map(|()| true)
     });
     match abandoned.await {
         Ok(true) => tracing::warn!("whoever filled a volume is gone: what was written is deleted"),

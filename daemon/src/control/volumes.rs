@@ -443,6 +443,7 @@ pub(super) async fn delete<D: Disk>(
         c.volumes.forget_use(&pool, id);
         return Ok(true);
     }
+    restores::deleting(&c, &pool, &name).await;
     api(pool.delete_volume(&name, with_snapshots).await)?;
     c.volumes.forget_use(&pool, id);
     restores::deleted(&c, &pool, id, &attributes).await;

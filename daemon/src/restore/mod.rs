@@ -57,9 +57,12 @@ mod tests;
 mod volume;
 mod worker;
 
+use cairn_api::job::JobKind;
 use cairn_backup::HoldId;
 use cairn_cow::{Attributes, Disk, Pool, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::jobs::job_id;
 
 pub(crate) use background::fill_all;
 pub(crate) use holding::while_held;
@@ -88,6 +91,13 @@ pub(crate) struct RestoreSettings {
     /// What keeps the backup's contents in the repository; none in volumes of versions that did not.
     #[serde(default)]
     pub(crate) hold: Option<HoldId>,
+}
+
+impl RestoreSettings {
+    /// The job that it is.
+    fn job(&self) -> String {
+        job_id(JobKind::Restore, &self.companion)
+    }
 }
 
 /// Whether a volume that keeps `attributes` is a bitmap.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use cairn_api::job::JobKind;
 use cairn_api::volume::VolumeRestore;
 use cairn_backup::{BackupId, Location};
 use cairn_cow::{Disk, Error, ErrorKind, Pool, Resolved, Result, VersionId, VolumeInfo};
@@ -18,6 +19,7 @@ use super::volume::Restore;
 use super::worker::{Access, Worker};
 use super::{RestoreSettings, VOLUME_RESTORE};
 use crate::courtesy::Courtesy;
+use crate::jobs::job_id;
 
 /// A volume: its pool's id and that of its head.
 type Key = ([u8; 16], VersionId);
@@ -34,6 +36,11 @@ pub(crate) struct Restores<D: Disk> {
     pub(super) room: SharedRoom,
     /// What their background gives way to.
     pub(super) courtesy: Arc<Courtesy>,
+}
+
+/// The job of a restore of which it cannot be read what it is called.
+fn unreadable_job(head: VersionId) -> String {
+    job_id(JobKind::Restore, &format!("head{}", head.0))
 }
 
 impl<D: Disk> Restores<D> {
@@ -189,8 +196,9 @@ impl<D: Disk> Restores<D> {
             None => None,
         };
         let settings = serde_json::from_str::<RestoreSettings>(kept).ok();
+        let job = settings.as_ref().map_or_else(|| unreadable_job(volume.id), RestoreSettings::job);
         let (repo, backup) = settings.map(|s| (s.repo, s.backup)).unwrap_or_default();
-        Some(VolumeRestore { repo, backup, bytes_done: 0, bytes_total: volume.size, problem: why })
+        Some(VolumeRestore { repo, backup, job, bytes_done: 0, bytes_total: volume.size, problem: why })
     }
 
     /// Forgets a restore whose volume is complete or deleted.

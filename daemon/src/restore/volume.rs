@@ -141,6 +141,7 @@ impl<D: Disk> Restore<D> {
         VolumeRestore {
             repo: self.settings.repo.clone(),
             backup: self.settings.backup.clone(),
+            job: self.settings.job(),
             bytes_done: done,
             bytes_total: size,
             problem: self.pool_problem.lock().clone().or_else(|| self.fetches.problem()),

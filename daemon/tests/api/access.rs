@@ -138,7 +138,7 @@ fn what_belongs_to_nobody_is_the_administrators() {
     let codes = [
         w.code(web.set_volume_qos("web".into(), SetVolumeQos::default())),
         w.code(web.start_scrub(None, StartScrub::default())),
-        w.code(web.check(None, false)),
+        w.code(web.start_check(None, false)),
         w.code(web.delete_type("default".into())),
         w.code(web.set_recycle_bin(SetRecycleBin { keep_seconds: 60 })),
         w.code(web.create_image(image)),

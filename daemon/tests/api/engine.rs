@@ -73,7 +73,7 @@ fn what_is_asked_for_is_done() {
     let status = w.ok(w.engine.pool(None));
     assert_eq!((&*status.path, status.volumes, status.snapshots), ("/the/pool", 3, 3));
     assert_eq!(status.id, "07".repeat(16));
-    let report = w.ok(w.engine.check(None, true));
+    let report = w.check(None, true);
     assert!(report.clean, "{report:?}");
     assert_eq!((report.data_blocks, report.data_verified), (3, 3));
 
@@ -178,7 +178,7 @@ fn a_connection_that_is_just_closing_is_waited_for() {
 fn with_the_reactor_gone_the_answer_says_so() {
     let World { reactor, engine, runtime, .. } = World::new();
     reactor.join().expect("ends in order");
-    let error = runtime.block_on(engine.check(None, false)).expect_err("nobody is left to do it");
+    let error = runtime.block_on(engine.start_check(None, false)).expect_err("nobody is left to do it");
     assert_eq!(error.code, ErrorCode::Unavailable);
 }
 
@@ -312,8 +312,8 @@ fn volumes_of_several_pools_are_as_of_one() {
     assert_eq!(w.code(w.engine.create_group(group)), ErrorCode::Conflict, "two orders of writes");
 
     assert_eq!(w.ok(w.engine.pool(Some("bulk".into()))).volumes, 2);
-    assert!(w.ok(w.engine.check(Some("bulk".into()), true)).clean);
-    assert_eq!(w.code(w.engine.check(Some("no".into()), true)), ErrorCode::NotFound);
+    assert!(w.check(Some("bulk"), true).clean);
+    assert_eq!(w.code(w.engine.start_check(Some("no".into()), true)), ErrorCode::NotFound);
     let grow = |limit| GrowPool { limit };
     assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(None))), ErrorCode::Conflict);
     assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(Some(MIB)))), ErrorCode::Shrink);

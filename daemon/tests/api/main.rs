@@ -5,6 +5,7 @@
 //! | [`access`] | what those see and may who may not do everything |
 //! | [`engine`] | the operations, one call after the other |
 //! | [`said`] | what users and administrators say of volumes and snapshots, and what that changes |
+//! | [`jobs`] | what takes its time, from its beginning to what is kept of it |
 //! | [`socket`] | the control socket from outside: every route, and every way in which a request can be wrong |
 //! | [`document`] | the OpenAPI document |
 //! | [`metrics`] | figures for Prometheus, the document about them and the dashboard that shows them |
@@ -13,6 +14,7 @@
 mod access;
 mod document;
 mod engine;
+mod jobs;
 mod metrics;
 mod said;
 mod socket;

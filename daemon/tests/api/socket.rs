@@ -60,6 +60,16 @@ impl Server {
         if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") }
     }
 
+    /// Checks a pool, and waits for what that finds.
+    fn check(&self, path: &str) -> Value {
+        let begun = self.ok("POST", path, Value::Null, 202);
+        let id = begun["id"].as_str().expect("an id");
+        let job = serde_json::to_value(self.world.ended(id)).expect("JSON");
+        let shown = self.ok("GET", &format!("/v1/jobs/{id}"), Value::Null, 200);
+        assert_eq!((&shown["state"], &shown["result"]), (&json!("done"), &job["result"]));
+        shown["result"]["check"].clone()
+    }
+
     fn error(&self, method: &str, path: &str, body: &str) -> (u16, ErrorBody) {
         let (status, text) = self.call(method, path, body);
         let parsed = serde_json::from_str(&text);
@@ -216,13 +226,13 @@ fn the_pool_and_the_daemon_show_themselves() {
     let server = Server::with_demo();
     let pool = server.ok("GET", "/v1/pool", Value::Null, 200);
     assert_eq!((&pool["volumes"], &pool["snapshots"], &pool["fenced"]), (&json!(1), &json!(2), &Value::Null));
-    let quick = server.ok("POST", "/v1/pool/check", Value::Null, 200);
+    let quick = server.check("/v1/pool/check");
     assert_eq!((&quick["clean"], &quick["data_verified"]), (&json!(true), &json!(0)));
-    let full = server.ok("POST", "/v1/pool/check?data=true", Value::Null, 200);
+    let full = server.check("/v1/pool/check?data=true");
     assert_eq!(full["data_verified"], full["data_blocks"]);
     server.world.write("demo", 7, 0x5a);
     server.world.damage(0x5a);
-    let dirty = server.ok("POST", "/v1/pool/check?data=true", Value::Null, 200);
+    let dirty = server.check("/v1/pool/check?data=true");
     assert_eq!((&dirty["clean"], &dirty["lost_bytes"]), (&json!(false), &json!(BLOCK_SIZE)));
     assert_eq!(
         dirty["losses"],
@@ -421,7 +431,7 @@ fn a_detach_that_waits_is_in_nobodys_way() {
         while !busy.was_asked() {
             std::thread::yield_now();
         }
-        server.ok("POST", "/v1/pool/check", Value::Null, 200);
+        server.check("/v1/pool/check");
         let used = server.ok("GET", "/v1/volumes/demo", Value::Null, 200);
         assert_eq!(used["connections"], 1, "nothing is cut while it is waited for");
         assert!(!polite.is_finished(), "it waits for what is in flight");
@@ -517,7 +527,7 @@ fn pools_are_added_chosen_and_removed() {
         server.ok("GET", "/v1/pool", Value::Null, 200),
         server.ok("GET", "/v1/pools/main", Value::Null, 200)
     );
-    let checked = server.ok("POST", "/v1/pools/bulk/check?data=true", Value::Null, 200);
+    let checked = server.check("/v1/pools/bulk/check?data=true");
     assert_eq!((&checked["clean"], &checked["data_verified"]), (&json!(true), &json!(0)));
 
     assert_eq!(server.error("DELETE", "/v1/pools/bulk", "").0, 409, "it has a volume");
@@ -576,6 +586,8 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "GET /v1/images",
             "GET /v1/images/{name}",
             "GET /v1/info",
+            "GET /v1/jobs",
+            "GET /v1/jobs/{id}",
             "GET /v1/metrics",
             "GET /v1/pool",
             "GET /v1/pool/scrub",
@@ -609,6 +621,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "POST /v1/imports",
             "POST /v1/imports/{name}/complete",
             "POST /v1/imports/{name}/grow",
+            "POST /v1/jobs/{id}/cancel",
             "POST /v1/pool/check",
             "POST /v1/pool/scrub",
             "POST /v1/pools",
@@ -668,6 +681,9 @@ fn every_route_is_described_and_every_description_is_a_route() {
         "Fill",
         "CreatePool",
         "GrowPool",
+        "Job",
+        "JobList",
+        "JobResult",
         "CheckReport",
         "Scrub",
         "StartScrub",
@@ -777,6 +793,12 @@ fn every_wrong_request_gets_the_one_error_shape() {
         ("POST", "/v1/pools", "{\"name\":\"p\"}", 400, ErrorCode::BadRequest, "missing field `path`"),
         ("POST", "/v1/pools/main/grow", "", 409, ErrorCode::Conflict, "limit"),
         ("POST", "/v1/pools/main/grow", "{\"limit\":1}", 409, ErrorCode::Shrink, "pools only grow"),
+        ("GET", "/v1/jobs?kind=backup", "", 400, ErrorCode::BadRequest, "unknown variant `backup`"),
+        ("GET", "/v1/jobs?limit=0", "", 400, ErrorCode::InvalidArgument, "at least 1"),
+        ("GET", "/v1/jobs?since=1", "", 400, ErrorCode::BadRequest, "since"),
+        ("GET", "/v1/jobs/no", "", 404, ErrorCode::NotFound, "no job 'no'"),
+        ("POST", "/v1/jobs/no/cancel", "", 404, ErrorCode::NotFound, "no job 'no'"),
+        ("DELETE", "/v1/jobs/no", "", 405, ErrorCode::MethodNotAllowed, "does not take DELETE"),
         ("POST", "/v1/pools/no/check?data=true", "", 404, ErrorCode::NotFound, "no"),
         ("POST", "/v1/pools/main/check?date=true", "", 400, ErrorCode::BadRequest, "date"),
         ("DELETE", "/v1/pools/main", "", 409, ErrorCode::Busy, "started on"),

@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use cairn_api::attachment::Consumer;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::info::{Info, NbdEndpoint};
+use cairn_api::job::Job;
+use cairn_api::pool::CheckReport;
 use cairn_api::snapshot::CreateSnapshot;
 use cairn_api::tags::Tags;
 use cairn_api::volume::{CreateVolume, DeleteVolumeQuery};
@@ -354,6 +356,23 @@ impl World {
             pool.write(0, version, block * BLOCK_SIZE, BLOCK_SIZE as usize, buf).await
         });
         written.expect("the reactor runs").wait().expect("the task ends").expect("is written");
+    }
+
+    /// Waits until a job has ended.
+    pub(crate) fn ended(&self, id: &str) -> Job {
+        loop {
+            let job = self.ok(self.engine.job(id.into()));
+            if job.is_over() {
+                return job;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Checks a pool.
+    pub(crate) fn check(&self, pool: Option<&str>, data: bool) -> CheckReport {
+        let job = self.ok(self.engine.start_check(pool.map(str::to_owned), data));
+        self.ended(&job.id).result.and_then(|result| result.check).expect("it ends with a report")
     }
 
     /// How a volume is deleted with its snapshots.

@@ -87,7 +87,7 @@ async fn write(
     transfer: &mut Transfer,
     client: &Client,
 ) -> Result<Answer<Image>, Failure> {
-    let Import { image, export } = begun;
+    let Import { image, export, .. } = begun;
     let endpoint = nbd_endpoint(client).await?;
     let grow = size.is_none().then(|| grow(image.name.clone(), client));
     let connection = transfer

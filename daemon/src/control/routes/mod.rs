@@ -10,6 +10,7 @@
 //! | [`types`] | volume types, and the QoS rules that they point to |
 //! | [`events`] | what happened, and what happens |
 //! | [`stats`], [`metrics`] | what volumes' clients have done; all figures, for Prometheus |
+//! | [`jobs`] | what takes its time: checks, scrubs, restores, imports |
 //! | [`recycle`] | volumes that were deleted and can be had back |
 //! | [`document`] | what holds throughout the OpenAPI document |
 //! | [`pools`] | pools: figures, checks, more of them |
@@ -21,6 +22,7 @@ mod attachments;
 mod document;
 mod events;
 mod images;
+mod jobs;
 mod metrics;
 mod pools;
 mod recycle;
@@ -43,6 +45,7 @@ use axum::routing::get;
 use cairn_api::access::{Caller, Role};
 use cairn_api::error::{ApiError, ErrorBody, ErrorCode};
 use cairn_api::info::Info;
+use cairn_api::job::Job;
 use cairn_api::path;
 use nix::unistd::{Uid, User};
 use tokio::sync::Semaphore;
@@ -129,6 +132,11 @@ impl Control {
         Ok(Json(StatusCode::CREATED, self.shared.gate.run(Length::Short, || call(&*self.engine)).await?))
     }
 
+    /// Calls the engine and answers 202 with the job that it has begun.
+    async fn begun(&self, call: impl FnOnce(&dyn Engine) -> Pending<Job> + Send) -> Answer<Job> {
+        Ok(Json(StatusCode::ACCEPTED, self.shared.gate.run(Length::Short, || call(&*self.engine)).await?))
+    }
+
     /// Calls the engine and answers 204: there is nothing left to show.
     async fn gone(
         &self,
@@ -177,6 +185,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(stagings::routes())
         .merge(types::routes())
         .merge(pools::routes())
+        .merge(jobs::routes())
         .merge(recycle::routes())
         .merge(events::routes())
         .merge(stats::routes())

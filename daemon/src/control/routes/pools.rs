@@ -4,9 +4,8 @@
 
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
-use cairn_api::pool::{
-    CheckQuery, CheckReport, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub,
-};
+use cairn_api::job::Job;
+use cairn_api::pool::{CheckQuery, CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -33,12 +32,12 @@ async fn first_status(c: Control) -> Answer<PoolStatus> {
     c.ok(Length::Short, |e| e.pool(None)).await
 }
 
-/// Check the whole first pool while it is in use. One check at a time; it answers when it is done.
+/// Begin to check the whole first pool while it is in use: a job, whose result says whether all is well.
 #[utoipa::path(post, path = "/v1/pool/check", tag = "pools", params(CheckQuery), responses(
-    (status = 200, description = "What was found; `clean` says whether all is well", body = CheckReport),
+    (status = 202, description = "It has begun", body = Job),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn first_check(c: Control, Query(query): Query<CheckQuery>) -> Answer<CheckReport> {
-    c.ok(Length::Long, |e| e.check(None, query.data)).await
+async fn first_check(c: Control, Query(query): Query<CheckQuery>) -> Answer<Job> {
+    c.begun(|e| e.start_check(None, query.data)).await
 }
 
 /// List all pools.
@@ -89,17 +88,14 @@ async fn grow_pool(
     c.ok(Length::Short, |e| e.grow_pool(name, request)).await
 }
 
-/// Check a whole pool while it is in use. One check at a time; it answers when it is done.
+/// Begin to check a whole pool while it is in use: a job, whose result says whether all is well. One check of a pool at a
+/// time.
 #[utoipa::path(post, path = "/v1/pools/{name}/check", tag = "pools",
     params(("name" = String, Path, description = "The pool"), CheckQuery), responses(
-    (status = 200, description = "What was found; `clean` says whether all is well", body = CheckReport),
+    (status = 202, description = "It has begun", body = Job),
     (status = "default", description = "An error", body = ErrorBody)))]
-async fn check_pool(
-    c: Control,
-    Path(name): Path<String>,
-    Query(query): Query<CheckQuery>,
-) -> Answer<CheckReport> {
-    c.ok(Length::Long, |e| e.check(Some(name), query.data)).await
+async fn check_pool(c: Control, Path(name): Path<String>, Query(query): Query<CheckQuery>) -> Answer<Job> {
+    c.begun(|e| e.start_check(Some(name), query.data)).await
 }
 
 /// Show the scrub of the first pool: the one under way, or the last one since the daemon started.

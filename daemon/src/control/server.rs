@@ -87,7 +87,7 @@ pub fn start(
     let handle = runtime.handle().clone();
     let (stop, stopped) = watch::channel(false);
     let events = engine.events();
-    let router = routes::router(Arc::clone(&engine));
+    let router = routes::guarded(Arc::clone(&engine));
     let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
         drop(runtime.spawn(tidy(engine)));
         if let Err(error) = runtime.block_on(serve(listener, router, porter, stopped, &events)) {

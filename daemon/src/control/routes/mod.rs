@@ -35,13 +35,13 @@ mod volumes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Extension, Router};
 use cairn_api::access::{Caller, Role};
 use cairn_api::error::{ApiError, ErrorBody, ErrorCode};
 use cairn_api::info::Info;
@@ -157,8 +157,14 @@ impl Control {
 ))]
 struct Document;
 
-/// The API over `engine`.
+/// The API over `engine`, for whoever holds it: that one is taken for an administrator.
 pub fn router(engine: Arc<dyn Engine>) -> Router {
+    let uid = Uid::effective().as_raw();
+    guarded(engine).layer(Extension(Asking { uid, rights: Rights::Administrator }))
+}
+
+/// The API over `engine`. Each request must have an [`Asking`] beside it.
+pub(super) fn guarded(engine: Arc<dyn Engine>) -> Router {
     let (router, document) = routes().split_for_parts();
     let document = document::complete(document);
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());

@@ -32,13 +32,13 @@ pub(crate) fn list(list: &ImageList, filtered: bool, look: &Look) -> String {
         (true, right("SIZE")),
         (true, right("USED")),
         (true, left("STATUS")),
-        (true, left("FORMAT")),
-        (typed, left("OS")),
-        (protected, left("PROTECTED")),
+        (true, left("FORMAT").spare(2)),
+        (typed, left("OS").spare(1)),
+        (protected, left("PROTECTED").spare(3)),
         (true, right("VOLUMES")),
-        (true, left("SOURCE")),
-        (true, left("CREATED")),
-        (tagged, left("TAGS")),
+        (true, left("SOURCE").spare(4)),
+        (true, left("CREATED").spare(5)),
+        (tagged, left("TAGS").spare(6)),
     ];
     let rows = images.iter().map(|image| {
         let cells = [

@@ -5,11 +5,10 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoParams, PartialSchema, ToSchema};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::list::list_query;
-use crate::schema::{self, FileName, Line, Name, OsType, words};
+use crate::schema::{self, FileName, Line, Name, OsType, word_enums};
 use crate::tags::{TagChanges, Tags};
 
 /// What the name of an image's NBD export begins with, before its own name. No volume's name has a colon in it.
@@ -19,50 +18,23 @@ pub const EXPORT_PREFIX: &str = "image:";
 /// is imported is filled up with zeroes to the next one.
 pub const SECTOR_BYTES: u64 = 512;
 
-macro_rules! formats {
-    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
-        /// A format of image files.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-        pub enum ImageFormat {
-            $($(#[$doc])* #[serde(rename = $word)] $name,)*
-        }
-
-        impl ImageFormat {
-            /// Every format.
-            pub const ALL: &[ImageFormat] = &[$(ImageFormat::$name),*];
-
-            /// The format as JSON and command lines name it.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(ImageFormat::$name => $word,)*
-                }
-            }
-        }
-    };
-}
-
-formats! {
-    /// The disk's bytes, nothing else.
-    Raw = "raw";
-    /// QEMU's format.
-    Qcow2 = "qcow2";
-    /// VMware's format, as one file.
-    Vmdk = "vmdk";
-    /// The older format of Hyper-V, also called VPC.
-    Vhd = "vhd";
-    /// The newer format of Hyper-V.
-    Vhdx = "vhdx";
-    /// A raw disk in a compressed tar archive.
-    RawTarGz = "raw.tar.gz";
-}
-
-impl PartialSchema for ImageFormat {
-    fn schema() -> RefOr<Schema> {
-        words("A format of image files.", ImageFormat::ALL.iter().map(|format| format.as_str()))
+word_enums! {
+    /// A format of image files.
+    ImageFormat {
+        /// The disk's bytes, nothing else.
+        Raw = "raw";
+        /// QEMU's format.
+        Qcow2 = "qcow2";
+        /// VMware's format, as one file.
+        Vmdk = "vmdk";
+        /// The older format of Hyper-V, also called VPC.
+        Vhd = "vhd";
+        /// The newer format of Hyper-V.
+        Vhdx = "vhdx";
+        /// A raw disk in a compressed tar archive.
+        RawTarGz = "raw.tar.gz";
     }
 }
-
-impl ToSchema for ImageFormat {}
 
 impl fmt::Display for ImageFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

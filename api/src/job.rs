@@ -2,47 +2,16 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoParams, PartialSchema, ToSchema};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
 use crate::pool::{CheckReport, Scrub};
-use crate::schema::{self, Name};
+use crate::schema::{Name, word_enums};
 
 /// Jobs that are kept after they have ended.
 pub const MOST_ENDED: usize = 200;
 
-macro_rules! words {
-    ($(#[doc = $doc:literal])* $name:ident { $($(#[$word_doc:meta])* $word:ident = $text:literal;)* }) => {
-        $(#[doc = $doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$word_doc])* #[serde(rename = $text)] $word,)*
-        }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &[$name] = &[$($name::$word),*];
-
-            /// The word as JSON and tables show it.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $($name::$word => $text,)*
-                }
-            }
-        }
-
-        impl PartialSchema for $name {
-            fn schema() -> RefOr<Schema> {
-                schema::words(concat!($($doc),*).trim(), $name::ALL.iter().map(|word| word.as_str()))
-            }
-        }
-
-        impl ToSchema for $name {}
-    };
-}
-
-words! {
+word_enums! {
     /// What a job does.
     JobKind {
         /// A pool is checked.
@@ -54,9 +23,7 @@ words! {
         /// A client fills an image or a volume.
         Import = "import";
     }
-}
 
-words! {
     /// What has become of a job.
     JobState {
         /// It is under way.

@@ -15,6 +15,11 @@ pub struct Asked<'a> {
     pub after: Option<&'a str>,
 }
 
+/// The most that a list has under this limit.
+pub fn most(limit: Option<u64>) -> usize {
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
 /// A query for a list.
 pub trait ListQuery {
     /// What it asks for as every list can be.

@@ -93,6 +93,42 @@ fn text_of(least: usize, most: usize, pattern: &str) -> ObjectBuilder {
         .pattern(Some(pattern))
 }
 
+/// Makes enumerations whose values are words, in JSON, in the OpenAPI document and to people.
+macro_rules! word_enums {
+    ($(
+        $(#[doc = $doc:literal])*
+        $name:ident { $($(#[$word_doc:meta])* $word:ident = $text:literal;)* }
+    )*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+        pub enum $name {
+            $($(#[$word_doc])* #[serde(rename = $text)] $word,)*
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[$name] = &[$($name::$word),*];
+
+            /// The word as JSON, tables and command lines have it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$word => $text,)*
+                }
+            }
+        }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                crate::schema::words(concat!($($doc),*).trim(), $name::ALL.iter().map(|word| word.as_str()))
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+    )*};
+}
+
+pub(crate) use word_enums;
+
 /// A text that is one of these words.
 pub(crate) fn words<'a>(what: &str, words: impl IntoIterator<Item = &'a str>) -> RefOr<Schema> {
     let words = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words));

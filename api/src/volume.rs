@@ -4,12 +4,11 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoParams, PartialSchema, ToSchema};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::attachment::Attachment;
 use crate::list::list_query;
-use crate::schema::{self, AbsolutePath, BackupId, ClientToken, Line, Name, Reason, Repo, words};
+use crate::schema::{self, AbsolutePath, BackupId, ClientToken, Line, Name, Reason, Repo, word_enums};
 use crate::tags::{TagChanges, Tags};
 
 /// The project of a volume that was given none.
@@ -27,62 +26,35 @@ pub struct SnapshotRef {
     pub snapshot: String,
 }
 
-macro_rules! statuses {
-    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
-        /// What a volume is doing.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-        pub enum VolumeStatus {
-            $($(#[$doc])* #[serde(rename = $word)] $name,)*
-        }
-
-        impl VolumeStatus {
-            /// Every status.
-            pub const ALL: &[VolumeStatus] = &[$(VolumeStatus::$name),*];
-
-            /// The status as JSON and tables show it.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(VolumeStatus::$name => $word,)*
-                }
-            }
-        }
-    };
-}
-
-statuses! {
-    /// Nobody uses it.
-    Available = "available";
-    /// A client fills it with what it begins with; nobody else can use it before that is done.
-    Creating = "creating";
-    /// It is being attached to this machine's kernel.
-    Attaching = "attaching";
-    /// Somebody uses it.
-    InUse = "in-use";
-    /// Its use is being ended.
-    Detaching = "detaching";
-    /// It grows, and whoever uses it is told.
-    Extending = "extending";
-    /// It serves, and what nobody has read yet is still being fetched from a backup.
-    Restoring = "restoring";
-    /// A client fills what is to take the place of its contents.
-    RestoringBackup = "restoring-backup";
-    /// Nobody uses it, and a snapshot of it is being read to back it up or to copy it.
-    BackingUp = "backing-up";
-    /// It is being deleted.
-    Deleting = "deleting";
-    /// An administrator keeps everybody away from it.
-    Maintenance = "maintenance";
-    /// Reads failed their checksum, its pool refuses writes, or an administrator says so.
-    Error = "error";
-}
-
-impl PartialSchema for VolumeStatus {
-    fn schema() -> RefOr<Schema> {
-        words("What a volume is doing.", VolumeStatus::ALL.iter().map(|status| status.as_str()))
+word_enums! {
+    /// What a volume is doing.
+    VolumeStatus {
+        /// Nobody uses it.
+        Available = "available";
+        /// A client fills it with what it begins with; nobody else can use it before that is done.
+        Creating = "creating";
+        /// It is being attached to this machine's kernel.
+        Attaching = "attaching";
+        /// Somebody uses it.
+        InUse = "in-use";
+        /// Its use is being ended.
+        Detaching = "detaching";
+        /// It grows, and whoever uses it is told.
+        Extending = "extending";
+        /// It serves, and what nobody has read yet is still being fetched from a backup.
+        Restoring = "restoring";
+        /// A client fills what is to take the place of its contents.
+        RestoringBackup = "restoring-backup";
+        /// Nobody uses it, and a snapshot of it is being read to back it up or to copy it.
+        BackingUp = "backing-up";
+        /// It is being deleted.
+        Deleting = "deleting";
+        /// An administrator keeps everybody away from it.
+        Maintenance = "maintenance";
+        /// Reads failed their checksum, its pool refuses writes, or an administrator says so.
+        Error = "error";
     }
 }
-
-impl ToSchema for VolumeStatus {}
 
 impl FromStr for VolumeStatus {
     type Err = String;

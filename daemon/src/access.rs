@@ -117,9 +117,9 @@ pub(crate) fn forbidden(what: impl Into<String>) -> ApiError {
     )
 }
 
-/// Rows with the ids of whom they are for.
+/// The rows that are for somebody there is, with the ids of those.
 #[derive(Debug)]
-struct Table(Vec<(Option<Id>, Grant)>);
+struct Table(Vec<(Id, Grant)>);
 
 #[derive(Debug)]
 enum Id {
@@ -139,14 +139,14 @@ impl Access {
     /// count for nobody: a sentence each.
     pub fn set(&self, grants: Option<&[Grant]>) -> Vec<String> {
         let mut wrong = Vec::new();
-        let row = |grant: &Grant| {
-            let id = resolve(&grant.to).unwrap_or_else(|why| {
+        let row = |grant: &Grant| match resolve(&grant.to) {
+            Ok(id) => Some((id, grant.clone())),
+            Err(why) => {
                 wrong.push(why);
                 None
-            });
-            (id, grant.clone())
+            }
         };
-        let table = grants.map(|grants| Table(grants.iter().map(row).collect()));
+        let table = grants.map(|grants| Table(grants.iter().filter_map(row).collect()));
         *self.table.write() = table;
         wrong
     }
@@ -161,9 +161,8 @@ impl Access {
         let mut limits = Limits { change: BTreeSet::new(), see: Scope::Only(BTreeSet::new()) };
         for (id, grant) in rows {
             let meant = match id {
-                Some(Id::User(uid)) => *uid == of.uid,
-                Some(Id::Group(gid)) => of.groups.contains(gid),
-                None => false,
+                Id::User(uid) => *uid == of.uid,
+                Id::Group(gid) => of.groups.contains(gid),
             };
             if !meant {
                 continue;
@@ -190,28 +189,27 @@ impl Limits {
     }
 }
 
-/// The id of whom a grant is for; none, and why, when there is nobody of that name.
-fn resolve(to: &Grantee) -> Result<Option<Id>, String> {
-    let nobody = |what: &str, name: &str| {
-        format!("there is no {what} '{name}' on this machine: the grant counts for nobody")
+/// The id of whom a grant is for.
+///
+/// # Errors
+/// Why there is none.
+fn resolve(to: &Grantee) -> Result<Id, String> {
+    let (what, name) = match to {
+        Grantee::User(name) => ("user", name),
+        Grantee::Group(name) => ("group", name),
     };
-    let failed = |what: &str, name: &str, error| format!("cannot look up the {what} '{name}': {error}");
-    match to {
-        Grantee::User(name) => match name.parse() {
-            Ok(uid) => Ok(Some(Id::User(uid))),
-            Err(_) => match User::from_name(name).map_err(|e| failed("user", name, e))? {
-                Some(user) => Ok(Some(Id::User(user.uid.as_raw()))),
-                None => Err(nobody("user", name)),
-            },
-        },
-        Grantee::Group(name) => match name.parse() {
-            Ok(gid) => Ok(Some(Id::Group(gid))),
-            Err(_) => match Group::from_name(name).map_err(|e| failed("group", name, e))? {
-                Some(group) => Ok(Some(Id::Group(group.gid.as_raw()))),
-                None => Err(nobody("group", name)),
-            },
-        },
-    }
+    let found = match (to, name.parse()) {
+        (Grantee::User(_), Ok(uid)) => return Ok(Id::User(uid)),
+        (Grantee::Group(_), Ok(gid)) => return Ok(Id::Group(gid)),
+        (Grantee::User(_), Err(_)) => {
+            User::from_name(name).map(|user| user.map(|user| Id::User(user.uid.as_raw())))
+        }
+        (Grantee::Group(_), Err(_)) => {
+            Group::from_name(name).map(|group| group.map(|group| Id::Group(group.gid.as_raw())))
+        }
+    };
+    let found = found.map_err(|error| format!("cannot look up the {what} '{name}': {error}"))?;
+    found.ok_or_else(|| format!("there is no {what} '{name}' on this machine: the grant counts for nobody"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use cairn_api::event::{Event, EventKind, EventList, EventQuery, Severity};
+use cairn_api::list;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -151,7 +152,7 @@ impl Events {
         let kept = self.kept.lock();
         let after = query.after.unwrap_or(0);
         let from = kept.events.partition_point(|event| event.id <= after);
-        let most = query.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let most = list::most(query.limit);
         let asked_for = kept
             .events
             .range(from..)

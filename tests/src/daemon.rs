@@ -216,6 +216,19 @@ impl Daemon {
         self.said.lock().expect("no reader panics").clone()
     }
 
+    /// Waits until it has said all of `parts` in what follows the first `skip` bytes, and gives that.
+    #[track_caller]
+    pub fn says(&self, skip: usize, parts: &[&str]) -> String {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let said = self.said()[skip..].to_owned();
+            let missing = parts.iter().find(|part| !said.contains(**part));
+            let Some(missing) = missing else { return said };
+            assert!(Instant::now() < deadline, "lacks {missing:?}: {said}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Its resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).expect("it runs");

@@ -8,8 +8,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use cairn_tests::daemon::{Daemon, Launch};
 use cairn_tests::program::{Outcome, binary, run_command};
@@ -92,11 +90,7 @@ impl Place {
     fn reload(&self, daemon: &Daemon, said: &str) {
         let before = daemon.said().len();
         kill(daemon.pid(), Signal::SIGHUP).expect("a signal can be sent");
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !daemon.said()[before..].contains(said) {
-            assert!(Instant::now() < deadline, "lacks {said:?}: {}", &daemon.said()[before..]);
-            thread::sleep(Duration::from_millis(5));
-        }
+        daemon.says(before, &[said]);
     }
 }
 

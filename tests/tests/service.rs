@@ -91,19 +91,6 @@ fn a_manager_with_an_abstract_name_hears_it_too_and_that_a_start_fails() {
     stop_and_hear(daemon, &mut manager);
 }
 
-/// Waits until the daemon has said all of `parts` in what follows the first `skip` bytes, and gives that.
-#[track_caller]
-fn says(daemon: &Daemon, skip: usize, parts: &[&str]) -> String {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let said = daemon.said()[skip..].to_owned();
-        let missing = parts.iter().find(|part| !said.contains(**part));
-        let Some(missing) = missing else { return said };
-        assert!(Instant::now() < deadline, "lacks {missing:?}: {said}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Has the daemon read its configuration, `text`, again, and gives what the log says to that, which has all of `parts`.
 #[track_caller]
 fn reload(daemon: &Daemon, manager: &mut Manager, file: &Path, text: &str, parts: &[&str]) -> String {
@@ -114,7 +101,7 @@ fn reload(daemon: &Daemon, manager: &mut Manager, file: &Path, text: &str, parts
     let since = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
     assert!(since.is_some_and(|usec| usec.parse::<u64>().is_ok()), "{reloading}");
     manager.hears(|line| line == "READY=1");
-    says(daemon, before, parts)
+    daemon.says(before, parts)
 }
 
 #[test]
@@ -149,7 +136,7 @@ fn a_changed_configuration_is_read_again_and_what_can_be_holds() {
     for client in [one, two] {
         client.disconnect().expect("those that there were are served");
     }
-    says(&daemon, 0, &["an NBD session ended"]);
+    daemon.says(0, &["an NBD session ended"]);
 
     reload("[pool\n", &["line 1"]);
     // What needs a restart is still to be done, and what held before the file was wrong does.

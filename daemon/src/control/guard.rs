@@ -13,6 +13,7 @@ use cairn_api::image::{
 };
 use cairn_api::info::Info;
 use cairn_api::job::{Job, JobList, JobQuery};
+use cairn_api::list::most;
 use cairn_api::pool::{CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
@@ -73,7 +74,7 @@ impl Limits {
                 let mut members = self.change.iter();
                 match (members.next(), members.next()) {
                     (Some(only), None) => Ok(only.clone()),
-                    (None, _) => Err(forbidden("you are member of no project: you may look, not change")),
+                    (None, _) => Err(no_member()),
                     _ => Err(invalid("you are member of several projects: say in which with --project")),
                 }
             }
@@ -86,13 +87,20 @@ fn unseen(volume: &str) -> ApiError {
     convert::error(&cairn_cow::Error::new(cairn_cow::ErrorKind::NotFound, no_volume(volume)))
 }
 
+fn no_member() -> ApiError {
+    forbidden("you are member of no project: you may look, not change")
+}
+
 fn administrators(what: &str) -> ApiError {
     forbidden(format!("only administrators may {what}"))
 }
 
-fn refuse<T: 'static>(what: &str) -> Pending<T> {
-    let error = administrators(what);
+fn failed<T: 'static>(error: ApiError) -> Pending<T> {
     Box::pin(async move { Err(error) })
+}
+
+fn refuse<T: 'static>(what: &str) -> Pending<T> {
+    failed(administrators(what))
 }
 
 impl Guarded {
@@ -152,10 +160,16 @@ impl Guarded {
 
     /// Calls the engine for something that only whoever made it knows the id of.
     fn member<T: Send + 'static>(&self, call: impl FnOnce(&dyn Engine) -> Pending<T>) -> Pending<T> {
-        match self.limits.project(self.limits.change.first().cloned()) {
-            Ok(_) => call(&*self.engine),
-            Err(error) => Box::pin(async move { Err(error) }),
-        }
+        if self.limits.change.is_empty() { failed(no_member()) } else { call(&*self.engine) }
+    }
+
+    /// Makes something new in the project that is asked for, or that it is in otherwise.
+    fn in_project<T: 'static>(
+        &self,
+        asked: Option<String>,
+        make: impl FnOnce(Option<String>) -> Pending<T>,
+    ) -> Pending<T> {
+        self.limits.project(asked).map_or_else(failed, |project| make(Some(project)))
     }
 
     fn names(&self) -> Pending<HashSet<String>> {
@@ -219,12 +233,11 @@ impl Engine for Guarded {
     }
 
     fn create_volume(&self, mut request: CreateVolume) -> Pending<Volume> {
-        match self.limits.project(request.project.take()) {
-            Ok(project) => request.project = Some(project),
-            Err(error) => return Box::pin(async move { Err(error) }),
-        }
         let source = request.source.iter().map(|source| source.volume.clone()).collect();
-        self.of_volumes(Want::Look, source, |e| e.create_volume(request))
+        self.in_project(request.project.take(), |project| {
+            let request = CreateVolume { project, ..request };
+            self.of_volumes(Want::Look, source, |e| e.create_volume(request))
+        })
     }
 
     fn create_restore(&self, _: CreateRestore) -> Pending<Volume> {
@@ -237,7 +250,7 @@ impl Engine for Guarded {
         if let Some(project) = &request.project
             && let Err(error) = self.limits.project(Some(project.clone()))
         {
-            return Box::pin(async move { Err(error) });
+            return failed(error);
         }
         self.change(&name.clone(), |e| e.edit_volume(name, request))
     }
@@ -413,11 +426,9 @@ impl Engine for Guarded {
         if request.over {
             return self.change(&request.volume.clone(), |e| e.create_staging(request));
         }
-        match self.limits.project(request.project.take()) {
-            Ok(project) => request.project = Some(project),
-            Err(error) => return Box::pin(async move { Err(error) }),
-        }
-        self.engine.create_staging(request)
+        self.in_project(request.project.take(), |project| {
+            self.engine.create_staging(CreateStaging { project, ..request })
+        })
     }
 
     fn cancel_staging(&self, id: String) -> Pending<()> {
@@ -493,13 +504,13 @@ impl Engine for Guarded {
     }
 
     fn jobs(&self, mut query: JobQuery) -> Pending<JobList> {
-        let most = query.limit.take();
+        let limit = query.limit.take();
         let (all, names) = (self.engine.jobs(query), self.names());
         Box::pin(async move {
-            list::check_limit(most)?;
+            list::check_limit(limit)?;
             let (mut list, names) = (all.await?, names.await?);
             list.jobs.retain(|job| sees_job(&names, job));
-            list.jobs.truncate(most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)));
+            list.jobs.truncate(most(limit));
             Ok(list)
         })
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::job::{Job, JobList, JobQuery, JobState};
+use cairn_api::list::most;
 use cairn_cow::Disk;
 
 use super::context::{Context, busy, check_name};
@@ -21,7 +22,7 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &JobQuery) -> Result<Jo
     let ended = volumes.jobs.ended().into_iter().filter(|job| !known.contains(&job.id));
     let mut jobs: Vec<Job> = under_way.into_iter().chain(ended).filter(|job| query.asks_for(job)).collect();
     jobs.sort_by(|a, b| (b.begun, &b.id).cmp(&(a.begun, &a.id)));
-    jobs.truncate(query.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
+    jobs.truncate(most(query.limit));
     Ok(JobList { jobs })
 }
 

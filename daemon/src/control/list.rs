@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use cairn_api::error::ApiError;
-use cairn_api::list::Asked;
+use cairn_api::list::{Asked, most};
 use cairn_api::tags::{self, Tags};
 use cairn_api::text;
 
@@ -89,7 +89,7 @@ pub(super) fn cut<T: Listed>(
         })?;
         items.drain(..=at);
     }
-    let most = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let most = most(limit);
     let more = items.len() > most;
     items.truncate(most);
     let next = items.last().filter(|_| more).map(Listed::key);

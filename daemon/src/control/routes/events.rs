@@ -43,10 +43,10 @@ async fn list_events(
     Query(mut query): Query<EventQuery>,
 ) -> Result<Response, Failure> {
     check(&query)?;
-    let events = c.engine.events();
+    let (events, scope) = (c.engine.events(), c.rights.scope());
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     if !accepts.is_some_and(|accept| accept.contains("text/event-stream")) {
-        return Ok(Json(StatusCode::OK, events.list(&query, &c.scope)).into_response());
+        return Ok(Json(StatusCode::OK, events.list(&query, &scope)).into_response());
     }
     let Ok(place) = c.shared.listeners.clone().try_acquire_owned() else {
         let why = format!("{MOST_LISTENERS} clients listen to events already");
@@ -58,7 +58,7 @@ async fn list_events(
         query.after = Some(id.ok_or_else(|| bad("the header Last-Event-ID is no event's id"))?);
     }
     query.after.get_or_insert_with(|| events.last());
-    let stream = listen(events, query, c.scope).map(move |event| {
+    let stream = listen(events, query, scope).map(move |event| {
         let _place = &place;
         Ok::<_, Infallible>(event)
     });

@@ -75,8 +75,7 @@ struct Shared {
 /// What a handler sees, for whoever asks.
 struct Control {
     engine: Arc<dyn Engine>,
-    /// What of lists that the engine does not make.
-    scope: Scope,
+    rights: Rights,
     shared: Shared,
 }
 
@@ -108,7 +107,7 @@ impl FromRequestParts<Shared> for Control {
             }
             Rights::Limited(limits) => Arc::new(Guarded::new(engine, Arc::clone(limits))),
         };
-        Ok(Control { engine, scope: rights.scope(), shared: shared.clone() })
+        Ok(Control { engine, rights: rights.clone(), shared: shared.clone() })
     }
 }
 

@@ -50,6 +50,8 @@ defects! {
     FailedBarrierTriedAgain,
     /// A barrier that has failed is not noted for the next process.
     FailedBarrierNotNoted,
+    /// When opening's barrier fails, a last batch without records counts as durable because it was read.
+    LastBatchVouchesForItself,
     /// Recovery believes what it reads though a barrier has failed for the process before.
     FailedBarrierIgnored,
     /// Recovery does not write again the superblocks that it has read.
@@ -64,12 +66,16 @@ defects! {
     GrowthNotVerified,
     /// What recovery cut off the journal may be seen again.
     CutNotMadeGood,
+    /// A batch of which a power loss has left a part may become whole by the next one.
+    TornBatchLeft,
     /// Replay gives back what a batch freed before the disk says that the batch is durable.
     ReplayFreesTooEarly,
     /// What a process that died had in its shadow is not taken over.
     ShadowNotTaken,
     /// Of the two batches that a process that died may have had in its shadow, one is taken over.
     ShadowTakenInPart,
+    /// A process that dies may leave in its shadow a part of what is one change.
+    GroupLeftInPart,
     /// Replay does not give back the nodes of deleted versions.
     ReplayLeaksNodes,
     /// The pool file grows after the journal says so.
@@ -150,7 +156,8 @@ defects! {
 
 impl Defect {
     /// Those that need so rare a moment that a minute of simulation finds them by luck only.
-    pub const RARE: &[Defect] = &[Defect::NodeReadUnguarded];
+    pub const RARE: &[Defect] =
+        &[Defect::NodeReadUnguarded, Defect::LastBatchVouchesForItself, Defect::TornBatchLeft];
 }
 
 #[cfg(feature = "mutants")]

@@ -116,7 +116,7 @@ pub(crate) struct JournalEnd {
     pub(crate) lsn: Lsn,
     /// [`batch_crc`] of batch `seq`, where the journal still has it.
     pub(crate) crc: Option<u32>,
-    /// The newest batch that the journal itself says is durable.
+    /// The newest batch that the journal itself says is durable: one before its last.
     pub(crate) confirmed: BatchSeq,
 }
 
@@ -254,13 +254,25 @@ pub(crate) struct Shadow {
     crc: u32,
     /// A record did not fit: nothing more goes in before the next batch.
     overflowed: bool,
+    /// Inside [`Shadow::begin_group`]: the header of the group's first frame, once there is one, and where it goes.
+    group: Option<Option<(usize, [u8; FRAME_BYTES])>>,
 }
 
 impl Shadow {
     /// Memory with what the last process left in it, which stays until [`Shadow::begin`].
     pub(crate) fn new(memory: Box<dyn Survivor>, pool: PoolId, geometry: Geometry) -> Shadow {
         let header = Header { pool, ..Header::default() };
-        Shadow { memory, geometry, header, live: false, at: 0, end: 0, crc: 0, overflowed: false }
+        Shadow {
+            memory,
+            geometry,
+            header,
+            live: false,
+            at: 0,
+            end: 0,
+            crc: 0,
+            overflowed: false,
+            group: None,
+        }
     }
 
     /// What an earlier process left of this pool, whose journal ends like this. Nothing when the memory is new, of another
@@ -398,6 +410,21 @@ impl Shadow {
         }
     }
 
+    /// The records up to [`Shadow::end_group`] are one change: whenever the process dies, the next one finds all of them, or
+    /// none.
+    pub(crate) fn begin_group(&mut self) {
+        self.group = Some(None);
+    }
+
+    /// All of the group is copied: its first frame, without which nobody sees the rest, comes last.
+    pub(crate) fn end_group(&mut self) {
+        if let Some((at, frame)) = self.group.take().flatten()
+            && !self.overflowed
+        {
+            self.store(at, &frame);
+        }
+    }
+
     /// Copies a record.
     pub(crate) fn add(&mut self, record: &[u8]) {
         self.crc = extend(self.crc, record);
@@ -410,7 +437,10 @@ impl Shadow {
         frame[..4].copy_from_slice(&(record.len() as u32).to_le_bytes());
         frame[4..].copy_from_slice(&self.crc.to_le_bytes());
         self.store(self.at + FRAME_BYTES, record);
-        self.store(self.at, &frame);
+        match &mut self.group {
+            Some(first @ None) if !planted(Defect::GroupLeftInPart) => *first = Some((self.at, frame)),
+            _ => self.store(self.at, &frame),
+        }
         self.at = next;
     }
 

@@ -309,6 +309,18 @@ impl State {
         Ok(self.append(record))
     }
 
+    /// Decides on changes that are made together: a process that dies leaves all of them, or none.
+    pub(crate) fn decide_all(&mut self, records: &[Record]) -> Result<()> {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.begin_group();
+        }
+        let decided = records.iter().try_for_each(|record| self.decide(record).map(drop));
+        if let Some(shadow) = &mut self.shadow {
+            shadow.end_group();
+        }
+        decided
+    }
+
     /// Turns a missing node into what the caller waits for.
     pub(crate) fn missing(&self, missing: Missing) -> Blocked {
         Blocked::Missing(missing, self.space.reader())

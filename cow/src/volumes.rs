@@ -292,7 +292,7 @@ impl<D: Disk> Pool<D> {
         self.decide_all(|state| f(state).map(|(record, answer)| (vec![record], answer))).await
     }
 
-    /// Makes a decision that takes several records, which are all in one batch.
+    /// Makes a decision that takes several records, which are there together or not at all.
     pub(crate) async fn decide_all<R>(
         &self,
         mut f: impl FnMut(&mut State) -> Result<(Vec<Record>, R)>,
@@ -317,9 +317,7 @@ impl<D: Disk> Pool<D> {
             .step(|state| {
                 admit(state)?;
                 let (records, answer) = f(state)?;
-                for record in &records {
-                    state.decide(record)?;
-                }
+                state.decide_all(&records)?;
                 Ok::<_, Blocked>((answer, state.lsn))
             })
             .await?;

@@ -1,7 +1,9 @@
 //! Names, descriptions, attributes and the limit: what was answered is there after any crash, and a change that was cut
 //! off is there whole or not at all.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use cairn_cow::sim::{Rng, Sim, SimDisk, for_each_seed};
@@ -235,9 +237,19 @@ fn what_was_answered_is_there_after_any_crash() {
             let change = change(&mut rng, &model);
             let then = expected(&model, &change);
             if rng.chance(1, 8) {
-                // Cut off somewhere in the middle.
+                // Cut off somewhere in the middle, perhaps between two records of one change.
+                let died = Rc::new(RefCell::new(None));
+                let theirs = Rc::clone(&died);
+                disk.if_it_died_after(rng.below(8), rng.fork(), move |dead| {
+                    *theirs.borrow_mut() = Some(dead);
+                });
                 let answer = sim.run_for(rng.below(40), make(Arc::clone(&pool), change.clone()));
-                disk = if rng.chance(1, 2) { disk.crash(&mut rng) } else { disk.kill(&mut rng) };
+                let dead = died.take().filter(|_| answer.is_none());
+                disk = match (dead, rng.chance(1, 2)) {
+                    (Some(dead), true) => dead,
+                    (_, true) => disk.crash(&mut rng),
+                    (_, false) => disk.kill(&mut rng),
+                };
                 sim.stop();
                 (sim, pool) = reopened(&disk, seed ^ step);
                 let now = seen(&pool);

@@ -49,7 +49,8 @@ pub(crate) async fn write(pool: &Pool, world: &SharedWorld, Form { keys, digits 
         w.note.1 += 1;
         w.note.1
     });
-    let text = format!("{number:0digits$}");
+    // The last digit says how many there are.
+    let text = format!("{number:0digits$}{keys}");
     let mut at = 0;
     let changes = KEYS.map(|key| {
         at += 1;
@@ -78,12 +79,14 @@ pub(crate) fn journal_left(disk: &SimDisk) -> Option<u64> {
 /// When it is not.
 pub(crate) fn assert_there(pool: &Pool, world: &SharedWorld) {
     let attributes = pool.attributes(Holder::Pool).unwrap_or_else(|e| panic!("reading attributes: {e:?}"));
-    let mut numbers = attributes
+    let numbers: Vec<u64> = attributes
         .iter()
         .filter(|(key, _)| KEYS.contains(key))
-        .map(|(_, text)| text.parse::<u64>().unwrap_or_else(|e| panic!("the pool's note is no number: {e}")));
-    let number = numbers.next().unwrap_or(0);
-    assert!(numbers.all(|other| other == number), "a note is written as a whole: {attributes:?}");
+        .map(|(_, text)| text.parse().unwrap_or_else(|e| panic!("the pool's note is no number: {e}")))
+        .collect();
+    let (number, keys) = numbers.first().map_or((0, 0), |first| (first / 10, first % 10));
+    let whole = numbers.len() as u64 == keys && numbers.iter().all(|other| *other == numbers[0]);
+    assert!(whole, "a note is written as a whole: {attributes:?}");
     let (answered, asked) = world.with(|w| w.note);
     assert!(number == answered || number == asked, "the pool's note is {number}, not {answered} or {asked}");
     world.with(|w| w.note = (number, number));

@@ -1,7 +1,7 @@
 //! Every short sequence of operations, with a crash between any two I/Os and every part of what was not synced by then
 //! on disk or not.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ const SLACK: u64 = 24;
 /// Up to so many changes that are not synced, all their subsets are tried; of more, samples.
 const ALL_SUBSETS: usize = 12;
 const SAMPLES: usize = 64;
+/// Before it stores so many pieces in the memory that outlives it, and in the middle of an event, a process dies.
+const STORES: u64 = 8;
 /// Of one state in so many every block is accounted for as well.
 const CHECKED: u64 = 16;
 
@@ -152,6 +154,9 @@ impl Beginning {
         let world = self.world.fork();
         let mut tally = Tally::default();
         for steps in steps.split(|step| *step == Step::Die) {
+            for stores in 0..STORES {
+                die_inside(&disk, &world, steps, stores, &mut tally);
+            }
             live(&disk, &world, steps, &mut tally);
             // All that was written is there, so most is at stake in the next life; what was only in memory is gone.
             disk = disk.crash_keeping(|_| true);
@@ -160,35 +165,74 @@ impl Beginning {
     }
 }
 
+/// A pool that comes up and is asked for steps.
+struct Lived {
+    sim: Sim,
+    /// Whether it has come up.
+    up: Rc<Cell<bool>>,
+    /// Whether all was done.
+    done: Rc<Cell<bool>>,
+}
+
+impl Lived {
+    fn begin(disk: &SimDisk, world: &SharedWorld, steps: &[Step]) -> Lived {
+        let sim = Sim::in_order();
+        sim.attach(disk);
+        let lived = Lived { sim, up: Rc::default(), done: Rc::default() };
+        let (inside, asked) = (disk.clone(), world.clone());
+        let (came_up, ended) = (Rc::clone(&lived.up), Rc::clone(&lived.done));
+        let steps: Vec<Step> = steps.to_vec();
+        drop(lived.sim.spawn(async move {
+            let (pool, found) = verify::come_up(inside, &asked, Death::Power, false).await;
+            found.go_on(&asked);
+            came_up.set(true);
+            let asker = Asker::new(&pool, &asked);
+            for step in steps {
+                asker.ask(step).await;
+            }
+            ended.set(true);
+        }));
+        lived
+    }
+
+    /// Goes on by an event; what the process may leave when it dies now.
+    fn go_on(&self) -> Death {
+        assert!(self.sim.run_events(1), "everything stands still");
+        // What the power took before is not there because the process dies on the way back.
+        if self.up.get() { Death::Process } else { Death::Power }
+    }
+}
+
 /// Comes up, carries out steps, and looks between any two I/Os at all that a crash may leave there.
 fn live(disk: &SimDisk, world: &SharedWorld, steps: &[Step], tally: &mut Tally) {
-    let sim = Sim::in_order();
-    sim.attach(disk);
-    let (up, done) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
-    let (inside, asked) = (disk.clone(), world.clone());
-    let (came_up, ended) = (Rc::clone(&up), Rc::clone(&done));
-    let steps: Vec<Step> = steps.to_vec();
-    drop(sim.spawn(async move {
-        let (pool, found) = verify::come_up(inside, &asked, Death::Power, false).await;
-        found.go_on(&asked);
-        came_up.set(true);
-        let asker = Asker::new(&pool, &asked);
-        for step in steps {
-            asker.ask(step).await;
-        }
-        ended.set(true);
-    }));
+    let lived = Lived::begin(disk, world, steps);
     let mut seen = None;
-    while !done.get() {
-        assert!(sim.run_events(1), "everything stands still");
+    while !lived.done.get() {
+        let death = lived.go_on();
         let counts = disk.counts();
         let point = (counts.writes, counts.syncs, counts.grows, disk.unsynced_changes());
         let point = Some((point, world.with(|w| w.now())));
         if point != seen {
             seen = point;
-            // What the power took before is not there because the process dies on the way back.
-            let death = if up.get() { Death::Process } else { Death::Power };
             all_crashes(disk, world, death, tally);
+        }
+    }
+}
+
+/// The same once more; the process dies in the middle of each event, before it stores one piece more than `stores` in the
+/// memory that outlives it.
+fn die_inside(disk: &SimDisk, world: &SharedWorld, steps: &[Step], stores: u64, tally: &mut Tally) {
+    let (disk, world) = (disk.crash_keeping(|_| true), world.fork());
+    let lived = Lived::begin(&disk, &world, steps);
+    let died = Rc::new(RefCell::new(None));
+    while !lived.done.get() {
+        let (at, then) = (Rc::clone(&died), world.clone());
+        disk.if_it_died_after(stores, Rng::new(stores), move |disk| {
+            at.replace(Some((disk, then.fork())));
+        });
+        let death = lived.go_on();
+        if let Some((dead, then)) = died.take() {
+            look(dead, &then, death, tally);
         }
     }
 }

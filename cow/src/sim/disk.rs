@@ -1,10 +1,11 @@
 //! The simulated disk: operations wait until the scheduler completes them, and a crash may come at any time.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -102,16 +103,48 @@ struct State {
     survivor: SharedSurvivor,
     /// There is memory that outlives the process.
     survives: bool,
+    /// Stores to that memory until the process dies, and by what chance the disk's writes are carried out then.
+    death: Option<(u64, Rng)>,
+}
+
+/// What is to be done with a disk whose process has died.
+type AtDeath = Box<dyn FnOnce(SimDisk)>;
+
+thread_local! {
+    /// That of the one death on this thread that was asked for last; a disk can be sent, what is done with it need not be.
+    static AT_DEATH: Cell<Option<AtDeath>> = const { Cell::new(None) };
 }
 
 /// What outlives the process: pages, of which those without a page are zeroes; none until somebody asks for them.
 type SharedSurvivor = Arc<Mutex<Vec<Option<Box<[u8; PAGE_BYTES]>>>>>;
 
-struct SimSurvivor(SharedSurvivor);
+struct SimSurvivor {
+    pages: SharedSurvivor,
+    disk: Weak<Mutex<State>>,
+}
+
+impl SimSurvivor {
+    /// Something is about to be stored: perhaps the process dies before that.
+    fn pass_death(&self) {
+        let Some(disk) = self.disk.upgrade() else { return };
+        let mut state = disk.lock();
+        let dead = match state.death.take() {
+            Some((0, mut rng)) => state.kill(&mut rng),
+            others => {
+                state.death = others.map(|(stores, rng)| (stores - 1, rng));
+                return;
+            }
+        };
+        drop(state);
+        if let Some(at_death) = AT_DEATH.take() {
+            at_death(dead);
+        }
+    }
+}
 
 impl Survivor for SimSurvivor {
     fn load(&self, at: usize, into: &mut [u8]) {
-        let pages = self.0.lock();
+        let pages = self.pages.lock();
         for (page, within, range) in pieces(at as u64, into.len()) {
             let into = &mut into[range];
             match &pages[page as usize] {
@@ -122,7 +155,8 @@ impl Survivor for SimSurvivor {
     }
 
     fn store(&mut self, at: usize, bytes: &[u8]) {
-        let mut pages = self.0.lock();
+        self.pass_death();
+        let mut pages = self.pages.lock();
         for (page, within, range) in pieces(at as u64, bytes.len()) {
             let piece = &bytes[range];
             let page = pages[page as usize].get_or_insert_with(|| Box::new([0; PAGE_BYTES]));
@@ -131,13 +165,14 @@ impl Survivor for SimSurvivor {
     }
 
     fn zero(&mut self, len: usize) {
-        let mut pages = self.0.lock();
+        self.pass_death();
+        let mut pages = self.pages.lock();
         assert_eq!(len.div_ceil(PAGE_BYTES), pages.len(), "all of it becomes zeroes");
         pages.fill(None);
     }
 
     fn discard(self: Box<Self>) {
-        self.0.lock().clear();
+        self.pages.lock().clear();
     }
 }
 
@@ -211,6 +246,7 @@ impl SimDisk {
             rng: Rng::new(0),
             survivor: SharedSurvivor::default(),
             survives: true,
+            death: None,
         };
         SimDisk { state: Arc::new(Mutex::new(state)) }
     }
@@ -238,11 +274,15 @@ impl SimDisk {
     /// The disk after the death of the process that used it, with the memory that outlives that. Faults do not carry
     /// over.
     pub fn kill(&self, rng: &mut Rng) -> SimDisk {
-        let state = self.state.lock();
-        let store = state.store.kill(&state.in_flight(), state.growth_in_flight(), rng);
-        let killed = SimDisk::holding(store, state.limit);
-        killed.state.lock().survivor.lock().clone_from(&state.survivor.lock());
-        killed
+        self.state.lock().kill(rng)
+    }
+
+    /// Once so much more was stored in the memory that outlives the process, gives `at_death` the disk as it would be had the
+    /// process died before it stores more, in the middle of whatever it does then. This handle's disk goes on. For one disk
+    /// of a thread at a time.
+    pub fn if_it_died_after(&self, stores: u64, rng: Rng, at_death: impl FnOnce(SimDisk) + 'static) {
+        self.state.lock().death = Some((stores, rng));
+        AT_DEATH.set(Some(Box::new(at_death)));
     }
 
     /// What outlived the process is now what `other` has of it, as if this disk had been used meanwhile by a process that
@@ -421,7 +461,7 @@ impl Disk for SimDisk {
         }
         let shared = Arc::clone(&state.survivor);
         shared.lock().resize(len.div_ceil(PAGE_BYTES), None);
-        Some(Box::new(SimSurvivor(shared)))
+        Some(Box::new(SimSurvivor { pages: shared, disk: Arc::downgrade(&self.state) }))
     }
 
     fn len(&self) -> u64 {
@@ -476,6 +516,14 @@ impl<F: FnOnce(&State) -> Work> Future for Operation<'_, F> {
 }
 
 impl State {
+    /// The disk after the death of the process.
+    fn kill(&self, rng: &mut Rng) -> SimDisk {
+        let store = self.store.kill(&self.in_flight(), self.growth_in_flight(), rng);
+        let killed = SimDisk::holding(store, self.limit);
+        killed.state.lock().survivor.lock().clone_from(&self.survivor.lock());
+        killed
+    }
+
     fn carry_out(&mut self, work: Work) -> Outcome {
         self.count(&work);
         let (op, touched) = work.target();

@@ -39,6 +39,7 @@ const AT_WORK: Duration = Duration::from_millis(50);
 const LANES: usize = 64;
 
 /// One a daemon.
+#[derive(Debug)]
 pub(crate) struct Courtesy {
     /// How many requests of clients began, by lane: each writes to a cache line of its own.
     began: [Count; LANES],
@@ -49,7 +50,7 @@ pub(crate) struct Courtesy {
     turn: Semaphore,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 struct Count(AtomicU64);
 
@@ -72,7 +73,7 @@ impl Courtesy {
     }
 
     /// Whether volumes have clients at work.
-    fn clients_at_work(&self) -> bool {
+    pub(crate) fn clients_at_work(&self) -> bool {
         let began: u64 = self.began.iter().map(|count| count.0.load(Ordering::Relaxed)).sum();
         let now = self.start.elapsed().as_micros() as u64;
         if self.seen.swap(began, Ordering::Relaxed) != began {

@@ -210,8 +210,13 @@ impl Daemon {
         };
         let reached: Arc<dyn Devices> = devices.clone();
         let engine = PoolEngine::new(Arc::clone(&volumes), first, keeper.clone(), Some(reached), info);
-        let control = control::start(control, control_file.path(), Arc::new(engine), porter.clone())
-            .map_err(|e| format!("cannot start the control thread: {e}"))?;
+        let control = control::start(
+            control,
+            control_file.path(),
+            Arc::new(engine),
+            porter.clone().giving_way(&volumes.courtesy),
+        )
+        .map_err(|e| format!("cannot start the control thread: {e}"))?;
         // The control thread removes its socket itself.
         control_file.leave();
         Ok(Daemon { volumes, keeper, devices, reactors, server, control, porter, endpoints, nbd_files })

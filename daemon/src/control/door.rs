@@ -15,11 +15,13 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use serde_json::value::RawValue;
 
+use super::pace::Pace;
 use super::reply::{self, Failure};
 use super::routes::Asking;
 use crate::access::Access;
 use crate::audit::{Asked, Audit, Line};
 use crate::config::Config;
+use crate::courtesy::Courtesy;
 
 /// Bodies that are longer are not in the log; what is asked for never is.
 const MOST_LOGGED: usize = 64 << 10;
@@ -31,6 +33,7 @@ pub struct Porter {
     pub(crate) access: Arc<Access>,
     /// None where nothing is written down.
     pub(crate) audit: Option<Arc<Audit>>,
+    pace: Arc<Pace>,
 }
 
 impl Porter {
@@ -40,9 +43,14 @@ impl Porter {
     /// When the audit log cannot be written, for people.
     pub(crate) fn new(config: &Config) -> Result<Porter, String> {
         let audit = config.audit.log.as_deref().map(Audit::open).transpose()?.map(Arc::new);
-        let porter = Porter { access: Arc::default(), audit };
+        let porter = Porter { access: Arc::default(), audit, pace: Arc::default() };
         porter.set_access(config);
         Ok(porter)
+    }
+
+    /// The same, with requests that give way to clients.
+    pub(crate) fn giving_way(self, to: &Arc<Courtesy>) -> Porter {
+        Porter { pace: Arc::new(Pace::new(Arc::clone(to))), ..self }
     }
 
     /// Has the table of a configuration hold from now on, and says what is wrong with it.
@@ -64,6 +72,7 @@ pub(super) struct Door {
 impl Door {
     /// Answers a request.
     pub(super) async fn serve(self, request: Request<Incoming>) -> Response {
+        self.porter.pace.turn().await;
         let mut request = request.map(Body::new);
         let rights = self.porter.access.rights(&self.who);
         request.extensions_mut().insert(Asking { uid: self.who.uid, rights });

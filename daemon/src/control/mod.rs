@@ -3,7 +3,8 @@
 //! ```text
 //! client ── Unix socket ── [server]  one thread, tokio current-thread, hyper
 //!                             │
-//!                            [door]   who asks is put beside each request, and what it changes into the audit log
+//!                            [door]   who asks is put beside each request, and what it changes into the audit log;
+//!                             │       beside volumes' clients at work requests come at a [pace]
 //!                             │
 //!                          [routes]  axum: paths, bodies, the OpenAPI document;  [reply]: one error shape
 //!                             │
@@ -37,6 +38,7 @@ mod jobs;
 mod leases;
 mod list;
 mod metrics;
+mod pace;
 mod pool;
 mod pools;
 mod recycle;

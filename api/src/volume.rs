@@ -49,6 +49,8 @@ word_enums! {
         BackingUp = "backing-up";
         /// It is being deleted.
         Deleting = "deleting";
+        /// It was deleted, and its snapshots live on.
+        SnapshotsOnly = "snapshots-only";
         /// An administrator keeps everybody away from it.
         Maintenance = "maintenance";
         /// Reads failed their checksum, its pool refuses writes, or an administrator says so.
@@ -386,6 +388,10 @@ pub struct DeleteVolumeQuery {
     /// Delete its snapshots with it; without, a volume that has snapshots is refused.
     #[serde(default)]
     pub snapshots: bool,
+    /// Delete it for good, and have its snapshots live on. They are still `VOLUME@SNAPSHOT`: the volume is listed as
+    /// `snapshots-only` until the last of them is deleted, or it is rolled back to one.
+    #[serde(default)]
+    pub keep_snapshots: bool,
     /// For good, also where there is a recycle bin.
     #[serde(default)]
     pub permanent: bool,

@@ -1135,7 +1135,7 @@ fn a_volume_in_use_or_with_snapshots_stays() {
     let daemon = Daemon::with_demo();
     daemon.run("volume delete demo --yes").fails(
         "error: volume 'demo' has 2 snapshots (has-snapshots)\n\
-         hint: delete them first, or the volume with its snapshots: --with-snapshots, in a request ?snapshots=true\n",
+         hint: delete them, too (--with-snapshots, ?snapshots=true), or have them live on (--keep-snapshots, ?keep_snapshots=true)\n",
     );
     daemon.connect("demo", 1);
     daemon

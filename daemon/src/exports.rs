@@ -25,6 +25,7 @@ use crate::figures::{Counted, Request};
 use crate::habit::FlushHabit;
 use crate::images::{image, is_image};
 use crate::qos::{self, Direction};
+use crate::remains::is_remains;
 use crate::restore::Restore;
 use crate::seldom::Seldom;
 use crate::settings;
@@ -81,8 +82,9 @@ impl PoolExports {
     fn default_name(&self) -> Result<String, OpenError> {
         let pools = self.volumes.pools.open();
         let volumes = pools.iter().flat_map(|(_, pool)| pool.volumes());
-        let mut volumes =
-            volumes.filter(|volume| !is_hidden(&volume.attributes) && self.lists(&volume.attributes));
+        let mut volumes = volumes
+            .filter(|volume| !is_hidden(&volume.attributes) && !is_remains(&volume.attributes))
+            .filter(|volume| self.lists(&volume.attributes));
         match (volumes.next(), volumes.next()) {
             (Some(only), None) => Ok(only.name),
             _ => Err(OpenError::Unknown),
@@ -195,7 +197,9 @@ impl Exports for PoolExports {
                     continue;
                 }
                 let snapshots = pool.snapshots(Some(&volume.name)).unwrap_or_default();
-                names.push(ExportName { name: volume.name, description: volume.description });
+                if !is_remains(&volume.attributes) {
+                    names.push(ExportName { name: volume.name, description: volume.description });
+                }
                 names.extend(snapshots.into_iter().map(of_snapshot));
             }
         }

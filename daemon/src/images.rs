@@ -78,7 +78,12 @@ pub(crate) fn image(volume: &VolumeInfo) -> Option<ImageSettings> {
 
 /// Whether a volume that keeps `attributes` has a snapshot that only a client's connection keeps.
 pub(crate) fn has_passing(attributes: &Attributes) -> bool {
-    attributes.iter().any(|(key, _)| key.starts_with(PASSING_PREFIX))
+    passing_snapshots(attributes).next().is_some()
+}
+
+/// The names of the snapshots of a volume that keeps `attributes` that go away by themselves.
+pub(crate) fn passing_snapshots(attributes: &Attributes) -> impl Iterator<Item = &str> {
+    attributes.iter().filter_map(|(key, _)| key.strip_prefix(PASSING_PREFIX))
 }
 
 /// The attribute's key for a passing snapshot.
@@ -152,8 +157,7 @@ pub(crate) async fn sweep<D: Disk>(pool: &Pool<D>) -> Result<()> {
             pool.delete_volume(&volume.name, true).await?;
             continue;
         }
-        for (key, _) in volume.attributes.iter() {
-            let Some(snapshot) = key.strip_prefix(PASSING_PREFIX) else { continue };
+        for snapshot in passing_snapshots(&volume.attributes) {
             forget_passing(pool, &volume.name, snapshot).await?;
         }
     }

@@ -12,6 +12,7 @@
 //! | [`qos`] | limits to a volume's I/O |
 //! | `images` | images, as they are kept among the engine's volumes |
 //! | `staging` | volumes that a client fills before anybody sees them |
+//! | `remains` | what is left of volumes whose snapshots live on |
 //! | [`exports`] | volumes, snapshots and images as NBD exports |
 //! | `courtesy` | bulk transfers give way to volumes' clients |
 //! | `restore` | volumes that serve while they are being restored from a backup |
@@ -60,6 +61,7 @@ pub mod offline;
 pub mod pools;
 pub mod qos;
 mod reload;
+mod remains;
 mod restore;
 pub mod room;
 pub mod run;

@@ -21,6 +21,7 @@ use crate::images;
 use crate::jobs::{self, Jobs};
 use crate::pools::Pools;
 use crate::qos::{Throttle, ThrottleStats};
+use crate::remains::{self, is_remains};
 use crate::restore::{self, Restores};
 use crate::scrubs::Scrubs;
 use crate::settings::{self, Settings, is_set, kept_status};
@@ -143,7 +144,12 @@ impl<D: Disk> Volumes<D> {
         for jobs::Found { job, .. } in jobs::unfinished(name, pool) {
             self.jobs.interrupted(main, &self.events, job).await;
         }
-        let swept = [images::sweep(pool).await, restore::sweep(pool).await];
+        let swept = [
+            remains::go_on(pool).await,
+            images::sweep(pool).await,
+            restore::sweep(pool).await,
+            remains::sweep(pool).await,
+        ];
         self.restores.load(pool).await;
         swept.into_iter().filter_map(Result::err).collect()
     }
@@ -209,6 +215,9 @@ pub(crate) fn resolve_for_use<D: Disk>(pool: &Pool<D>, name: &str) -> Result<(Re
         let volume = name.split('@').next().unwrap_or(name);
         let why = status.reason.map_or_else(String::new, |reason| format!(": {reason}"));
         return Err(Error::new(ErrorKind::Busy, format!("the volume '{volume}' is in maintenance{why}")));
+    }
+    if found.id == found.head && is_remains(&kept) {
+        return Err(Error::new(ErrorKind::Busy, remains::why(name)));
     }
     found.writable &= !is_set(&kept, settings::VOLUME_PROTECTED);
     Ok((found, kept))

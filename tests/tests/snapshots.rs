@@ -10,6 +10,7 @@ use cairn_tests::control::{
 use cairn_tests::daemon::{Daemon, Launch};
 use cairn_tests::data::{BLOCK, Rng, seed};
 use cairn_tests::load::{Load, Shape, SharedModel, lock};
+use cairn_tests::nbd::Client;
 use cairn_tests::oracle::{Model, Tick, each_block};
 use cairn_tests::program::{full, number_from_env};
 
@@ -253,5 +254,79 @@ fn a_diff_names_what_changed_and_nothing_else() {
     assert_eq!(extents(&["snapshot", "diff", "demo", "one", "two"]), between);
     assert_eq!(extents(&["snapshot", "diff", "demo", "two"]), [extent(512 * MIB, BLOCK, "data")]);
     drop(client);
+    daemon.stop();
+}
+
+/// What only the deleted volume had is given back; its snapshots are what they were, and are used as before.
+#[test]
+fn a_volume_is_deleted_and_its_snapshots_live_on() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let daemon = Launch::dev(dir.path()).create("demo", "64M").start();
+    let keep = ["volume", "delete", "demo", "--keep-snapshots", "--yes"];
+    let refused = daemon.cairn(&keep).refused();
+    assert!(refused.stderr.contains("no snapshot that could live on"), "{}", refused.stderr);
+    for (value, name) in [(1, "one"), (2, "two")] {
+        fill(&daemon, "demo", value);
+        daemon.cairn(&["snapshot", "create", "demo", name]).ok();
+    }
+    let mut client = daemon.connect("demo");
+    client.write(8 * MIB, &vec![3; 4 * MIB as usize]).expect("a write");
+    let refused = daemon.cairn(&keep).refused();
+    assert!(refused.stderr.contains("in use"), "while it is used: {}", refused.stderr);
+    client.disconnect().expect("a clean end");
+    wait_until_reclaimed(&daemon);
+    let before = data_blocks(&daemon);
+    daemon.cairn(&keep).ok();
+
+    wait_until_reclaimed(&daemon);
+    assert_eq!(before - data_blocks(&daemon), 4 * MIB / BLOCK as u64, "what only the volume had");
+    let status = |daemon: &Daemon| daemon.get("/v1/volumes/demo")["status"].clone();
+    assert_eq!(status(&daemon), "snapshots-only");
+    let names = |daemon: &Daemon| {
+        let listed = daemon.get("/v1/snapshots?volume=demo")["snapshots"].clone();
+        let names =
+            listed.as_array().expect("a list").iter().map(|s| s["name"].as_str().expect("a name").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&daemon), ["one", "two"]);
+    assert!(Client::connect(&daemon.nbd_socket(), "demo").is_err(), "there is no volume to write to");
+    let refused: [&[&str]; 5] = [
+        &["snapshot", "create", "demo", "three"],
+        &["volume", "resize", "demo", "--size", "128M", "--yes"],
+        &["image", "create", "golden", "--from", "demo"],
+        &["volume", "create", "demo", "--size", "1M"],
+        &keep,
+    ];
+    for args in refused {
+        daemon.cairn(args).refused();
+    }
+    let listed = daemon.cairn(&["volume", "list"]).ok().stdout;
+    assert!(listed.contains("snapshots-only"), "{listed}");
+
+    // After a restart, too.
+    daemon.kill_9();
+    let daemon = Launch::dev(dir.path()).start();
+    assert_eq!(status(&daemon), "snapshots-only");
+    for (value, name) in [(1, "one"), (2, "two")] {
+        assert_filled(&daemon, &format!("demo@{name}"), value);
+    }
+    daemon.cairn(&["volume", "create", "copy", "--from", "demo@one"]).ok();
+    assert_filled(&daemon, "copy", 1);
+    daemon.cairn(&["image", "create", "golden", "--from", "demo@two"]).ok();
+
+    // One way back, and on to its end.
+    let rolled = daemon.cairn_json(&["snapshot", "rollback", "demo", "one", "--yes"]);
+    assert_eq!(status(&daemon), "available");
+    assert_filled(&daemon, "demo", 1);
+    daemon.cairn(&keep).ok();
+    let undo = rolled["undo"]["name"].as_str().expect("a name").to_owned();
+    daemon.cairn(&["snapshot", "delete", "demo", "one", &undo]).ok();
+    assert_eq!(status(&daemon), "snapshots-only");
+    daemon.cairn(&["snapshot", "delete", "demo", "two"]).ok();
+    daemon.cairn(&["volume", "show", "demo"]).refused();
+    assert_filled(&daemon, "copy", 1);
+    daemon.cairn(&["volume", "create", "demo", "--size", "1M"]).ok();
+    wait_until_reclaimed(&daemon);
+    assert_pool_and_data_clean(&daemon);
     daemon.stop();
 }

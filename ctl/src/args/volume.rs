@@ -160,6 +160,7 @@ Examples:
   cairn volume delete demo
   cairn volume delete copy larger --yes
   cairn volume delete demo --with-snapshots --yes
+  cairn volume delete demo --keep-snapshots --yes   # snapshots stay demo@..., until the last is deleted
 
 Volumes cloned from the deleted one's snapshots live on. Where there is a recycle bin (cairn recycle-bin),
 deleted volumes can be had back from it for a while."
@@ -171,6 +172,9 @@ deleted volumes can be had back from it for a while."
         /// Delete their snapshots too; without, a volume that has snapshots is refused
         #[arg(long)]
         with_snapshots: bool,
+        /// Have their snapshots live on, and delete all else of them for good
+        #[arg(long, conflicts_with_all = ["with_snapshots", "permanent"])]
+        keep_snapshots: bool,
         /// For good, also where there is a recycle bin
         #[arg(long)]
         permanent: bool,

@@ -4,7 +4,9 @@ use cairn_api::path;
 use cairn_api::pool::PoolList;
 use cairn_api::recycle::RecycleBin;
 use cairn_api::types::Retype;
-use cairn_api::volume::{CreateVolume, EditVolume, ResetStatus, ResizeVolume, Volume, VolumeList};
+use cairn_api::volume::{
+    CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, ResizeVolume, Volume, VolumeList,
+};
 
 use super::{attachments, delete_each, uri};
 use crate::args::{self, Spec, Switch};
@@ -60,8 +62,9 @@ pub(super) async fn run(command: args::Volume, client: &Client, output: &Output)
         args::Volume::Detach { name, force } => attachments::detach(name, force, client, output).await,
         args::Volume::ResetAttachments { name, yes } => attachments::reset(&name, yes, client, output).await,
         args::Volume::Attachments { name } => attachments::list(&name, client, output).await,
-        args::Volume::Delete { names, with_snapshots, permanent, yes } => {
-            delete_volumes(&names, (with_snapshots, permanent), yes, client, output).await
+        args::Volume::Delete { names, with_snapshots, keep_snapshots, permanent, yes } => {
+            let query = DeleteVolumeQuery { snapshots: with_snapshots, keep_snapshots, permanent };
+            delete_volumes(&names, &query, yes, client, output).await
         }
     }
 }
@@ -122,7 +125,7 @@ async fn resize(name: &str, size: u64, yes: bool, client: &Client, output: &Outp
 
 async fn delete_volumes(
     names: &[String],
-    (with_snapshots, permanent): (bool, bool),
+    query: &DeleteVolumeQuery,
     yes: bool,
     client: &Client,
     output: &Output,
@@ -133,11 +136,15 @@ async fn delete_volumes(
             doomed.push(client.get::<Volume>(&path::volume(name), Wait::Short).await?.value);
         }
         let bin = client.get::<RecycleBin>(path::RECYCLE_BIN, Wait::Short).await?.value;
-        let recycle = bin.keep_seconds > 0 && !permanent;
-        output.confirm(&volumes::delete_question(&doomed, with_snapshots, recycle), yes)?;
+        let recycle = bin.keep_seconds > 0;
+        output.confirm(&volumes::delete_question(&doomed, query, recycle), yes)?;
     }
     let yes = |yes: bool| yes.then_some("true");
-    let query = [("snapshots", yes(with_snapshots)), ("permanent", yes(permanent))];
+    let query = [
+        ("snapshots", yes(query.snapshots)),
+        ("keep_snapshots", yes(query.keep_snapshots)),
+        ("permanent", yes(query.permanent)),
+    ];
     let paths = names.iter().map(|name| path::with_query(path::volume(name), &query));
     delete_each("volume", names, paths, client, output).await
 }

@@ -3,7 +3,7 @@
 use cairn_api::Size;
 use cairn_api::attachment::{Attachment, Consumer};
 use cairn_api::image::EXPORT_PREFIX;
-use cairn_api::volume::{DEFAULT_PROJECT, Volume, VolumeList, VolumeStatus};
+use cairn_api::volume::{DEFAULT_PROJECT, DeleteVolumeQuery, Volume, VolumeList, VolumeStatus};
 use comfy_table::Cell;
 
 use super::{Look, Tone, attachments, count, fields, left, more, right, table, tag_lines, tags};
@@ -11,7 +11,7 @@ use super::{Look, Tone, attachments, count, fields, left, more, right, table, ta
 fn tone(status: VolumeStatus) -> Tone {
     match status {
         VolumeStatus::Available => Tone::Good,
-        VolumeStatus::Maintenance => Tone::Warning,
+        VolumeStatus::Maintenance | VolumeStatus::SnapshotsOnly => Tone::Warning,
         VolumeStatus::Error => Tone::Bad,
         _ => Tone::Active,
     }
@@ -155,7 +155,7 @@ pub(crate) fn show(volume: &Volume, several: bool, uri: Option<&str>, look: &Loo
     if volume.checksum_errors > 0 {
         lines.push(("checksum errors", look.paint(Tone::Bad, &volume.checksum_errors.to_string())));
     }
-    if let Some(uri) = uri {
+    if let Some(uri) = uri.filter(|_| volume.status != VolumeStatus::SnapshotsOnly) {
         lines.push(("connect", uri.to_owned()));
     }
     fields(&lines, look)
@@ -225,17 +225,18 @@ pub(crate) fn resized(volume: &Volume) -> String {
     format!("volume {} is now {}{clients}\n", volume.name, Size(volume.size))
 }
 
-/// What to ask before deleting: for good, or into the recycle bin.
-pub(crate) fn delete_question(volumes: &[Volume], with_snapshots: bool, recycle: bool) -> String {
+/// What to ask before deleting: for good, or where there is a recycle bin into that.
+pub(crate) fn delete_question(volumes: &[Volume], query: &DeleteVolumeQuery, recycle: bool) -> String {
     let names: Vec<_> = volumes.iter().map(|v| format!("{} ({})", v.name, Size(v.size))).collect();
     let snapshots: u64 = volumes.iter().map(|v| v.snapshots).sum();
     let with = match snapshots {
-        n if with_snapshots && n > 0 => format!(" with {}", count(n, "snapshot")),
+        n if query.snapshots && n > 0 => format!(" with {}", count(n, "snapshot")),
+        n if query.keep_snapshots => format!(" and keep {}", count(n, "snapshot")),
         _ => String::new(),
     };
     let what = if volumes.len() == 1 { "volume" } else { "volumes" };
     let names = names.join(", ");
-    if recycle {
+    if recycle && !query.permanent && !query.keep_snapshots {
         return format!("Put {what} {names}{with} into the recycle bin?");
     }
     format!("Delete {what} {names}{with}? This cannot be undone.")
@@ -463,12 +464,21 @@ connect          nbd+unix:///demo?socket=/s
             "volume demo is now 10.0 GiB\n",
             "a device is told"
         );
+        let none = DeleteVolumeQuery::default();
         assert_eq!(
-            delete_question(&[demo()], true, false),
+            delete_question(&[demo()], &DeleteVolumeQuery { snapshots: true, ..none.clone() }, false),
             "Delete volume demo (10.0 GiB) with 2 snapshots? This cannot be undone."
         );
         assert_eq!(
-            delete_question(&[demo(), copy()], false, false),
+            delete_question(&[demo()], &DeleteVolumeQuery { keep_snapshots: true, ..none.clone() }, true),
+            "Delete volume demo (10.0 GiB) and keep 2 snapshots? This cannot be undone."
+        );
+        assert_eq!(
+            delete_question(&[demo()], &DeleteVolumeQuery { permanent: false, ..none.clone() }, true),
+            "Put volume demo (10.0 GiB) into the recycle bin?"
+        );
+        assert_eq!(
+            delete_question(&[demo(), copy()], &none, false),
             "Delete volumes demo (10.0 GiB), a-copy (512 B)? This cannot be undone."
         );
     }

@@ -8,8 +8,8 @@ use cairn_api::error::{ApiError, ErrorCode};
 use cairn_cow::{Disk, Pool, VersionId};
 
 use super::context::{Context, blocking};
-use super::convert;
 use super::sessions::{Closed, Held, InUse, Sessions, Target};
+use super::{convert, volumes};
 use crate::devices::{self, Devices};
 use crate::kernel::VolumeKey;
 use crate::serve::unnamed_device;
@@ -102,6 +102,9 @@ pub(super) async fn attach<D: Disk>(
     request: Attach,
 ) -> Result<Attachment, ApiError> {
     let (_, pool) = c.pool_of(&volume)?;
+    if request.snapshot.is_none() {
+        volumes::refuse_remains(&pool, &volume)?;
+    }
     let target = Target::of(volume, request.snapshot);
     let export = target.export();
     let (version, _) = resolve_for_use(&pool, &export).map_err(|e| convert::error(&e))?;

@@ -60,7 +60,7 @@ fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
         ErrorKind::HasSnapshots => (
             ErrorCode::HasSnapshots,
             Some(
-                "delete them first, or the volume with its snapshots: --with-snapshots, in a request ?snapshots=true",
+                "delete them, too (--with-snapshots, ?snapshots=true), or have them live on (--keep-snapshots, ?keep_snapshots=true)",
             ),
         ),
         ErrorKind::NotAPool => (ErrorCode::NotAPool, None),
@@ -92,11 +92,13 @@ pub(crate) fn time(ms: u64) -> Timestamp {
 }
 
 /// One place of the tree; of an image its one snapshot stands for it. `images` are the names of images by those of their
-/// volumes, and `recycled` those of volumes in the recycle bin, which are deleted to whoever looks at a tree.
+/// volumes, `recycled` those of volumes in the recycle bin, which are deleted to whoever looks at a tree, and `left` those of
+/// which only the snapshots are there.
 pub(super) fn tree_node(
     node: cow::TreeNode,
     images: &HashMap<String, String>,
     recycled: &HashSet<String>,
+    left: &HashSet<String>,
 ) -> Option<TreeNode> {
     Some(TreeNode {
         id: node.id.0,
@@ -108,6 +110,7 @@ pub(super) fn tree_node(
             {
                 TreeKind::Ghost
             }
+            cow::TreeKind::Head { volume } if left.contains(&volume) => TreeKind::Ghost,
             cow::TreeKind::Head { volume } => TreeKind::Head { volume },
             cow::TreeKind::Snapshot { volume, .. } if images.contains_key(&volume) => {
                 TreeKind::Image { image: images[&volume].clone() }

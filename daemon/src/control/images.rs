@@ -29,7 +29,7 @@ use super::context::{Context, busy, check_name, check_tag_changes, invalid, volu
 use super::convert::api;
 use super::list::{self, Listed};
 use super::sessions::Target;
-use super::{convert, jobs, leases, restores};
+use super::{convert, jobs, leases, restores, volumes};
 use crate::images::{
     CONTENTS, FoundImage, IMPORT_PREFIX, ImageSettings, VOLUME_IMAGE, forget_passing, in_pool,
 };
@@ -363,6 +363,7 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateImage) -> Resu
     match &snapshot {
         Some(snapshot) => clone_of(&pool, (&volume, snapshot), &fields, &settings).await?,
         None => {
+            volumes::refuse_remains(&pool, &volume)?;
             let passing = format!("image-{}", random_hex()?);
             api(leases::take_marked(&pool, &volume, &passing).await)?;
             let cloned = clone_of(&pool, (&volume, &passing), &fields, &settings).await;

@@ -12,10 +12,12 @@ use cairn_cow::{Disk, Holder, Pool, VersionId};
 
 use super::attachments;
 use super::context::Context;
+use super::convert::api;
 use super::sessions::Target;
-use super::{convert, restores};
+use super::{convert, restores, volumes};
 use crate::images::{forget_passing, passing_key};
 use crate::keeper::random_hex;
+use crate::remains::delete_if_bare;
 
 /// How long nobody may be connected. A client that connects right away has time to fail and try again.
 const GRACE: Duration = Duration::from_secs(10);
@@ -64,6 +66,7 @@ async fn take<D: Disk>(
 ) -> Result<(PassingSnapshot, Arc<Pool<D>>, VersionId), ApiError> {
     restores::refuse(c, &volume)?;
     let (_, pool) = c.pool_of(&volume)?;
+    volumes::refuse_remains(&pool, &volume)?;
     let snapshot = format!("passing-{}", random_hex()?);
     let taken = take_marked(&pool, &volume, &snapshot).await.map_err(|e| convert::error(&e))?;
     Ok((PassingSnapshot { volume, snapshot, size: taken.size }, pool, taken.id))
@@ -93,7 +96,8 @@ async fn drop_passing<D: Disk>(c: &Context<D>, pool: Arc<Pool<D>>, id: VersionId
         let Ok(export) = pool.export_name(id) else { return Ok(()) };
         let Some((volume, snapshot)) = export.split_once('@') else { return Ok(()) };
         let _held = attachments::hold(&c.volumes.sessions, Target::of_export(&export)).await?;
-        forget_passing(&pool, volume, snapshot).await.map_err(|e| convert::error(&e))
+        api(forget_passing(&pool, volume, snapshot).await)?;
+        api(delete_if_bare(&pool, volume).await).map(drop)
     });
     if let Err(error) = dropped.await {
         tracing::warn!(%error, "a snapshot that nobody reads any more is left");

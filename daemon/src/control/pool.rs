@@ -32,6 +32,7 @@ use cairn_uring::Handle;
 use super::context::Context;
 use super::convert::api;
 use super::engine::{Engine, Pending};
+use super::volumes::Deleted;
 use super::{
     attachments, convert, images, jobs, leases, pools, recycle, restores, snapshots, stagings, stats, types,
     volumes,
@@ -40,6 +41,7 @@ use crate::devices::Devices;
 use crate::events::{About, Events};
 use crate::images::in_pool;
 use crate::keeper::PoolFiles;
+use crate::remains::VOLUME_REMAINS;
 use crate::staging::VOLUME_RECYCLED;
 use crate::volumes::Volumes;
 
@@ -233,11 +235,16 @@ impl<D: Disk> Engine for PoolEngine<D> {
         let (volume, with_snapshots) = (name.clone(), query.snapshots);
         let project = self.context.volumes.project(&name);
         let done = self.context.change(move |c| volumes::delete(c, name, query));
-        let done = self.told(done, move |events, recycled: &bool| {
+        let done = self.told(done, move |events, deleted: &Deleted| {
             let with = if with_snapshots { " with its snapshots" } else { "" };
-            let (kind, message) = match recycled {
-                true => (EventKind::VolumeRecycled, format!("volume {volume} is in the recycle bin{with}")),
-                false => (EventKind::VolumeDeleted, format!("volume {volume} was deleted{with}")),
+            let (kind, message) = match deleted {
+                Deleted::Recycled => {
+                    (EventKind::VolumeRecycled, format!("volume {volume} is in the recycle bin{with}"))
+                }
+                Deleted::Gone => (EventKind::VolumeDeleted, format!("volume {volume} was deleted{with}")),
+                Deleted::Left => {
+                    (EventKind::VolumeDeleted, format!("volume {volume} was deleted, its snapshots live on"))
+                }
             };
             events.tell(kind, About::volume(&volume).of(project.as_deref()), message);
         });
@@ -277,9 +284,11 @@ impl<D: Disk> Engine for PoolEngine<D> {
             let (_, pool) = volumes.pools.of_volume(&volume)?;
             let images = in_pool("", &pool).into_iter().map(|image| (image.volume.name, image.settings.name));
             let images = images.collect();
-            let recycled = pool.volumes_with(VOLUME_RECYCLED).into_iter().map(|volume| volume.name).collect();
+            let with = |key| pool.volumes_with(key).into_iter().map(|volume| volume.name).collect();
+            let (recycled, left) = (with(VOLUME_RECYCLED), with(VOLUME_REMAINS));
             let nodes = pool.tree(&volume)?.into_iter();
-            let nodes = nodes.filter_map(|node| convert::tree_node(node, &images, &recycled)).collect();
+            let nodes =
+                nodes.filter_map(|node| convert::tree_node(node, &images, &recycled, &left)).collect();
             Ok(Tree { volume, nodes })
         })
     }
@@ -340,11 +349,15 @@ impl<D: Disk> Engine for PoolEngine<D> {
 
     fn delete_snapshot(&self, volume: String, name: String) -> Pending<()> {
         let (of, snapshot) = (volume.clone(), name.clone());
+        let project = self.context.volumes.project(&of);
         let done = self.context.change(move |c| snapshots::delete(c, volume, name));
-        self.told(done, move |events, ()| {
-            let message = format!("snapshot {of}@{snapshot} was deleted");
-            events.tell(EventKind::SnapshotDeleted, About::snapshot(&of, &snapshot), message);
-        })
+        let done = self.told(done, move |events, last: &bool| {
+            let with = if *last { ", the last that was left of its volume" } else { "" };
+            let message = format!("snapshot {of}@{snapshot} was deleted{with}");
+            let about = About::snapshot(&of, &snapshot).of(project.as_deref());
+            events.tell(EventKind::SnapshotDeleted, about, message);
+        });
+        Box::pin(async move { done.await.map(drop) })
     }
 
     fn rollback(&self, volume: String, snapshot: String, request: Rollback) -> Pending<RolledBack> {

@@ -21,6 +21,7 @@ use super::sessions::Target;
 use super::tokens::Token;
 use super::{attachments, convert, restores, volumes};
 use crate::images::unmark_passing;
+use crate::remains::{VOLUME_REMAINS, delete_if_bare, is_remains};
 use crate::settings::{self, KeptHold, encode, hold_key, holds, tag_attributes, tag_changes};
 use crate::staging::is_hidden;
 use crate::volumes::Volumes;
@@ -170,6 +171,7 @@ pub(super) async fn create<D: Disk>(
 ) -> Result<Snapshot, ApiError> {
     restores::refuse(&c, &volume)?;
     let (_, pool) = c.pool_of(&volume)?;
+    volumes::refuse_remains(&pool, &volume)?;
     let token = Token::of(request.client_token.as_deref(), &(&volume, &request))?;
     let CreateSnapshot { name, description, tags, .. } = &request;
     let made = take(&c, &pool, &[(&volume, name)], Said { description, tags, token }).await?;
@@ -192,6 +194,7 @@ pub(super) async fn create_group<D: Disk>(
             return Err(conflict(why).with_hint("a pool has one order of writes: snapshot each on its own"));
         }
     };
+    of.iter().try_for_each(|(volume, _)| volumes::refuse_remains(&pool, volume))?;
     let token = Token::of(request.client_token.as_deref(), &request)?;
     let CreateGroup { description, tags, .. } = &request;
     let snapshots = take(&c, &pool, &of, Said { description, tags, token }).await?;
@@ -277,13 +280,15 @@ pub(super) async fn release<D: Disk>(
     api(show(&c.volumes, &volume, &name))
 }
 
-pub(super) async fn delete<D: Disk>(c: Context<D>, volume: String, name: String) -> Result<(), ApiError> {
+/// Deletes a snapshot; whether it was the last thing that was left of its volume.
+pub(super) async fn delete<D: Disk>(c: Context<D>, volume: String, name: String) -> Result<bool, ApiError> {
     let (_, pool) = c.pool_of(&volume)?;
     refuse_held(&api(pool.snapshot(&volume, &name))?)?;
     let target = Target::Snapshot { volume: volume.clone(), name: name.clone() };
     let _held = attachments::hold(&c.volumes.sessions, target).await?;
     api(pool.delete_snapshot(&volume, &name).await)?;
-    api(unmark_passing(&pool, &volume, &name).await)
+    api(unmark_passing(&pool, &volume, &name).await)?;
+    api(delete_if_bare(&pool, &volume).await)
 }
 
 pub(super) async fn rollback<D: Disk>(
@@ -298,6 +303,9 @@ pub(super) async fn rollback<D: Disk>(
     let (sessions, target) = (&c.volumes.sessions, Target::Head { volume: volume.clone() });
     let _held = if request.force { None } else { Some(attachments::hold(sessions, target).await?) };
     let undo = api(pool.rollback(&volume, &snapshot).await)?;
+    if is_remains(&api(pool.attributes(Holder::Volume(&volume)))?) {
+        api(pool.set_attributes(Holder::Volume(&volume), &[(VOLUME_REMAINS, None)]).await)?;
+    }
     let undo = shown(&c.volumes, &pool, undo);
     Ok(RolledBack { volume: api(volumes::show(&c.volumes, &volume))?, undo })
 }

@@ -62,6 +62,7 @@ async fn begin<D: Disk>(
         }
         restores::refuse(c, &volume)?;
         let (_, pool) = c.pool_of(&volume)?;
+        volumes::refuse_remains(&pool, &volume)?;
         volumes::refuse_protected(&pool, &volume)?;
         // Not only at the end, when everything was copied for nothing.
         drop(attachments::hold(&c.volumes.sessions, Target::Head { volume: volume.clone() }).await?);
@@ -134,6 +135,7 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
     if pool.id() != found.pool.id() {
         return Err(conflict(format!("the volume '{name}' is in another pool now")));
     }
+    volumes::refuse_remains(&pool, &name)?;
     volumes::refuse_protected(&pool, &name)?;
     let _still = attachments::hold(&c.volumes.sessions, Target::Head { volume: name.clone() }).await?;
     let (volume, size) = (api(pool.volume(&name))?, found.volume.size);

@@ -15,14 +15,15 @@ use cairn_api::volume::{
 };
 use cairn_cow::{Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, VolumeInfo};
 
-use super::context::{Context, check_name, check_reason, check_tag_changes, conflict, invalid};
+use super::context::{Context, busy, check_name, check_reason, check_tag_changes, conflict, invalid};
 use super::convert::api;
 use super::list::{self, Listed};
 use super::sessions::Target;
 use super::tokens::Token;
 use super::{attachments, convert, images, recycle, restores, snapshots, types};
 use crate::activity::Activity;
-use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing};
+use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing, passing_snapshots};
+use crate::remains::{self, is_remains};
 use crate::restore::is_restoring;
 use crate::serve::unnamed_device;
 use crate::settings::{self, KeptStatus, Settings, encode, is_set, kept_status, tag_attributes, tag_changes};
@@ -98,6 +99,8 @@ impl<'a, D: Disk> View<'a, D> {
             VolumeStatus::Attaching
         } else if !used.is_empty() {
             VolumeStatus::InUse
+        } else if is_remains(&volume.attributes) {
+            VolumeStatus::SnapshotsOnly
         } else if has_passing(&volume.attributes) {
             VolumeStatus::BackingUp
         } else {
@@ -406,6 +409,7 @@ pub(super) async fn resize<D: Disk>(c: Context<D>, name: String, size: u64) -> R
     let grown = c.run(async move |c| {
         restores::refuse(&c, &name)?;
         let (_, pool) = c.pool_of(&name)?;
+        refuse_remains(&pool, &name)?;
         refuse_protected(&pool, &name)?;
         let id = api(pool.volume(&name))?.id;
         let extending = c.volumes.activities.begin((pool.id(), id), Activity::Extending);
@@ -418,12 +422,23 @@ pub(super) async fn resize<D: Disk>(c: Context<D>, name: String, size: u64) -> R
     api(show(&looked, &shown))
 }
 
-/// Deletes a volume, or puts it into the recycle bin: then it returns so.
+/// What has become of a volume that was to be deleted.
+pub(super) enum Deleted {
+    Gone,
+    Recycled,
+    /// Its snapshots live on.
+    Left,
+}
+
+/// Deletes a volume, or puts it into the recycle bin.
 pub(super) async fn delete<D: Disk>(
     c: Context<D>,
     name: String,
     query: DeleteVolumeQuery,
-) -> Result<bool, ApiError> {
+) -> Result<Deleted, ApiError> {
+    if query.keep_snapshots {
+        return leave_snapshots(&c, &name, &query).await.map(|()| Deleted::Left);
+    }
     let (_, pool) = c.pool_of(&name)?;
     refuse_protected(&pool, &name)?;
     let with_snapshots = query.snapshots;
@@ -441,11 +456,49 @@ pub(super) async fn delete<D: Disk>(
     if recycle && (with_snapshots || its_snapshots.is_empty()) {
         recycle::put(&pool, &name).await?;
         c.volumes.forget_use(&pool, id);
-        return Ok(true);
+        return Ok(Deleted::Recycled);
     }
     restores::deleting(&c, &pool, &name).await;
     api(pool.delete_volume(&name, with_snapshots).await)?;
     c.volumes.forget_use(&pool, id);
     restores::deleted(&c, &pool, id, &attributes).await;
-    Ok(false)
+    Ok(Deleted::Gone)
+}
+
+/// Deletes a volume whose snapshots live on.
+async fn leave_snapshots<D: Disk>(
+    c: &Context<D>,
+    name: &str,
+    query: &DeleteVolumeQuery,
+) -> Result<(), ApiError> {
+    if query.snapshots {
+        return Err(conflict("a volume's snapshots are deleted with it or live on, not both"));
+    }
+    restores::refuse(c, name)?;
+    let (_, pool) = c.pool_of(name)?;
+    refuse_remains(&pool, name)?;
+    refuse_protected(&pool, name)?;
+    let VolumeInfo { id, attributes, .. } = api(pool.volume(name))?;
+    let passing: Vec<_> = passing_snapshots(&attributes).collect();
+    if !api(pool.snapshots(Some(name)))?.iter().any(|snapshot| !passing.contains(&&*snapshot.name)) {
+        return Err(conflict(format!("the volume '{name}' has no snapshot that could live on"))
+            .with_hint("delete it without keeping snapshots, or take one first"));
+    }
+    let head = Target::Head { volume: name.to_owned() };
+    let _held = attachments::hold(&c.volumes.sessions, head).await?;
+    let _doing = c.volumes.activities.begin((pool.id(), id), Activity::Deleting);
+    api(remains::leave_snapshots(&pool, name, &remains::undo_name()?).await)?;
+    c.volumes.forget_use(&pool, id);
+    Ok(())
+}
+
+/// Refuses what needs more of a volume than its snapshots.
+pub(super) fn refuse_remains<D: Disk>(pool: &Pool<D>, volume: &str) -> Result<(), ApiError> {
+    if !is_remains(&api(pool.attributes(Holder::Volume(volume)))?) {
+        return Ok(());
+    }
+    let hint = format!(
+        "\"cairn snapshot rollback {volume} SNAPSHOT\" makes it a volume again, \"cairn volume create NEW --from          {volume}@SNAPSHOT\" another"
+    );
+    Err(busy(remains::why(volume)).with_hint(hint))
 }

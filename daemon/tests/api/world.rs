@@ -377,7 +377,7 @@ impl World {
 
     /// How a volume is deleted with its snapshots.
     pub(crate) fn with_snapshots() -> DeleteVolumeQuery {
-        DeleteVolumeQuery { snapshots: true, permanent: false }
+        DeleteVolumeQuery { snapshots: true, ..DeleteVolumeQuery::default() }
     }
 
     /// Reads one block of a volume.

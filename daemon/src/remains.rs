@@ -1,0 +1,104 @@
+//! What is left of volumes that were deleted while their snapshots live on.
+//!
+//! The engine's volume stays, for its snapshots are its own, with the attribute [`VOLUME_REMAINS`]: nobody uses it any more, and it
+//! takes no space of its own. It goes with its last snapshot, or is a volume again when it is rolled back to one of them.
+//!
+//! ```text
+//! delete   the attribute, and the mark of an undo point       by one record each: whatever a crash leaves,
+//!          rolled back to its newest snapshot                 the next start goes on from there
+//!          the undo point is deleted, with all that only the volume had
+//! ```
+
+use cairn_api::error::ApiError;
+use cairn_cow::{Attributes, Disk, ErrorKind, Holder, Pool, Result};
+
+use crate::images::{forget_passing, passing_key, passing_snapshots};
+use crate::keeper::random_hex;
+use crate::settings::YES;
+
+/// On a volume of which only its snapshots are left.
+pub(crate) const VOLUME_REMAINS: &str = "snapshots-only";
+/// What the names of the undo points begin with.
+const UNDO_PREFIX: &str = "deleted-";
+
+/// Whether of a volume that keeps `attributes` only its snapshots are left.
+pub(crate) fn is_remains(attributes: &Attributes) -> bool {
+    attributes.get(VOLUME_REMAINS).is_some()
+}
+
+/// Why nobody uses such a volume.
+pub(crate) fn why(volume: &str) -> String {
+    format!("the volume '{volume}' was deleted, and only its snapshots are left")
+}
+
+/// Deletes all of a volume that nobody uses but its snapshots, of which it has one at least.
+///
+/// # Errors
+/// Of the pool. The next start goes on.
+pub(crate) async fn leave_snapshots<D: Disk>(pool: &Pool<D>, volume: &str, undo: &str) -> Result<()> {
+    let changes = [(VOLUME_REMAINS, Some(YES)), (&*passing_key(undo), Some(YES))];
+    pool.set_attributes(Holder::Volume(volume), &changes).await?;
+    empty(pool, volume, undo).await?;
+    forget_passing(pool, volume, undo).await
+}
+
+/// A name for the undo point of [`leave_snapshots`].
+///
+/// # Errors
+/// When there is no randomness.
+pub(crate) fn undo_name() -> std::result::Result<String, ApiError> {
+    random_hex().map(|hex| format!("{UNDO_PREFIX}{hex}"))
+}
+
+/// Has the volume hold what its newest snapshot holds, and what it held be the undo point.
+async fn empty<D: Disk>(pool: &Pool<D>, volume: &str, undo: &str) -> Result<()> {
+    let snapshots = pool.snapshots(Some(volume))?;
+    match snapshots.into_iter().max_by_key(|snapshot| snapshot.id) {
+        Some(newest) => pool.replace(volume, (volume, &newest.name), undo).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Deletes what is left of a volume if its last snapshot is gone. Whether it did.
+///
+/// # Errors
+/// Of the pool.
+pub(crate) async fn delete_if_bare<D: Disk>(pool: &Pool<D>, volume: &str) -> Result<bool> {
+    let kept = pool.attributes(Holder::Volume(volume));
+    if !kept.is_ok_and(|kept| is_remains(&kept)) || !pool.snapshots(Some(volume))?.is_empty() {
+        return Ok(false);
+    }
+    match pool.delete_volume(volume, false).await {
+        Ok(()) => Ok(true),
+        // Somebody else did.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Goes on with what a crash has cut short, in a pool that was just opened; before the marked snapshots are deleted
+/// ([`crate::images::sweep`]).
+///
+/// # Errors
+/// Of the pool. What is left then is seen to by the next start.
+pub(crate) async fn go_on<D: Disk>(pool: &Pool<D>) -> Result<()> {
+    for volume in pool.volumes_with(VOLUME_REMAINS) {
+        for undo in passing_snapshots(&volume.attributes).filter(|name| name.starts_with(UNDO_PREFIX)) {
+            if pool.snapshot(&volume.name, undo).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+                empty(pool, &volume.name, undo).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes what is left of volumes without snapshots.
+///
+/// # Errors
+/// Of the pool.
+pub(crate) async fn sweep<D: Disk>(pool: &Pool<D>) -> Result<()> {
+    for volume in pool.volumes_with(VOLUME_REMAINS) {
+        delete_if_bare(pool, &volume.name).await?;
+    }
+    Ok(())
+}

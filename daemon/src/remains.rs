@@ -34,11 +34,15 @@ pub(crate) fn why(volume: &str) -> String {
 /// Deletes all of a volume that nobody uses but its snapshots, of which it has one at least.
 ///
 /// # Errors
-/// Of the pool. The next start goes on.
+/// Of the pool, a full one's above all: then the volume is as it was.
 pub(crate) async fn leave_snapshots<D: Disk>(pool: &Pool<D>, volume: &str, undo: &str) -> Result<()> {
-    let changes = [(VOLUME_REMAINS, Some(YES)), (&*passing_key(undo), Some(YES))];
-    pool.set_attributes(Holder::Volume(volume), &changes).await?;
-    empty(pool, volume, undo).await?;
+    let (holder, mark) = (Holder::Volume(volume), passing_key(undo));
+    pool.set_attributes(holder, &[(VOLUME_REMAINS, Some(YES)), (&mark, Some(YES))]).await?;
+    if let Err(error) = empty(pool, volume, undo).await {
+        // A pool that does not even take that refuses all writes, and the next start goes on. What went wrong first counts.
+        let _ = pool.set_attributes(holder, &[(VOLUME_REMAINS, None), (&mark, None)]).await;
+        return Err(error);
+    }
     forget_passing(pool, volume, undo).await
 }
 
@@ -101,4 +105,53 @@ pub(crate) async fn sweep<D: Disk>(pool: &Pool<D>) -> Result<()> {
         delete_if_bare(pool, &volume.name).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cairn_cow::sim::{SimDisk, block_on};
+    use cairn_cow::{BLOCK_SIZE, CreateOptions, Options};
+
+    use super::*;
+
+    #[test]
+    fn a_full_pool_is_emptied_of_what_only_the_volume_had() {
+        block_on(async {
+            let create =
+                CreateOptions { limit: 16 << 20, journal_bytes: Some(1 << 20), segment_blocks: Some(64) };
+            let pool = Pool::create(SimDisk::file(64 << 20), [1; 16], create, Options::default()).await?;
+            let head = pool.create_volume("v", 1 << 30, "").await?.id;
+            let write = async |head, at| {
+                pool.write(0, head, at, BLOCK_SIZE as usize, pool.buffer(BLOCK_SIZE as usize)).await
+            };
+            write(head, 0).await?;
+            pool.create_snapshots(&[("v", "s")], "").await?;
+            let mut at = 0;
+            let full = loop {
+                match write(head, at).await {
+                    Ok(_) => at += BLOCK_SIZE,
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(full.kind(), ErrorKind::NoSpace);
+            leave_snapshots(&pool, "v", "deleted-x").await?;
+            while pool.maintain(Duration::from_millis(100)).await? {}
+            let left = pool.volume("v")?;
+            assert!(is_remains(&left.attributes) && passing_snapshots(&left.attributes).next().is_none());
+            let names: Vec<_> =
+                pool.snapshots(Some("v"))?.into_iter().map(|snapshot| snapshot.name).collect();
+            assert_eq!(names, ["s"]);
+            assert_eq!(left.mapped, BLOCK_SIZE);
+            let other = pool.create_volume("other", 1 << 30, "").await?.id;
+            for at in (0..at / 2).step_by(BLOCK_SIZE as usize) {
+                write(other, at).await?;
+            }
+            pool.delete_snapshot("v", "s").await?;
+            assert!(delete_if_bare(&pool, "v").await?);
+            Ok::<_, cairn_cow::Error>(())
+        })
+        .expect("a pool");
+    }
 }

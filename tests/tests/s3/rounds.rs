@@ -160,6 +160,8 @@ impl Lane<'_> {
         if let Some(done) = done {
             assert!(new.contains(&id(&done.json())), "{volume}: a backup that was reported is gone: {done}");
         } else {
+            // What the daemon does not yet know to be gone is taken for somebody else at work, and left.
+            until_nobody_reads(self.daemon, &volume);
             self.again(Work::Backup, &args);
             new = self.sound();
         }
@@ -312,6 +314,21 @@ fn killed(mut child: Child, args: &[&str]) -> Option<Outcome> {
     let read = child.wait_with_output().expect("its output");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Some(Outcome { command: args.join(" "), status, stdout: text(read.stdout), stderr: text(read.stderr) })
+}
+
+/// Waits until the connections of whoever was killed have ended.
+#[track_caller]
+fn until_nobody_reads(daemon: &Daemon, volume: &str) {
+    let began = Instant::now();
+    loop {
+        let list = daemon.get(&format!("/v1/snapshots?volume={volume}"));
+        let all = list["snapshots"].as_array().expect("a list");
+        if all.iter().all(|snapshot| snapshot["connections"] == 0) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{volume}: somebody still reads: {list}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// How many snapshots a volume has.

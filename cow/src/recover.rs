@@ -60,9 +60,13 @@ impl Log {
 
     /// The newest batch that needs no verification.
     fn confirmed(&self, superblock: &Superblock) -> BatchSeq {
+        self.proven(superblock, |b| confirmed_by(b.seq, b.confirmed, b.records.is_empty()))
+    }
+
+    /// The newest batch that the superblock or, by what `says` makes of it, the last batch proves to be durable.
+    fn proven(&self, superblock: &Superblock, says: impl Fn(&Batch) -> BatchSeq) -> BatchSeq {
         let base = BatchSeq(superblock.journal_seq.0 - 1);
-        let proven = |b: &Batch| confirmed_by(b.seq, b.confirmed, b.records.is_empty());
-        self.batches.last().map_or(base, |batch| proven(batch).max(base))
+        self.batches.last().map_or(base, |batch| says(batch).max(base))
     }
 
     /// How many segments the pool has in the end, if it grew, and no more than it can have.
@@ -76,7 +80,6 @@ impl Log {
     }
 
     fn end(&self, superblock: &Superblock) -> JournalEnd {
-        let base = BatchSeq(superblock.journal_seq.0 - 1);
         let records: u64 = self.batches.iter().map(|batch| batch.records.len() as u64).sum();
         JournalEnd {
             generation: superblock.generation,
@@ -88,7 +91,7 @@ impl Log {
             confirmed: if planted(Defect::LastBatchVouchesForItself) {
                 self.confirmed(superblock)
             } else {
-                self.batches.last().map_or(base, |batch| batch.confirmed.max(base))
+                self.proven(superblock, |batch| batch.confirmed)
             },
         }
     }
@@ -498,14 +501,11 @@ impl<D: Disk> Pool<D> {
             log.batches.retain(|batch| batch.seq <= durable);
         }
         let confirmed = log.confirmed(superblock);
-        let cut = cut_unwritten(&disk, &mut log, confirmed, geometry).await? || barrier_failed;
         // What of a torn batch is missing may be the same in the next one, which a crash may tear, too: nothing may take its
         // number, but for the very batch that it was to be.
-        let torn = log.torn && !matches!(&left, Left::Records(left) if !left.is_empty());
-        let (cut, torn) = match planted(Defect::TornBatchLeft) {
-            false => (cut || torn, torn),
-            true => (cut, false),
-        };
+        let taken_over = matches!(&left, Left::Records(left) if !left.is_empty());
+        let torn = log.torn && !taken_over && !planted(Defect::TornBatchLeft);
+        let cut = cut_unwritten(&disk, &mut log, confirmed, geometry).await? || barrier_failed || torn;
         let loaded = Loaded {
             id: superblock.pool,
             geometry,

@@ -498,7 +498,7 @@ pub(super) fn refuse_remains<D: Disk>(pool: &Pool<D>, volume: &str) -> Result<()
         return Ok(());
     }
     let hint = format!(
-        "\"cairn snapshot rollback {volume} SNAPSHOT\" makes it a volume again, \"cairn volume create NEW --from          {volume}@SNAPSHOT\" another"
+        "\"cairn snapshot rollback {volume} SNAPSHOT\" makes it a volume again, \"cairn volume create NEW --from {volume}@SNAPSHOT\" another"
     );
     Err(busy(remains::why(volume)).with_hint(hint))
 }

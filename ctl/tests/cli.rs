@@ -925,7 +925,7 @@ fn pools_from_creation_to_removal() {
     let made = Ran::of(command.current_dir("/tmp").output().expect("runs")).json();
     assert_eq!(made["path"], "/tmp/file", "where the client stands");
     daemon.run("type create bulk --pool bulk").ok();
-    daemon.run("volume create v --size 1G --type bulk").ok();
+    daemon.run("volume create v --size 16M --type bulk").ok();
     daemon.fill("bulk", "v");
     daemon.break_pool("here", "the disk is gone");
     let list = daemon.run("pool list").ok();
@@ -955,12 +955,20 @@ fn pools_from_creation_to_removal() {
          hint: see the daemon's log and the kernel's\n",
     );
 
+    let oversized = |size: &str, pool: &str, limit: &str| {
+        format!(
+            "error: {size} is more than the pool '{pool}' can ever hold: its limit is {limit} (invalid-argument)\n\
+             hint: choose a smaller size, or raise the limit: cairn pool grow {pool} --limit SIZE\n"
+        )
+    };
+    daemon.run("volume create big --size 3T").fails(&oversized("3T", "main", "1T"));
+    daemon.run("volume create big --size 200G --type bulk").fails(&oversized("200G", "bulk", "16M"));
+    daemon.run("volume resize v --size 16777217 --yes").fails(&oversized("16777217", "bulk", "16M"));
     assert_eq!(daemon.run("pool grow bulk --limit 200G").ok(), "pool bulk may now grow to 200.0 GiB\n");
     assert_eq!(daemon.run("pool grow --limit 2T").ok(), "pool main may now grow to 2.0 TiB\n");
     assert_eq!(daemon.run("--json pool grow --limit 2T").json()["limit"], 2u64 << 40);
     daemon.run("pool grow bulk --limit 1G").fails(
-        "error: the pool 'bulk' may take 214748364800 bytes and cannot be limited to 1073741824: \
-         pools only grow (shrink)\n",
+        "error: the pool 'bulk' may take 200G and cannot be limited to 1G: pools only grow (shrink)\n",
     );
     daemon
         .run("pool remove main --yes")

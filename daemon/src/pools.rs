@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::pool::MAIN_POOL;
-use cairn_cow::{Disk, Error, ErrorKind, Holder, Pool, Result};
+use cairn_api::size::Size;
+use cairn_cow::{Disk, Error, ErrorKind, Holder, MAX_VOLUME_BYTES, Pool, Result};
 use parking_lot::{Mutex, RwLock};
 
 use crate::images;
@@ -48,6 +49,26 @@ impl<D: Disk> Clone for PoolSlot<D> {
             room: self.room.clone(),
         }
     }
+}
+
+/// Refuses a volume of `size` bytes that the pool `name` could not hold were it full, and nothing else there. Several volumes may
+/// have more together than their pool.
+///
+/// # Errors
+/// That one, which says the pool's limit.
+pub(crate) fn refuse_oversized<D: Disk>(
+    (name, pool): (&str, &Pool<D>),
+    size: u64,
+) -> std::result::Result<(), ApiError> {
+    let limit = pool.status().limit;
+    // What no pool takes is said by the pool.
+    if size <= limit || size > MAX_VOLUME_BYTES {
+        return Ok(());
+    }
+    let (size, limit) = (Size(size).exact(), Size(limit).exact());
+    let why = format!("{size} is more than the pool '{name}' can ever hold: its limit is {limit}");
+    Err(ApiError::new(ErrorCode::InvalidArgument, why)
+        .with_hint(format!("choose a smaller size, or raise the limit: cairn pool grow {name} --limit SIZE")))
 }
 
 /// All pools. Locked for a look at a short list, never over I/O.

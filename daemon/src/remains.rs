@@ -54,10 +54,13 @@ pub(crate) fn undo_name() -> std::result::Result<String, ApiError> {
     random_hex().map(|hex| format!("{UNDO_PREFIX}{hex}"))
 }
 
-/// Has the volume hold what its newest snapshot holds, and what it held be the undo point.
+/// Has the volume hold what its newest snapshot holds, and what it held be the undo point. A passing snapshot is no choice
+/// where there is another: what only that has would stay when it goes.
 async fn empty<D: Disk>(pool: &Pool<D>, volume: &str, undo: &str) -> Result<()> {
-    let snapshots = pool.snapshots(Some(volume))?;
-    match snapshots.into_iter().max_by_key(|snapshot| snapshot.id) {
+    let (snapshots, kept) = (pool.snapshots(Some(volume))?, pool.attributes(Holder::Volume(volume))?);
+    let passing: Vec<_> = passing_snapshots(&kept).collect();
+    let newest = snapshots.into_iter().max_by_key(|one| (!passing.contains(&&*one.name), one.id));
+    match newest {
         Some(newest) => pool.replace(volume, (volume, &newest.name), undo).await.map(drop),
         None => Ok(()),
     }
@@ -150,6 +153,32 @@ mod tests {
             }
             pool.delete_snapshot("v", "s").await?;
             assert!(delete_if_bare(&pool, "v").await?);
+            Ok::<_, cairn_cow::Error>(())
+        })
+        .expect("a pool");
+    }
+
+    #[test]
+    fn it_goes_on_from_a_snapshot_that_stays() {
+        block_on(async {
+            let pool = Pool::create(
+                SimDisk::file(64 << 20),
+                [1; 16],
+                CreateOptions { limit: 64 << 20, journal_bytes: Some(1 << 20), segment_blocks: Some(64) },
+                Options::default(),
+            )
+            .await?;
+            let head = pool.create_volume("v", 1 << 30, "").await?.id;
+            let write = async |at| {
+                pool.write(0, head, at, BLOCK_SIZE as usize, pool.buffer(BLOCK_SIZE as usize)).await
+            };
+            write(0).await?;
+            pool.create_snapshots(&[("v", "stays")], "").await?;
+            write(BLOCK_SIZE).await?;
+            pool.create_snapshots(&[("v", "passes")], "").await?;
+            pool.set_attributes(Holder::Volume("v"), &[(&passing_key("passes"), Some(YES))]).await?;
+            leave_snapshots(&pool, "v", "deleted-x").await?;
+            assert_eq!(pool.volume("v")?.mapped, BLOCK_SIZE, "what the backup's snapshot has beyond");
             Ok::<_, cairn_cow::Error>(())
         })
         .expect("a pool");

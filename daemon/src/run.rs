@@ -32,7 +32,7 @@ use crate::events::{About, Events};
 use crate::keeper::{PoolFiles as _, PoolKeeper, on};
 use crate::listeners::{Listeners, SocketFile};
 use crate::log::Log;
-use crate::pools::PoolSlot;
+use crate::pools::{PoolSlot, refuse_oversized};
 use crate::reload;
 use crate::serve::NbdServer;
 use crate::staging::is_hidden;
@@ -407,6 +407,8 @@ fn create_volumes(config: &Config, volumes: &Volumes<PoolDisk>, reactor: &Handle
                 continue;
             }
             let (pool, name, size) = (Arc::clone(volumes.pools.main()), wanted.name.clone(), wanted.size);
+            refuse_oversized((MAIN_POOL, &pool), size)
+                .map_err(|e| format!("cannot create the volume {}: {}", wanted.name, e.message))?;
             let made = on(reactor, move || async move { pool.create_volume(&name, size, "").await })?;
             made.map_err(|e| format!("cannot create the volume {}: {}", wanted.name, e.with_cause()))?;
         }

@@ -70,7 +70,7 @@ fn write_when_there_is_room(client: &mut Client, number: u64, counter: u64) {
 fn created(launch: &Launch, volumes: &[&str]) -> Daemon {
     let daemon = launch.start();
     for name in volumes {
-        daemon.cairn(&["volume", "create", name, "--size", "1G"]).ok();
+        daemon.cairn(&["volume", "create", name, "--size", "256M"]).ok();
     }
     daemon
 }

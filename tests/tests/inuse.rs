@@ -263,14 +263,14 @@ fn a_volume_grows_under_load() {
     let (_dir, daemon) = demo();
     let model = Arc::new(Mutex::new(Model::new(SIZE, false)));
     let load = Load::start(&daemon.nbd_socket(), "demo", &model, shape(), seed("grow"));
-    for size in ["65M", "1G", "3T"] {
+    for size in ["65M", "1G", "1T"] {
         thread::sleep(Duration::from_millis(150));
         daemon.cairn(&["volume", "resize", "demo", "--size", size, "--yes"]).ok();
     }
     assert!(load.finish() > 0, "the load did nothing: this proves nothing");
     let mut client = daemon.connect("demo");
-    assert_eq!(client.info().size, 3 << 40);
-    client.write((3 << 40) - BLOCK as u64, &[9; BLOCK]).expect("the new end can be written");
+    assert_eq!(client.info().size, 1 << 40);
+    client.write((1 << 40) - BLOCK as u64, &[9; BLOCK]).expect("the new end can be written");
     for block in 0..SIZE / MIB {
         let bytes = client.read(block * MIB, MIB as u32).expect("a read");
         let held = each_block(block * MIB, &bytes, |index, block| lock(&model).current(index, block));

@@ -35,6 +35,7 @@ use crate::images::{
 };
 use crate::jobs::{import_of_image, job_id, tell_begun};
 use crate::keeper::random_hex;
+use crate::pools::refuse_oversized;
 use crate::settings::{self, encode, tag_attributes, tag_changes};
 use crate::volumes::Volumes;
 
@@ -232,7 +233,9 @@ async fn begin<D: Disk>(
     check_file(&file)?;
     check_size(size)?;
     let settings = new_settings(c, name.clone(), format, &fields, ImageSource::File { name: file })?;
-    let pool = api(c.volumes.pools.get(pool.as_deref().unwrap_or(MAIN_POOL)))?;
+    let pool_name = pool.as_deref().unwrap_or(MAIN_POOL);
+    let pool = api(c.volumes.pools.get(pool_name))?;
+    refuse_oversized((pool_name, &pool), size)?;
     let volume = engine_name()?;
     let kept = attributes(&settings, &fields.tags);
     let kept = borrowed(&kept);
@@ -263,6 +266,7 @@ fn find_import<D: Disk>(c: &Context<D>, name: &str) -> Result<FoundImage<D>, Api
 pub(super) async fn grow<D: Disk>(c: Context<D>, name: String, size: u64) -> Result<Image, ApiError> {
     check_size(size)?;
     let found = find_import(&c, &name)?;
+    refuse_oversized((&found.pool_name, &found.pool), size)?;
     api(found.pool.resize_volume(&found.volume.name, size).await)?;
     show(&c.volumes, &name)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::job::Job;
 use cairn_api::pool::{CreatePool, GrowPool, MAIN_POOL, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
+use cairn_api::size::Size;
 use cairn_api::text;
 use cairn_cow::{Disk, Holder, Pool};
 
@@ -189,7 +190,7 @@ pub(super) async fn grow<D: Disk>(
                 .with_hint("give \"limit\" in bytes"));
         }
         (Some(limit), Some(size)) if limit > size => {
-            return Err(conflict(format!("the device {} has {size} bytes", found.path))
+            return Err(conflict(format!("the device {} has {}", found.path, Size(size).exact()))
                 .with_hint("leave the limit out to use all of it"));
         }
         (Some(limit), _) => limit,
@@ -200,7 +201,9 @@ pub(super) async fn grow<D: Disk>(
         return Err(ApiError::new(
             ErrorCode::Shrink,
             format!(
-                "the pool '{name}' may take {now} bytes and cannot be limited to {limit}: pools only grow"
+                "the pool '{name}' may take {} and cannot be limited to {}: pools only grow",
+                Size(now).exact(),
+                Size(limit).exact()
             ),
         ));
     }

@@ -24,6 +24,7 @@ use super::{convert, jobs, types, volumes};
 use crate::events::About;
 use crate::jobs::restore;
 use crate::keeper::random_hex;
+use crate::pools::refuse_oversized;
 use crate::restore::{
     COMPANION, RepoSource, Restore, RestoreSettings, Restores, VOLUME_RESTORE, Wanted, companion_of,
     fill_all, is_restoring, while_held,
@@ -128,6 +129,7 @@ async fn make<D: Disk>(
         hold: Some(HoldId::random().map_err(|e| repo_error(&wanted.location, &e))?),
     };
     let size = reader.backup().size;
+    refuse_oversized((backend, &pool), size)?;
     // Where cairn's own backups keep what their volume was described as.
     let described = reader.backup().attributes.get("description");
     let description =

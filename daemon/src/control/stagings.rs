@@ -23,6 +23,7 @@ use super::sessions::Target;
 use super::{jobs, leases, restores, snapshots, types, volumes};
 use crate::jobs::{import_of_volume, job_id, tell_begun};
 use crate::keeper::random_hex;
+use crate::pools::refuse_oversized;
 use crate::settings::{self, encode};
 use crate::staging::{
     FoundStaging, STAGED_CONTENTS, STAGED_PREFIX, StagingSettings, VOLUME_FROM_BACKUP, VOLUME_STAGED,
@@ -56,25 +57,26 @@ async fn begin<D: Disk>(
         .map_or(Ok(()), |id| text::check_line("a backup's id", id, text::MAX_BACKUP_CHARS))
         .map_err(invalid)?;
     let settings = c.volumes.settings();
-    let (pool, volume_type, project) = if over {
+    let (backend, pool, volume_type, project) = if over {
         if volume_type.is_some() || project.is_some() || !description.is_empty() {
             return Err(conflict("a volume that is there keeps its type, project and description"));
         }
         restores::refuse(c, &volume)?;
-        let (_, pool) = c.pool_of(&volume)?;
+        let (backend, pool) = c.pool_of(&volume)?;
         volumes::refuse_remains(&pool, &volume)?;
         volumes::refuse_protected(&pool, &volume)?;
         // Not only at the end, when everything was copied for nothing.
         drop(attachments::hold(&c.volumes.sessions, Target::Head { volume: volume.clone() }).await?);
         let kept = api(pool.attributes(Holder::Volume(&volume)))?;
-        (pool, settings::volume_type(&kept).to_owned(), Some(settings::project(&kept).to_owned()))
+        (backend, pool, settings::volume_type(&kept).to_owned(), Some(settings::project(&kept).to_owned()))
     } else {
         api(check_name(&volume))?;
         volumes::is_free(c, &volume)?;
         let volume_type = volume_type.unwrap_or_else(|| settings.default_type.clone());
         let backend = types::settings_of(&settings, &volume_type)?.backend().unwrap_or(MAIN_POOL);
-        (api(c.volumes.pools.get(backend))?, volume_type, project)
+        (backend.to_owned(), api(c.volumes.pools.get(backend))?, volume_type, project)
     };
+    refuse_oversized((&backend, &pool), size)?;
     let id = format!("staged-{}", random_hex()?);
     let kept = encode(&StagingSettings { volume, over, backup });
     let mut attributes = vec![(VOLUME_STAGED, kept.as_str()), (settings::VOLUME_TYPE, volume_type.as_str())];

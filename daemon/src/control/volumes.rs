@@ -23,6 +23,7 @@ use super::tokens::Token;
 use super::{attachments, convert, images, recycle, restores, snapshots, types};
 use crate::activity::Activity;
 use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing, passing_snapshots};
+use crate::pools::refuse_oversized;
 use crate::remains::{self, is_remains};
 use crate::restore::is_restoring;
 use crate::serve::unnamed_device;
@@ -295,11 +296,13 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Res
     let tags = tag_attributes(&request.tags);
     attributes.extend(tags.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     let new = NewVolume { name, description, attributes: &attributes };
-    api(match (&image, source, *size) {
-        (Some(image), _, size) => {
-            let size = images::volume_size(image, size)?;
-            pool.clone_volume_with(&image.volume.name, CONTENTS, new, Some(size)).await
-        }
+    let size = match &image {
+        Some(image) => Some(images::volume_size(image, *size)?),
+        None => *size,
+    };
+    size.map_or(Ok(()), |size| refuse_oversized((backend, &pool), size))?;
+    api(match (&image, source, size) {
+        (Some(image), _, size) => pool.clone_volume_with(&image.volume.name, CONTENTS, new, size).await,
         (None, None, None) => {
             return Err(invalid("a blank volume needs a size").with_hint("give \"size\" in bytes"));
         }
@@ -408,10 +411,13 @@ pub(super) async fn resize<D: Disk>(c: Context<D>, name: String, size: u64) -> R
     let shown = name.clone();
     let grown = c.run(async move |c| {
         restores::refuse(&c, &name)?;
-        let (_, pool) = c.pool_of(&name)?;
+        let (pool_name, pool) = c.pool_of(&name)?;
         refuse_remains(&pool, &name)?;
         refuse_protected(&pool, &name)?;
-        let id = api(pool.volume(&name))?.id;
+        let VolumeInfo { id, size: now, .. } = api(pool.volume(&name))?;
+        if size > now {
+            refuse_oversized((&pool_name, &pool), size)?;
+        }
         let extending = c.volumes.activities.begin((pool.id(), id), Activity::Extending);
         api(pool.resize_volume(&name, size).await)?;
         Ok((extending, pool, id))

@@ -317,7 +317,7 @@ fn volumes_of_several_pools_are_as_of_one() {
     let grow = |limit| GrowPool { limit };
     assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(None))), ErrorCode::Conflict);
     assert_eq!(w.code(w.engine.grow_pool("bulk".into(), grow(Some(MIB)))), ErrorCode::Shrink);
-    assert_eq!(w.ok(w.engine.grow_pool("bulk".into(), grow(Some(2 << 30)))).limit, 2 << 30);
+    assert_eq!(w.ok(w.engine.grow_pool("bulk".into(), grow(Some(2 << 40)))).limit, 2 << 40);
 
     assert_eq!(w.code(w.engine.remove_pool("bulk".into())), ErrorCode::Busy, "it has volumes");
     w.ok(w.engine.delete_volume("b".into(), World::with_snapshots()));
@@ -330,7 +330,7 @@ fn volumes_of_several_pools_are_as_of_one() {
 
     // It comes back as it was left, unless a name is taken by now.
     w.ok(w.engine.create_pool(create("bulk", "/bulk")));
-    assert_eq!(w.ok(w.engine.pool(Some("bulk".into()))).limit, 2 << 30);
+    assert_eq!(w.ok(w.engine.pool(Some("bulk".into()))).limit, 2 << 40);
     w.ok(w.engine.create_type(CreateType {
         name: "bulk".into(),
         specs: [(BACKEND.to_owned(), "bulk".to_owned())].into(),

@@ -108,7 +108,7 @@ impl PoolFiles<SimDisk> for SimFiles {
         self.wait_while_slow(path);
         let mut id = [8; 16];
         path.bytes().enumerate().for_each(|(n, byte)| id[n % 16] ^= byte);
-        let pool = self.pool(path, limit.unwrap_or(1 << 30), create, id).map_err(failed)?;
+        let pool = self.pool(path, limit.unwrap_or(1 << 40), create, id).map_err(failed)?;
         Ok(PoolSlot::new(name, path, Ok(pool)))
     }
 
@@ -240,7 +240,7 @@ impl World {
             disks: Mutex::default(),
             slow: <_>::default(),
         });
-        let pool = files.pool("/the/pool", 1 << 30, true, [7; 16]).expect("a pool");
+        let pool = files.pool("/the/pool", 1 << 40, true, [7; 16]).expect("a pool");
         let volumes = Volumes::new(pool.clone(), "/the/pool".into());
         let sessions = volumes.sessions.clone();
         let devices = has_kernel.then(|| -> Arc<dyn Devices> {

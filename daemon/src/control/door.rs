@@ -1,6 +1,7 @@
 //! What every request goes through: who asks is put beside it, and what it changes into the audit log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::Router;
@@ -67,12 +68,14 @@ pub(super) struct Door {
     pub(super) router: Router,
     pub(super) porter: Porter,
     pub(super) who: Arc<Credentials>,
+    /// Whether nothing has come by it yet.
+    pub(super) first: Arc<AtomicBool>,
 }
 
 impl Door {
     /// Answers a request.
     pub(super) async fn serve(self, request: Request<Incoming>) -> Response {
-        self.porter.pace.turn().await;
+        self.porter.pace.turn(self.first.swap(false, Ordering::Relaxed)).await;
         let mut request = request.map(Body::new);
         let rights = self.porter.access.rights(&self.who);
         request.extensions_mut().insert(Asking { uid: self.who.uid, rights });

@@ -3,11 +3,15 @@
 //! Hundreds of clients that ask without a pause take processors from those who read and write, by what the daemon does for
 //! them and by what they do with its answers. So as long as volumes have clients at work, requests come at a rate, in the order
 //! in which they were made; otherwise as they come. There is at most one of each connection, so that none waits long.
+//!
+//! A new connection is mostly a new process, and to start and end one takes a processor for longer than its request. One after
+//! another is no harm; where many wait at once, each new connection takes the turns of several requests.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use crate::courtesy::Courtesy;
@@ -16,35 +20,65 @@ use crate::courtesy::Courtesy;
 const EACH: Duration = Duration::from_millis(2);
 /// How many may come at once after a while without any.
 const BURST: u32 = 50;
+/// For each so many who wait, a new connection takes one turn more, up to so many.
+const CROWD: u32 = 20;
+const MOST_TURNS: u32 = 10;
+
+/// How long one waits without a look at whether there still are clients at work.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// One a daemon.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     courtesy: Arc<Courtesy>,
-    /// When the next request may come, at the earliest.
+    /// When the next request may come, at the earliest. Whoever is next holds it; the others queue for it.
     next: Mutex<Option<Instant>>,
+    waiting: AtomicU32,
+}
+
+/// Somebody waits, as long as this lives.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pace {
     pub(super) fn new(courtesy: Arc<Courtesy>) -> Pace {
-        Pace { courtesy, next: Mutex::default() }
+        Pace { courtesy, ..Pace::default() }
     }
 
-    /// Waits until it is a request's turn.
-    pub(super) async fn turn(&self) {
-        if self.courtesy.clients_at_work() {
-            sleep_until(self.book(Instant::now())).await;
+    /// Waits until it is a request's turn. `first`: of its connection. Whoever goes away meanwhile has taken no turn.
+    pub(super) async fn turn(&self, first: bool) {
+        if !self.courtesy.clients_at_work() {
+            return;
         }
+        let others = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        let mut next = self.next.lock().await;
+        let turn = turn_at(*next, Instant::now());
+        loop {
+            let now = Instant::now();
+            if turn <= now || !self.courtesy.clients_at_work() {
+                break;
+            }
+            sleep_until(turn.min(now + LOOK)).await;
+        }
+        *next = Some(turn + EACH * turns(first, others));
     }
+}
 
-    /// When the next request's turn is.
-    fn book(&self, now: Instant) -> Instant {
-        let mut next = self.next.lock();
-        let saved_up = now.checked_sub(EACH * BURST).unwrap_or(now);
-        let turn = next.map_or(saved_up, |next| next.max(saved_up));
-        *next = Some(turn + EACH);
-        turn
-    }
+/// When the turn is that could have been at `next`, where some may be saved up.
+fn turn_at(next: Option<Instant>, now: Instant) -> Instant {
+    let saved_up = now.checked_sub(EACH * BURST).unwrap_or(now);
+    next.map_or(saved_up, |next| next.max(saved_up))
+}
+
+/// How many turns a request takes when so many others wait.
+fn turns(first: bool, others: u32) -> u32 {
+    if first { (1 + others / CROWD).min(MOST_TURNS) } else { 1 }
 }
 
 #[cfg(test)]
@@ -55,18 +89,29 @@ mod tests {
 
     #[test]
     fn beside_clients_requests_come_at_a_rate_after_a_burst() {
-        let pace = Pace::new(Arc::default());
+        let mut next = None;
+        let mut book = |now| {
+            let turn = turn_at(next, now);
+            next = Some(turn + EACH);
+            turn
+        };
         let now = Instant::now() + EACH * BURST;
         for _ in 0..=BURST {
-            assert!(pace.book(now) <= now, "saved up");
+            assert!(book(now) <= now, "saved up");
         }
         for number in 1..=1000 {
-            assert_eq!(pace.book(now), now + EACH * number);
+            assert_eq!(book(now), now + EACH * number);
         }
         let later = now + EACH * 1000;
-        assert_eq!(pace.book(later), later + EACH, "nothing was saved up meanwhile");
+        assert_eq!(book(later), later + EACH, "nothing was saved up meanwhile");
         let much_later = later + EACH * 10 * BURST;
-        assert_eq!(pace.book(much_later), much_later - EACH * BURST);
+        assert_eq!(book(much_later), much_later - EACH * BURST);
+    }
+
+    #[test]
+    fn new_connections_count_for_more_where_many_wait() {
+        assert!([0, 200, 512].map(|others| turns(false, others)) == [1; 3]);
+        assert_eq!([0, 10, 20, 100, 200, 512].map(|others| turns(true, others)), [1, 1, 2, 6, 10, 10]);
     }
 
     #[test]
@@ -75,10 +120,15 @@ mod tests {
         let pace = Pace::new(Arc::clone(&courtesy));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(async {
-            assert!((0..1000).all(|_| pace.turn().now_or_never().is_some()));
+            let goes = || pace.turn(true).now_or_never().is_some();
+            assert!((0..1000).all(|_| goes()));
             courtesy.client_begins(0);
-            let at_once = (0..1000).take_while(|_| pace.turn().now_or_never().is_some()).count();
+            let at_once = (0..1000).take_while(|_| goes()).count();
             assert!(at_once < 1000, "nobody gave way");
+            // Who has not waited for it has not taken it.
+            courtesy.client_begins(0);
+            tokio::time::timeout(Duration::from_secs(10), pace.turn(true)).await.expect("it has waited");
+            assert_eq!(pace.waiting.load(Ordering::Relaxed), 0);
         });
     }
 }

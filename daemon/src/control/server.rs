@@ -146,7 +146,12 @@ async fn serve(
                     tracing::debug!(uid = who.uid, "a control connection is closed: its user has too many");
                     continue;
                 };
-                let door = Door { router: router.clone(), porter: porter.clone(), who };
+                let door = Door {
+                    router: router.clone(),
+                    porter: porter.clone(),
+                    who,
+                    first: Arc::new(true.into()),
+                };
                 let service = service_fn(move |request| {
                     let door = door.clone();
                     async move { Ok::<_, Infallible>(door.serve(request).await) }

@@ -148,9 +148,8 @@ fn queries(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-#[test]
-fn the_dashboard_asks_for_what_there_is() {
-    let dashboard: Value = serde_json::from_str(&file("docs/grafana/cairn.json")).expect("JSON");
+/// The metrics that queries ask for, all of which there are.
+fn used(queries: &[String]) -> BTreeSet<&str> {
     let (families, _) = parse(&page());
     let exists = |name: &str| {
         let histogram = |suffix| {
@@ -160,10 +159,8 @@ fn the_dashboard_asks_for_what_there_is() {
         families.get(name).is_some_and(|family| family.kind != "histogram")
             || ["_bucket", "_sum", "_count"].into_iter().any(histogram)
     };
-    let mut asked = Vec::new();
-    queries(&dashboard, &mut asked);
     let mut used = BTreeSet::new();
-    for query in &asked {
+    for query in queries {
         let pair = |open, close| query.matches(open).count() == query.matches(close).count();
         assert!(pair('(', ')') && pair('{', '}') && pair('[', ']'), "{query}");
         for name in named(query) {
@@ -171,6 +168,30 @@ fn the_dashboard_asks_for_what_there_is() {
             used.insert(name);
         }
     }
+    used
+}
+
+#[test]
+fn the_alerts_ask_for_what_there_is() {
+    let rules = file("docs/prometheus/cairn.yml");
+    let lines = |key| rules.lines().filter_map(move |line| line.trim_start().strip_prefix(key));
+    let queries: Vec<_> = lines("expr: ").map(str::to_owned).collect();
+    let used = used(&queries);
+    assert_eq!(queries.len(), lines("- alert: ").count());
+    assert_eq!(queries.len(), lines("summary: ").count());
+    for needed in
+        ["cairn_pool_up", "cairn_pool_fenced", "cairn_pool_checksum_errors_total", "cairn_pool_free_bytes"]
+    {
+        assert!(used.contains(needed), "{needed} alerts nobody");
+    }
+}
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let dashboard: Value = serde_json::from_str(&file("docs/grafana/cairn.json")).expect("JSON");
+    let mut asked = Vec::new();
+    queries(&dashboard, &mut asked);
+    let used = used(&asked);
     for needed in [
         "cairn_volume_operations_total",
         "cairn_volume_bytes_total",

@@ -68,6 +68,8 @@ kinds! {
     SnapshotCreated = "snapshot.created";
     /// Something else is said of a snapshot, or it has another name.
     SnapshotEdited = "snapshot.edited";
+    /// An administrator has set a snapshot's status.
+    SnapshotStatusSet = "snapshot.status-set";
     /// It is forbidden to delete a snapshot.
     SnapshotHeld = "snapshot.held";
     /// A hold was taken away.

@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub created: Timestamp,
     /// Free text.
     pub description: String,
-    /// Made by cairn itself, to undo a rollback.
+    /// Made by cairn itself: to undo a rollback, or to be read for a backup or an export.
     pub automatic: bool,
     /// How many volumes and snapshots directly descend from it.
     pub children: u64,
@@ -39,6 +39,9 @@ pub struct Snapshot {
     pub connections: u64,
     /// What it is doing.
     pub status: SnapshotStatus,
+    /// Why, where the status does not say all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Whose it is: its volume's project.
     #[serde(default)]
     pub project: String,
@@ -59,7 +62,9 @@ pub enum SnapshotStatus {
     Available,
     /// At least one NBD client is connected.
     InUse,
-    /// Its pool refuses writes.
+    /// A backup or an export is made of it: a client reads it.
+    BackingUp,
+    /// Its pool refuses writes, or an administrator says so.
     Error,
 }
 
@@ -69,9 +74,42 @@ impl SnapshotStatus {
         match self {
             SnapshotStatus::Available => "available",
             SnapshotStatus::InUse => "in-use",
+            SnapshotStatus::BackingUp => "backing-up",
             SnapshotStatus::Error => "error",
         }
     }
+}
+
+/// What an administrator says of a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetSnapshotStatus {
+    /// All is well.
+    Available,
+    /// Something is wrong with it. It can be used as before.
+    Error,
+}
+
+impl SetSnapshotStatus {
+    /// The status as JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SetSnapshotStatus::Available => "available",
+            SetSnapshotStatus::Error => "error",
+        }
+    }
+}
+
+/// Asks to set a snapshot's status.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResetSnapshotStatus {
+    /// The status.
+    pub status: SetSnapshotStatus,
+    /// Why; one line, shown with the snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Reason>)]
+    pub reason: Option<String>,
 }
 
 /// What forbids to delete a snapshot until it is released.
@@ -165,6 +203,10 @@ pub struct CreateSnapshot {
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     #[schema(value_type = schema::Tags)]
     pub tags: Tags,
+    /// Whether it is taken to be read for a backup: then it counts as automatic, and the volume as backing up while somebody
+    /// reads it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub for_backup: bool,
     /// 1 to 64 visible ASCII characters, different for each request: sent again with the same token, the request makes
     /// nothing new and gets what it has made, as it is by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -290,10 +332,14 @@ pub struct Tree {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DiffQuery {
-    /// Another snapshot of the volume; its head without.
+    /// Another snapshot of the volume, or of `to_volume`; the head without.
     #[serde(default)]
     #[param(value_type = Option<Name>, inline)]
     pub to: Option<String>,
+    /// Another volume of the same pool, of which `to` is; a clone, say.
+    #[serde(default)]
+    #[param(value_type = Option<Name>, inline)]
+    pub to_volume: Option<String>,
     /// Only extents that start at or after this byte: the `next` of the answer before.
     #[serde(default)]
     #[param(maximum = 70368744177664u64)]
@@ -333,6 +379,9 @@ pub struct Diff {
     /// The snapshot compared to; the head without.
     #[serde(default)]
     pub to: Option<String>,
+    /// The volume of what is compared to, if it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_volume: Option<String>,
     /// Bytes in all ranges that differ, those of other pages included.
     pub changed: u64,
     /// In ascending order, not overlapping; at most 65,536.

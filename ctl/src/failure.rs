@@ -40,6 +40,16 @@ impl Failure {
         }
     }
 
+    /// The same failure, with what else is to be said of it.
+    pub(crate) fn and(self, text: &str) -> Failure {
+        match self {
+            Failure::Told { code, message, hint } => {
+                Failure::Told { code, message: format!("{message}; {text}"), hint }
+            }
+            other => other,
+        }
+    }
+
     /// Prints it and says which exit code goes with it.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         match self {

@@ -12,7 +12,6 @@ use cairn_api::attachment::Consumer;
 use cairn_api::pool::PoolStatus;
 use cairn_api::snapshot::{CreateSnapshot, MAX_DIFF_EXTENTS};
 use cairn_api::stats::IoKind;
-use cairn_api::tags::Tags;
 use cairn_cow::{BLOCK_SIZE, ExtentKind};
 use cairnd::control::{ControlThread, Engine};
 use cairnd::pools::PoolSlot;
@@ -68,8 +67,12 @@ fn cairn() -> Command {
 }
 
 /// What a volume that is connected once says, and what to do about it.
-const CONNECTED: &str = "1 NBD client is connected (busy)\n\
-    hint: disconnect the NBD clients first, or have the daemon do it: cairn volume detach\n";
+fn connected(volume: &str) -> String {
+    format!(
+        "1 NBD client is connected (busy)\n\
+         hint: disconnect the NBD clients first, or have the daemon do it: cairn volume detach {volume}\n"
+    )
+}
 
 /// What the daemon says of a volume, a snapshot or a pool that is not there.
 fn not_found(message: &str) -> String {
@@ -144,8 +147,7 @@ impl Daemon {
         let request = |n| CreateSnapshot {
             name: format!("n{n}"),
             description: "d".repeat(1000),
-            tags: Tags::new(),
-            client_token: None,
+            ..CreateSnapshot::default()
         };
         let take = |n| self.world.wait(engine.create_snapshot(volume.into(), request(n)));
         assert!((0..1000).any(|n| take(n).is_err()), "there is always room for more");
@@ -378,7 +380,7 @@ fn volumes_are_edited_and_retyped() {
     daemon.connect("web", 1);
     daemon
         .run("volume edit web --name demo")
-        .fails(&format!("error: volume 'web' with its snapshots is in use: {CONNECTED}"));
+        .fails(&format!("error: volume 'web' with its snapshots is in use: {}", connected("web")));
 
     daemon.run("type create fast").ok();
     assert_eq!(daemon.run("volume retype web fast").ok(), "volume web is now of type fast\n");
@@ -584,7 +586,7 @@ fn attachments_come_and_go() {
     assert_eq!(daemon.run("volume attach demo").ok(), "/dev/nbd0\n", "nothing else, for scripts");
     daemon.run("volume attach demo").fails(
         "error: volume 'demo' is in use: it is attached as /dev/nbd0 (busy)\n\
-         hint: detach it first: cairn volume detach\n",
+         hint: detach it first: cairn volume detach demo\n",
     );
     let value = daemon.run("--json volume attach demo@s1 /dev/nbd3 --connections 4 --read-only").json();
     assert_eq!((&value["export"], &value["connections"]), (&json!("demo@s1"), &json!(4)));
@@ -1000,11 +1002,22 @@ fn json_is_the_apis() {
         daemon.run("--json snapshot delete demo s1 s2").json(),
         json!({"deleted": ["demo@s1", "demo@s2"]})
     );
-    // One that works and one that does not: both are told.
-    let half = daemon.run("--json snapshot delete demo s3 no");
+    let error = |ran: &Ran| serde_json::from_str::<Value>(&ran.stderr).expect("JSON")["error"].clone();
+    let mistyped = daemon.run("--json snapshot delete demo s3 no");
+    assert_eq!((mistyped.code, &*mistyped.stdout), (1, ""), "nothing is deleted");
+    assert_eq!(error(&mistyped)["code"], "not-found");
+    // One that works and one that does not: both are told, and what was not tried.
+    for name in ["s4", "s5"] {
+        daemon.run(&format!("snapshot create demo {name}")).ok();
+    }
+    daemon.run("snapshot hold demo s4 audit").ok();
+    let half = daemon.run("--json snapshot delete demo s3 s4 s5");
     assert_eq!((half.code, &*half.stdout), (1, "{\"deleted\":[\"demo@s3\"]}\n"));
-    let error: Value = serde_json::from_str(&half.stderr).expect("JSON");
-    assert_eq!(error["error"]["code"], "not-found");
+    assert_eq!(error(&half)["code"], "held");
+    assert_eq!(
+        error(&half)["message"],
+        "the snapshot 'demo@s4' is held by 'audit'; left as they are: demo@s5"
+    );
 }
 
 #[test]
@@ -1148,10 +1161,10 @@ fn a_volume_in_use_or_with_snapshots_stays() {
     daemon.connect("demo", 1);
     daemon
         .run("volume delete demo --yes --with-snapshots")
-        .fails(&format!("error: volume 'demo' with its snapshots is in use: {CONNECTED}"));
+        .fails(&format!("error: volume 'demo' with its snapshots is in use: {}", connected("demo")));
     daemon
         .run("snapshot rollback demo s1 --yes")
-        .fails(&format!("error: volume 'demo' is in use: {CONNECTED}"));
+        .fails(&format!("error: volume 'demo' is in use: {}", connected("demo")));
     daemon.run("snapshot rollback demo s1 --yes --force").ok();
     assert!(daemon.run("volume list").ok().contains("in-use"));
 }
@@ -1184,7 +1197,7 @@ fn colours_and_widths_are_for_terminals_only() {
 #[test]
 fn a_closed_pipe_is_no_reason_to_complain() {
     let daemon = Daemon::with_demo();
-    for args in ["volume list", "--json volume list", "snapshot tree demo", "--help"] {
+    for args in ["volume list", "--json volume list", "snapshot tree demo", "completions bash", "--help"] {
         let mut command = daemon.command(args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
         drop(child.stdout.take());

@@ -14,7 +14,8 @@
 //! | volume | `shared` | `yes`: several consumers may use it at once |
 //! | volume | `bootable`, `write-protected` | `yes` |
 //! | volume | `project` | whose it is; without it has [`DEFAULT_PROJECT`] |
-//! | volume | `status` | what an administrator has said of it, a [`KeptStatus`] as JSON |
+//! | volume, snapshot | `status` | what an administrator has said of it, a [`KeptStatus`] as JSON |
+//! | snapshot | `for-backup` | `yes`: it was taken to be read for a backup |
 //! | volume, snapshot | `client-token` | the request that made it: see [`crate::control`]'s `tokens` |
 //! | volume, snapshot, image | `tag/KEY` | the value of a tag |
 //! | snapshot | `hold/NAME` | why it must not be deleted, a [`KeptHold`] as JSON |
@@ -48,12 +49,15 @@ pub(crate) const VOLUME_SHARED: &str = "shared";
 pub(crate) const VOLUME_BOOTABLE: &str = "bootable";
 pub(crate) const VOLUME_PROTECTED: &str = "write-protected";
 pub(crate) const VOLUME_PROJECT: &str = "project";
-pub(crate) const VOLUME_STATUS: &str = "status";
+pub(crate) const STATUS: &str = "status";
+pub(crate) const SNAPSHOT_FOR_BACKUP: &str = "for-backup";
 pub(crate) const TOKEN: &str = "client-token";
 pub(crate) const RECYCLE_BIN: &str = "recycle-bin";
 pub(crate) const JOB_PREFIX: &str = "job/";
 const TAG_PREFIX: &str = "tag/";
 const HOLD_PREFIX: &str = "hold/";
+/// Why something has a status that an administrator has set without a reason.
+pub(crate) const ADMINISTRATOR: &str = "an administrator says so";
 /// The value of what is kept only where it is so.
 pub(crate) const YES: &str = "yes";
 
@@ -74,7 +78,7 @@ pub(crate) struct PolicySettings {
     pub(crate) rule: QosRule,
 }
 
-/// What an administrator has said of a volume.
+/// What an administrator has said of a volume or a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct KeptStatus {
     pub(crate) status: SetStatus,
@@ -219,10 +223,10 @@ pub(crate) fn project(attributes: &Attributes) -> &str {
     attributes.get(VOLUME_PROJECT).unwrap_or(DEFAULT_PROJECT)
 }
 
-/// What an administrator has said of a volume, if it stands. What cannot be read counts as an error that somebody has
+/// What an administrator has said of a volume or a snapshot, if it stands. What cannot be read counts as an error that somebody has
 /// seen.
 pub(crate) fn kept_status(attributes: &Attributes) -> Option<KeptStatus> {
-    let kept = attributes.get(VOLUME_STATUS)?;
+    let kept = attributes.get(STATUS)?;
     let unreadable = || KeptStatus { status: SetStatus::Error, reason: None };
     Some(serde_json::from_str(kept).unwrap_or_else(|_| unreadable()))
 }

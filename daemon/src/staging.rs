@@ -62,6 +62,22 @@ pub(crate) fn is_hidden(attributes: &Attributes) -> bool {
     is_image(attributes) || is_staged(attributes) || is_companion(attributes) || is_recycled(attributes)
 }
 
+/// What clients are filling in a pool.
+pub(crate) fn filled<D: Disk>(pool: &Pool<D>) -> impl Iterator<Item = StagingSettings> {
+    let stagings = pool.volumes_with(VOLUME_STAGED).into_iter();
+    stagings.filter_map(|volume| staging_settings(&volume.attributes))
+}
+
+/// Whether something that is being filled is to take the place of a volume's contents. It is in the volume's pool.
+pub(crate) fn is_replaced<D: Disk>(pool: &Pool<D>, volume: &str) -> bool {
+    filled(pool).any(|staging| staging.over && staging.volume == volume)
+}
+
+/// Why nobody begins to use or to change such a volume.
+pub(crate) fn replaced(volume: &str) -> String {
+    format!("a backup is being restored over the volume '{volume}'")
+}
+
 impl<D: Disk> Volumes<D> {
     /// One staged volume, by what the engine calls it.
     ///

@@ -25,6 +25,7 @@ use crate::remains::{self, is_remains};
 use crate::restore::{self, Restores};
 use crate::scrubs::Scrubs;
 use crate::settings::{self, Settings, is_set, kept_status};
+use crate::staging::{is_replaced, replaced};
 
 /// One a daemon, shared by `Arc`.
 pub struct Volumes<D: Disk> {
@@ -218,6 +219,9 @@ pub(crate) fn resolve_for_use<D: Disk>(pool: &Pool<D>, name: &str) -> Result<(Re
     }
     if found.id == found.head && is_remains(&kept) {
         return Err(Error::new(ErrorKind::Busy, remains::why(name)));
+    }
+    if found.id == found.head && is_replaced(pool, name) {
+        return Err(Error::new(ErrorKind::Busy, replaced(name)));
     }
     found.writable &= !is_set(&kept, settings::VOLUME_PROTECTED);
     Ok((found, kept))

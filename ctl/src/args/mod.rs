@@ -329,7 +329,7 @@ mod tests {
             ("volume reset-status demo --status deleting", "expected available, error or maintenance"),
             ("snapshot edit demo s", "--name <NEW>"),
             ("snapshot hold demo s", "<HOLD>"),
-            ("snapshot list --status idle", "expected available, in-use or error"),
+            ("snapshot list --status idle", "expected available, in-use, backing-up or error"),
             ("volume attach demo nbd0", "a device such as /dev/nbd0"),
             ("volume attach demo --connections 17", "17 is not in 1..=16"),
             ("volume detach /dev/sda", "a device such as /dev/nbd0"),

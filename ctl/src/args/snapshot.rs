@@ -1,7 +1,7 @@
 //! `cairn snapshot ...`
 
 use cairn_api::Size;
-use cairn_api::snapshot::SnapshotStatus;
+use cairn_api::snapshot::{SetSnapshotStatus, SnapshotStatus};
 use clap::{Args, Subcommand};
 
 use super::values::{ListFilter, Spec, Switch, one_of};
@@ -52,6 +52,24 @@ Examples:
         name: String,
         #[command(flatten)]
         changes: SnapshotChanges,
+    },
+    /// Set a snapshot's status: in error, or available again
+    #[command(after_help = "\
+Examples:
+  cairn snapshot reset-status demo monday --status error --reason 'taken in the middle of a migration'
+  cairn snapshot reset-status demo monday --status available")]
+    ResetStatus {
+        /// The volume
+        #[arg(value_name = "VOL")]
+        volume: String,
+        /// The snapshot
+        name: String,
+        /// The status
+        #[arg(long, value_name = "available|error", value_parser = set_status)]
+        status: SetSnapshotStatus,
+        /// Why, for who looks at it
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Forbid to delete a snapshot, with its volume, too, until it is released
     #[command(
@@ -140,7 +158,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   cairn snapshot diff demo monday             what changed since
-  cairn snapshot diff demo monday tuesday     what changed in between")]
+  cairn snapshot diff demo monday tuesday     what changed in between
+  cairn snapshot diff demo monday --volume copy   what a clone of it, say, holds otherwise")]
     Diff {
         /// The volume
         #[arg(value_name = "VOL")]
@@ -150,6 +169,9 @@ Examples:
         /// The snapshot to compare it with; the volume as it is now unless given
         #[arg(value_name = "NAME2")]
         to: Option<String>,
+        /// Another volume of the same pool, to compare it with its snapshot NAME2, or with what that holds now
+        #[arg(long = "volume", value_name = "VOL2")]
+        to_volume: Option<String>,
     },
 }
 
@@ -193,7 +215,12 @@ pub(crate) struct SnapshotFilter {
     pub(crate) sort: Option<String>,
 }
 
+fn set_status(text: &str) -> Result<SetSnapshotStatus, String> {
+    one_of(text, &[SetSnapshotStatus::Available, SetSnapshotStatus::Error], SetSnapshotStatus::as_str)
+}
+
 fn snapshot_status(text: &str) -> Result<SnapshotStatus, String> {
-    let all = [SnapshotStatus::Available, SnapshotStatus::InUse, SnapshotStatus::Error];
+    let all =
+        [SnapshotStatus::Available, SnapshotStatus::InUse, SnapshotStatus::BackingUp, SnapshotStatus::Error];
     one_of(text, &all, SnapshotStatus::as_str)
 }

@@ -28,6 +28,8 @@ mod top;
 mod types;
 mod volume;
 
+use std::io;
+
 use cairn_api::access::Caller;
 use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::path;
@@ -59,9 +61,10 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
             let caller = client.get::<Caller>(path::WHOAMI, Wait::Short).await?;
             output.answer(&caller, |caller, _| access::caller(caller))
         }
-        args::Command::About(command) => command
-            .run(args::Cli::command(), "1")
-            .map_err(|e| Failure::local("internal", format!("cannot be written: {e}"))),
+        args::Command::About(command) => command.run(args::Cli::command(), "1").map_err(|e| match e.kind() {
+            io::ErrorKind::BrokenPipe => Failure::PipeClosed,
+            _ => Failure::local("internal", format!("cannot be written: {e}")),
+        }),
     }
 }
 
@@ -86,7 +89,7 @@ async fn nbd_endpoint(client: &Client) -> Result<NbdEndpoint, Failure> {
     info.nbd.into_iter().next().ok_or_else(none)
 }
 
-/// Deletes one after the other and says which; the first that fails ends it.
+/// Deletes one after the other, as [`delete_found`] does; nothing if one of several is not there, which is mostly a typo.
 async fn delete_each(
     what: &str,
     names: &[String],
@@ -94,10 +97,31 @@ async fn delete_each(
     client: &Client,
     output: &Output,
 ) -> Result<(), Failure> {
+    let paths: Vec<_> = paths.collect();
+    if paths.len() > 1 {
+        for path in &paths {
+            let shown = path.split_once('?').map_or(&**path, |(path, _)| path);
+            client.get::<serde_json::Value>(shown, Wait::Short).await?;
+        }
+    }
+    delete_found(what, names, paths, client, output).await
+}
+
+/// Deletes one after the other and says which. The first that cannot be deleted ends it, and those that are left are named.
+async fn delete_found(
+    what: &str,
+    names: &[String],
+    paths: impl IntoIterator<Item = String>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
     let mut deleted = Vec::new();
     let mut outcome = Ok(());
-    for (name, path) in names.iter().zip(paths) {
-        outcome = client.delete(&path).await;
+    for (at, (name, path)) in names.iter().zip(paths).enumerate() {
+        outcome = client.delete(&path).await.map_err(|failure| match &names[at + 1..] {
+            [] => failure,
+            left => failure.and(&format!("left as they are: {}", left.join(", "))),
+        });
         if outcome.is_err() {
             break;
         }

@@ -4,7 +4,7 @@ use cairn_api::path;
 use cairn_api::recycle::{Recover, RecycleBin, Recycled, SetRecycleBin};
 use cairn_api::volume::Volume;
 
-use super::{delete_each, uri};
+use super::{delete_found, uri};
 use crate::args;
 use crate::client::{Client, Wait};
 use crate::failure::Failure;
@@ -36,7 +36,7 @@ pub(super) async fn run(command: args::RecycleBin, client: &Client, output: &Out
             }
             output.confirm(&recycle::purge_question(&doomed), yes)?;
             let paths = doomed.iter().map(|volume| path::recycled(&volume.id));
-            delete_each("volume", &volumes, paths, client, output).await
+            delete_found("volume", &volumes, paths, client, output).await
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use cairn_api::path;
 use cairn_api::snapshot::{
-    CreateGroup, CreateHold, CreateSnapshot, Diff, EditSnapshot, GroupMember, Rollback, RolledBack, Snapshot,
-    SnapshotList, Tree,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, EditSnapshot, GroupMember, ResetSnapshotStatus, Rollback,
+    RolledBack, Snapshot, SnapshotList, Tree,
 };
 use cairn_api::tags::Tags;
 use cairn_api::volume::{CloneSnapshot, Volume};
@@ -25,7 +25,8 @@ pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Outpu
             output.answer(&made, |list, _| list.snapshots.iter().map(snapshots::created).collect())
         }
         args::Snapshot::Create { volume, name, description, tags, client_token } => {
-            let request = CreateSnapshot { name, description, tags: Spec::tags(tags), client_token };
+            let tags = Spec::tags(tags);
+            let request = CreateSnapshot { name, description, tags, client_token, for_backup: false };
             let made = client.post::<Snapshot>(&path::volume_sub(&volume, "snapshots"), &request).await?;
             output.answer(&made, |snapshot, _| snapshots::created(snapshot))
         }
@@ -39,6 +40,12 @@ pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Outpu
             let request = EditSnapshot { name: new_name, description, tags: Spec::tag_changes(tags) };
             let edited = client.patch::<Snapshot>(&path::snapshot(&volume, &name), &request).await?;
             output.answer(&edited, |snapshot, _| snapshots::edited(snapshot, &name))
+        }
+        args::Snapshot::ResetStatus { volume, name, status, reason } => {
+            let request = ResetSnapshotStatus { status, reason };
+            let path = path::snapshot_sub(&volume, &name, "reset-status");
+            let set = client.post::<Snapshot>(&path, &request).await?;
+            output.answer(&set, |snapshot, _| snapshots::status_set(snapshot))
         }
         args::Snapshot::Hold { volume, name, hold, reason } => {
             let request = CreateHold { name: hold, reason };
@@ -79,8 +86,9 @@ pub(super) async fn run(command: args::Snapshot, client: &Client, output: &Outpu
             let shown: Vec<_> = names.iter().map(|name| format!("{volume}@{name}")).collect();
             delete_each("snapshot", &shown, paths, client, output).await
         }
-        args::Snapshot::Diff { volume, name, to } => {
-            diff(&volume, &name, to.as_deref(), client, output).await
+        args::Snapshot::Diff { volume, name, to, to_volume } => {
+            diff(&volume, &name, [("to", to.as_deref()), ("to_volume", to_volume.as_deref())], client, output)
+                .await
         }
     }
 }
@@ -102,16 +110,17 @@ fn listed(filter: args::SnapshotFilter) -> String {
 async fn diff(
     volume: &str,
     name: &str,
-    to: Option<&str>,
+    to: [(&str, Option<&str>); 2],
     client: &Client,
     output: &Output,
 ) -> Result<(), Failure> {
     let spinner = output.spin("comparing");
     let base = path::snapshot_sub(volume, name, "diff");
-    let mut answer = client.get::<Diff>(&path::with_query(base.clone(), &[("to", to)]), Wait::Long).await?;
+    let mut answer = client.get::<Diff>(&path::with_query(base.clone(), &to), Wait::Long).await?;
     if answer.value.next.is_some() {
         while let Some(next) = answer.value.next {
-            let query = [("to", to), ("offset", Some(&*next.to_string()))];
+            let next_text = next.to_string();
+            let query = [to[0], to[1], ("offset", Some(&*next_text))];
             let page = client.get::<Diff>(&path::with_query(base.clone(), &query), Wait::Long).await?.value;
             answer.value.extents.extend(page.extents);
             answer.value.changed = page.changed;

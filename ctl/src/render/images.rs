@@ -109,6 +109,7 @@ pub(crate) fn edited(image: &Image, before: &str) -> String {
     }
     match image.volumes {
         0 => format!("changed image {before}\n"),
+        1 => format!("changed image {before}; its 1 volume stays as it is\n"),
         n => format!("changed image {before}; its {} stay as they are\n", count(n, "volume")),
     }
 }

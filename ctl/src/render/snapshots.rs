@@ -1,10 +1,18 @@
 //! Snapshots for people.
 
 use cairn_api::Size;
-use cairn_api::snapshot::{Diff, ExtentKind, RolledBack, Snapshot, SnapshotList};
+use cairn_api::snapshot::{Diff, ExtentKind, RolledBack, Snapshot, SnapshotList, SnapshotStatus};
 use comfy_table::Cell;
 
-use super::{Look, count, fields, left, more, right, table, tag_lines, tags};
+use super::{Look, Tone, count, fields, left, more, right, table, tag_lines, tags};
+
+fn tone(status: SnapshotStatus) -> Tone {
+    match status {
+        SnapshotStatus::Available => Tone::Good,
+        SnapshotStatus::InUse | SnapshotStatus::BackingUp => Tone::Active,
+        SnapshotStatus::Error => Tone::Bad,
+    }
+}
 
 fn made_by(snapshot: &Snapshot) -> &'static str {
     if snapshot.automatic { "automatic" } else { "manual" }
@@ -27,6 +35,7 @@ pub(crate) fn list(list: &SnapshotList, filtered: bool, look: &Look) -> String {
         left("NAME"),
         right("SIZE"),
         right("USED"),
+        left("STATUS"),
         left("MADE").spare(1),
         right("CHILDREN").spare(3),
         right("CLIENTS").spare(4),
@@ -47,6 +56,7 @@ pub(crate) fn list(list: &SnapshotList, filtered: bool, look: &Look) -> String {
             Cell::new(&snapshot.name),
             Cell::new(Size(snapshot.size)),
             Cell::new(Size(snapshot.mapped)),
+            tone(snapshot.status).cell(Cell::new(snapshot.status.as_str())),
             Cell::new(made_by(snapshot)),
             Cell::new(snapshot.children),
             Cell::new(snapshot.connections),
@@ -73,14 +83,19 @@ pub(crate) fn show(snapshot: &Snapshot, uri: Option<&str>, look: &Look) -> Strin
         ("volume", snapshot.volume.clone()),
         ("name", snapshot.name.clone()),
         ("id", snapshot.id.to_string()),
-        ("status", snapshot.status.as_str().to_owned()),
+        ("status", look.paint(tone(snapshot.status), snapshot.status.as_str())),
+    ];
+    if let Some(reason) = &snapshot.reason {
+        lines.push(("reason", reason.clone()));
+    }
+    lines.extend([
         ("size", format!("{} ({} bytes)", Size(snapshot.size), snapshot.size)),
         ("used", Size(snapshot.mapped).to_string()),
         ("made", made_by(snapshot).to_owned()),
         ("children", snapshot.children.to_string()),
         ("clients", snapshot.connections.to_string()),
         ("created", look.when(snapshot.created)),
-    ];
+    ]);
     if !snapshot.description.is_empty() {
         lines.push(("description", snapshot.description.clone()));
     }
@@ -98,6 +113,12 @@ pub(crate) fn show(snapshot: &Snapshot, uri: Option<&str>, look: &Look) -> Strin
 /// After taking one.
 pub(crate) fn created(snapshot: &Snapshot) -> String {
     format!("created snapshot {}@{} ({})\n", snapshot.volume, snapshot.name, Size(snapshot.size))
+}
+
+/// After setting its status.
+pub(crate) fn status_set(snapshot: &Snapshot) -> String {
+    let Snapshot { volume, name, status, .. } = snapshot;
+    format!("the status of snapshot {volume}@{name} is {} now\n", status.as_str())
 }
 
 /// After editing the one that was called `before`.
@@ -142,9 +163,10 @@ pub(crate) fn rolled_back(done: &RolledBack, name: &str) -> String {
 /// The ranges that differ, and how much that is.
 pub(crate) fn diff(diff: &Diff, look: &Look) -> String {
     let from = format!("{}@{}", diff.volume, diff.from);
+    let of = diff.to_volume.as_ref().unwrap_or(&diff.volume);
     let to = match &diff.to {
-        Some(to) => format!("{}@{to}", diff.volume),
-        None => diff.volume.clone(),
+        Some(to) => format!("{of}@{to}"),
+        None => of.clone(),
     };
     if diff.extents.is_empty() {
         return format!("{from} and {to} hold the same\n");
@@ -168,7 +190,7 @@ pub(crate) fn diff(diff: &Diff, look: &Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cairn_api::snapshot::{DiffExtent, Hold, SnapshotStatus};
+    use cairn_api::snapshot::{DiffExtent, Hold};
     use cairn_api::tags::Tags;
 
     use super::super::testing::{at, look};
@@ -187,6 +209,7 @@ mod tests {
             children: 1,
             connections: 0,
             status: SnapshotStatus::Available,
+            reason: None,
             project: "default".into(),
             tags: Tags::new(),
             holds: Vec::new(),
@@ -212,9 +235,9 @@ mod tests {
         assert_eq!(
             listed(&[held.clone(), snapshot("s2")]),
             "\
-VOLUME  NAME      SIZE     USED  MADE    CHILDREN  CLIENTS  CREATED      HELD BY      TAGS
-demo    s1    10.0 GiB  4.0 KiB  manual         1        0  2 hours ago  audit legal  release=1.0
-demo    s2    10.0 GiB  4.0 KiB  manual         1        0  2 hours ago
+VOLUME  NAME      SIZE     USED  STATUS     MADE    CHILDREN  CLIENTS  CREATED      HELD BY      TAGS
+demo    s1    10.0 GiB  4.0 KiB  available  manual         1        0  2 hours ago  audit legal  release=1.0
+demo    s2    10.0 GiB  4.0 KiB  available  manual         1        0  2 hours ago
 "
         );
         let text = show(&held, None, &look());
@@ -238,9 +261,9 @@ demo    s2    10.0 GiB  4.0 KiB  manual         1        0  2 hours ago
         assert_eq!(
             listed(&[snapshot("s1"), automatic]),
             "\
-VOLUME  NAME      SIZE     USED  MADE       CHILDREN  CLIENTS  CREATED
-demo    s1    10.0 GiB  4.0 KiB  manual            1        0  2 hours ago
-demo    undo  10.0 GiB  4.0 KiB  automatic         1        0  2 hours ago
+VOLUME  NAME      SIZE     USED  STATUS     MADE       CHILDREN  CLIENTS  CREATED
+demo    s1    10.0 GiB  4.0 KiB  available  manual            1        0  2 hours ago
+demo    undo  10.0 GiB  4.0 KiB  available  automatic         1        0  2 hours ago
 "
         );
         let described = Snapshot { description: "kept for audit".into(), ..snapshot("s1") };
@@ -281,6 +304,7 @@ connect   URI
         let mut difference = Diff {
             volume: "demo".into(),
             from: "s1".into(),
+            to_volume: None,
             to: None,
             changed: (1 << 20) + 4096,
             extents,

@@ -46,6 +46,10 @@ fn used_by(volume: &Volume) -> String {
     }
 }
 
+fn yes(is: bool) -> Cell {
+    Cell::new(if is { "yes" } else { "-" })
+}
+
 /// Volumes as a table, all or `filtered`. What says the same of all of them is left out; the pools unless there are
 /// `several`.
 pub(crate) fn list(list: &VolumeList, filtered: bool, several: bool, look: &Look) -> String {
@@ -60,6 +64,8 @@ pub(crate) fn list(list: &VolumeList, filtered: bool, several: bool, look: &Look
     let tagged = volumes.iter().any(|volume| !volume.tags.is_empty());
     let shared = volumes.iter().any(|volume| volume.shared);
     let used = volumes.iter().any(|volume| !volume.attachments.is_empty());
+    let bootable = volumes.iter().any(|volume| volume.bootable);
+    let protected = volumes.iter().any(|volume| volume.write_protected);
     let cloned = volumes.iter().any(|volume| origin(volume).is_some());
     let columns = [
         (true, left("NAME")),
@@ -70,7 +76,10 @@ pub(crate) fn list(list: &VolumeList, filtered: bool, several: bool, look: &Look
         (several, left("POOL").spare(3)),
         (owned, left("PROJECT").spare(1)),
         (shared, left("SHARED").spare(5)),
+        (bootable, left("BOOTABLE").spare(5)),
+        (protected, left("PROTECTED").spare(5)),
         (used, left("USED BY")),
+        (used, left("SINCE").spare(9)),
         (true, right("SNAPSHOTS").spare(4)),
         (cloned, left("ORIGIN").spare(6)),
         (true, left("CREATED").spare(7)),
@@ -85,8 +94,11 @@ pub(crate) fn list(list: &VolumeList, filtered: bool, several: bool, look: &Look
             Cell::new(&volume.volume_type),
             Cell::new(&volume.pool),
             Cell::new(&volume.project),
-            Cell::new(if volume.shared { "yes" } else { "-" }),
+            yes(volume.shared),
+            yes(volume.bootable),
+            yes(volume.write_protected),
             Cell::new(used_by(volume)),
+            Cell::new(volume.attachments.first().map_or("-".to_owned(), |first| look.ago(first.since))),
             Cell::new(volume.snapshots),
             Cell::new(origin(volume).unwrap_or_else(|| "-".to_owned())),
             Cell::new(look.ago(volume.created)),
@@ -322,9 +334,9 @@ a-copy  512 B   0 B  available  default          0  5 minutes ago
         assert_eq!(
             listed(&[copy(), Volume { attachments: vec![fio(), fio()], ..bulk }], true, &look()),
             "\
-NAME        SIZE     USED  STATUS     TYPE     POOL  SHARED  USED BY             SNAPSHOTS  ORIGIN   CREATED
-a-copy     512 B      0 B  available  default  main  -       -                           0  demo@s1  5 minutes ago
-demo    10.0 GiB  1.5 GiB  in-use     slow     bulk  yes     fio (4211), 1 more          2  -        5 minutes ago
+NAME        SIZE     USED  STATUS     TYPE     POOL  SHARED  USED BY             SINCE        SNAPSHOTS  ORIGIN   CREATED
+a-copy     512 B      0 B  available  default  main  -       -                   -                    0  demo@s1  5 minutes ago
+demo    10.0 GiB  1.5 GiB  in-use     slow     bulk  yes     fio (4211), 1 more  2 hours ago          2  -        5 minutes ago
 "
         );
         assert!(listed(&[], false, &look()).starts_with("There are no volumes."));
@@ -343,6 +355,15 @@ demo    10.0 GiB  1.5 GiB  in-use     slow     bulk  yes     fio (4211), 1 more 
 NAME     SIZE  USED  STATUS     TYPE     PROJECT  SNAPSHOTS  CREATED        TAGS
 a-copy  512 B   0 B  available  default  shop             0  5 minutes ago  env=prod team
 There are more: --after a-copy
+"
+        );
+        let marked = Volume { bootable: true, write_protected: true, tags: Tags::new(), ..copy() };
+        assert_eq!(
+            listed(&[marked, demo()], false, &look()),
+            "\
+NAME        SIZE     USED  STATUS     TYPE     BOOTABLE  PROTECTED  USED BY     SINCE        SNAPSHOTS  ORIGIN   CREATED
+a-copy     512 B      0 B  available  default  yes       yes        -           -                    0  demo@s1  5 minutes ago
+demo    10.0 GiB  1.5 GiB  in-use     default  -         -          fio (4211)  2 hours ago          2  -        5 minutes ago
 "
         );
         let reason = Some("being moved".to_owned());
@@ -376,6 +397,7 @@ There are more: --after a-copy
 NAME      SIZE     USED  STATUS  TYPE     USED BY     SNAPSHOTS  CREATED
 db    10.0 GiB  1.5 GiB  in-use  default  fio (4211)          2  5 minutes ago
 demo  10.0 GiB  1.5 GiB  in-use  default  fio (4211)          2  5 minutes ago
+left out: SINCE (--json has all)
 "
         );
     }

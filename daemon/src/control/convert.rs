@@ -71,12 +71,13 @@ fn explain(kind: ErrorKind) -> (ErrorCode, Option<&'static str>) {
 
 /// The answer to an operation on something that others use.
 pub(super) fn in_use(target: &Target, why: &InUse) -> ApiError {
+    let detach = format!("cairn volume detach {}", target.export());
     let hint = match why {
         InUse::Connected(_) | InUse::Taken(_) => {
-            "disconnect the NBD clients first, or have the daemon do it: cairn volume detach"
+            format!("disconnect the NBD clients first, or have the daemon do it: {detach}")
         }
-        InUse::Attached(_) => "detach it first: cairn volume detach",
-        InUse::Held => "wait for it to end, then try again",
+        InUse::Attached(_) => format!("detach it first: {detach}"),
+        InUse::Held => "wait for it to end, then try again".to_owned(),
         InUse::Gone => return ApiError::new(ErrorCode::NotFound, format!("there is no {target} any more")),
     };
     ApiError::new(ErrorCode::Busy, format!("{target} is in use: {why}")).with_hint(hint)

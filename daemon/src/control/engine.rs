@@ -13,8 +13,8 @@ use cairn_api::job::{Job, JobList, JobQuery};
 use cairn_api::pool::{CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
-    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, Rollback, RolledBack, Snapshot,
-    SnapshotList, SnapshotQuery, Tree,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, ResetSnapshotStatus, Rollback,
+    RolledBack, Snapshot, SnapshotList, SnapshotQuery, Tree,
 };
 use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_api::stats::Stats;
@@ -98,6 +98,13 @@ pub trait Engine: Send + Sync + 'static {
     fn create_group(&self, request: CreateGroup) -> Pending<SnapshotList>;
     /// Says something else about a snapshot.
     fn edit_snapshot(&self, volume: String, name: String, request: EditSnapshot) -> Pending<Snapshot>;
+    /// Says what is to be thought of a snapshot.
+    fn reset_snapshot_status(
+        &self,
+        volume: String,
+        name: String,
+        request: ResetSnapshotStatus,
+    ) -> Pending<Snapshot>;
     /// Forbids to delete a snapshot.
     fn hold_snapshot(&self, volume: String, name: String, request: CreateHold) -> Pending<Snapshot>;
     /// Takes a hold away.

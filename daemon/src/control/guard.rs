@@ -17,8 +17,8 @@ use cairn_api::list::most;
 use cairn_api::pool::{CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
-    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, Rollback, RolledBack, Snapshot,
-    SnapshotList, SnapshotQuery, Tree, TreeNode,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, ResetSnapshotStatus, Rollback,
+    RolledBack, Snapshot, SnapshotList, SnapshotQuery, Tree, TreeNode,
 };
 use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_api::stats::Stats;
@@ -362,6 +362,10 @@ impl Engine for Guarded {
         self.change(&volume.clone(), |e| e.edit_snapshot(volume, name, request))
     }
 
+    fn reset_snapshot_status(&self, _: String, _: String, _: ResetSnapshotStatus) -> Pending<Snapshot> {
+        refuse("set a snapshot's status")
+    }
+
     fn hold_snapshot(&self, volume: String, name: String, request: CreateHold) -> Pending<Snapshot> {
         self.change(&volume.clone(), |e| e.hold_snapshot(volume, name, request))
     }
@@ -379,7 +383,8 @@ impl Engine for Guarded {
     }
 
     fn diff(&self, volume: String, snapshot: String, query: DiffQuery) -> Pending<Diff> {
-        self.look(&volume.clone(), |e| e.diff(volume, snapshot, query))
+        let compared = [Some(volume.clone()), query.to_volume.clone()].into_iter().flatten().collect();
+        self.of_volumes(Want::Look, compared, |e| e.diff(volume, snapshot, query))
     }
 
     fn images(&self, query: ImageQuery) -> Pending<ImageList> {

@@ -14,8 +14,8 @@ use cairn_api::job::{Job, JobList, JobQuery};
 use cairn_api::pool::{CreatePool, GrowPool, PoolEntry, PoolList, PoolStatus, Scrub, StartScrub};
 use cairn_api::recycle::{Recover, RecycleBin, SetRecycleBin};
 use cairn_api::snapshot::{
-    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, MAX_DIFF_EXTENTS, Rollback,
-    RolledBack, Snapshot, SnapshotList, SnapshotQuery, Tree,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, MAX_DIFF_EXTENTS,
+    ResetSnapshotStatus, Rollback, RolledBack, Snapshot, SnapshotList, SnapshotQuery, Tree,
 };
 use cairn_api::staging::{CreateStaging, Staged, Staging};
 use cairn_api::stats::Stats;
@@ -30,7 +30,6 @@ use cairn_cow::{DiffExtent, Disk, MAX_VOLUME_BYTES};
 use cairn_uring::Handle;
 
 use super::context::Context;
-use super::convert::api;
 use super::engine::{Engine, Pending};
 use super::volumes::Deleted;
 use super::{
@@ -327,6 +326,23 @@ impl<D: Disk> Engine for PoolEngine<D> {
         })
     }
 
+    fn reset_snapshot_status(
+        &self,
+        volume: String,
+        name: String,
+        request: ResetSnapshotStatus,
+    ) -> Pending<Snapshot> {
+        let set = request.status;
+        let done = self.context.change(move |c| snapshots::reset_status(c, volume, name, request));
+        self.told(done, move |events, snapshot| {
+            let Snapshot { volume, name, .. } = snapshot;
+            let reason = snapshot.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            let message =
+                format!("the status of snapshot {volume}@{name} was set to {}{reason}", set.as_str());
+            events.tell(EventKind::SnapshotStatusSet, About::snapshot(volume, name), message);
+        })
+    }
+
     fn hold_snapshot(&self, volume: String, name: String, request: CreateHold) -> Pending<Snapshot> {
         let hold = request.name.clone();
         let done = self.context.change(move |c| snapshots::hold(c, volume, name, request));
@@ -379,8 +395,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
                 let why = format!("no volume has {} bytes", query.offset);
                 return Err(ApiError::new(ErrorCode::OutOfRange, why));
             }
-            let (_, pool) = c.pool_of(&volume)?;
-            let extents = api(pool.diff(&volume, &snapshot, query.to.as_deref()).await)?;
+            let extents = snapshots::diff(&c, &volume, &snapshot, &query).await?;
             let (shown, next) = page(&extents, query.offset, MAX_DIFF_EXTENTS);
             Ok(Diff {
                 changed: extents.iter().map(|extent| extent.len).sum(),
@@ -389,6 +404,7 @@ impl<D: Disk> Engine for PoolEngine<D> {
                 volume,
                 from: snapshot,
                 to: query.to,
+                to_volume: query.to_volume,
             })
         })
     }

@@ -130,7 +130,7 @@ pub(super) async fn recover<D: Disk>(
     let Found { pool, kept, .. } = find(&c.volumes, &id)?;
     let name = request.name.unwrap_or(kept.name);
     check_name(&name)?;
-    volumes::is_free(&c, &name)?;
+    volumes::check_free(&c, &name)?;
     let edit = Edit { name: Some(&name), description: None, attributes: &[(VOLUME_RECYCLED, None)] };
     api(pool.edit_volume(&id, edit).await)?;
     api(volumes::show(&c.volumes, &name))

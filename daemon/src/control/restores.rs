@@ -115,7 +115,7 @@ async fn make<D: Disk>(
     (repository, reader): (Repository, Arc<Reader>),
 ) -> Result<Arc<Restore<D>>, ApiError> {
     let CreateRestore { name, repo, key_file, description, volume_type, .. } = request;
-    volumes::is_free(c, &name)?;
+    volumes::check_free(c, &name)?;
     let types = c.volumes.settings();
     let volume_type = volume_type.unwrap_or_else(|| types.default_type.clone());
     let backend = types::settings_of(&types, &volume_type)?.backend().unwrap_or(MAIN_POOL);

@@ -424,6 +424,16 @@ impl Sessions {
         shown
     }
 
+    /// The snapshots that somebody uses: volume and name of each.
+    pub(crate) fn snapshots_in_use(&self) -> Vec<(String, String)> {
+        let state = self.state.lock();
+        let snapshots = state.attached.keys().filter_map(|target| match target {
+            Target::Snapshot { volume, name } => Some((volume.clone(), name.clone())),
+            Target::Head { .. } | Target::Volume { .. } => None,
+        });
+        snapshots.collect()
+    }
+
     /// Connections to exactly `target`.
     pub fn count(&self, target: &Target) -> usize {
         let state = self.state.lock();

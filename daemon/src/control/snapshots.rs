@@ -7,11 +7,14 @@ use std::sync::Arc;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::list::ListQuery;
 use cairn_api::snapshot::{
-    CreateGroup, CreateHold, CreateSnapshot, EditSnapshot, Rollback, RolledBack, Snapshot, SnapshotList,
-    SnapshotQuery, SnapshotStatus,
+    CreateGroup, CreateHold, CreateSnapshot, DiffQuery, EditSnapshot, ResetSnapshotStatus, Rollback,
+    RolledBack, SetSnapshotStatus, Snapshot, SnapshotList, SnapshotQuery, SnapshotStatus,
 };
 use cairn_api::tags::{self, Tags};
-use cairn_cow::{Attributes, Disk, Edit, Holder, NewSnapshots, Pool, Result as CowResult, SnapshotInfo};
+use cairn_api::volume::SetStatus;
+use cairn_cow::{
+    Attributes, DiffExtent, Disk, Edit, Holder, NewSnapshots, Pool, Result as CowResult, SnapshotInfo,
+};
 use jiff::Timestamp;
 
 use super::context::{Context, check_name, check_reason, check_tag_changes, conflict, invalid};
@@ -19,32 +22,50 @@ use super::convert::api;
 use super::list::{self, Listed};
 use super::sessions::Target;
 use super::tokens::Token;
-use super::{attachments, convert, restores, volumes};
-use crate::images::unmark_passing;
+use super::{attachments, convert, restores, stagings, volumes};
+use crate::images::{passing_snapshots, unmark_passing};
 use crate::remains::{VOLUME_REMAINS, delete_if_bare, is_remains};
-use crate::settings::{self, KeptHold, encode, hold_key, holds, tag_attributes, tag_changes};
+use crate::settings::{
+    self, ADMINISTRATOR, KeptHold, KeptStatus, encode, hold_key, holds, is_set, kept_status, tag_attributes,
+    tag_changes,
+};
 use crate::staging::is_hidden;
 use crate::volumes::Volumes;
 
 /// What of its volume and its pool a snapshot shows.
 struct Around {
     project: String,
-    fenced: bool,
+    /// The volume's snapshots that go away by themselves.
+    passing: Vec<String>,
+    fenced: Option<String>,
+}
+
+impl Around {
+    /// Of a volume that keeps `kept`.
+    fn of(kept: &Attributes, fenced: Option<String>) -> Around {
+        let passing = passing_snapshots(kept).map(str::to_owned).collect();
+        Around { project: settings::project(kept).to_owned(), passing, fenced }
+    }
 }
 
 fn shown_with<D: Disk>(volumes: &Volumes<D>, around: &Around, info: SnapshotInfo) -> Snapshot {
     let target = Target::Snapshot { volume: info.volume.clone(), name: info.name.clone() };
     let connections = volumes.sessions.count(&target) as u64;
-    let status = if around.fenced {
-        SnapshotStatus::Error
-    } else if connections > 0 {
-        SnapshotStatus::InUse
-    } else {
-        SnapshotStatus::Available
+    let for_backup =
+        is_set(&info.attributes, settings::SNAPSHOT_FOR_BACKUP) || around.passing.contains(&info.name);
+    let (status, reason) = match (&around.fenced, kept_status(&info.attributes)) {
+        (Some(why), _) => (SnapshotStatus::Error, Some(format!("its pool refuses writes: {why}"))),
+        (None, Some(said)) => {
+            (SnapshotStatus::Error, Some(said.reason.unwrap_or_else(|| ADMINISTRATOR.to_owned())))
+        }
+        (None, None) if connections == 0 => (SnapshotStatus::Available, None),
+        (None, None) if for_backup => (SnapshotStatus::BackingUp, None),
+        (None, None) => (SnapshotStatus::InUse, None),
     };
     Snapshot {
         connections,
         status,
+        reason,
         project: around.project.clone(),
         tags: settings::tags(&info.attributes),
         holds: holds(&info.attributes),
@@ -55,7 +76,7 @@ fn shown_with<D: Disk>(volumes: &Volumes<D>, around: &Around, info: SnapshotInfo
         mapped: info.mapped,
         created: convert::time(info.created_ms),
         description: info.description,
-        automatic: info.automatic,
+        automatic: info.automatic || for_backup,
         children: info.children as u64,
     }
 }
@@ -63,7 +84,7 @@ fn shown_with<D: Disk>(volumes: &Volumes<D>, around: &Around, info: SnapshotInfo
 fn around<D: Disk>(pool: &Pool<D>, volume: &str) -> Around {
     // It may be deleted between two looks.
     let kept = pool.attributes(Holder::Volume(volume)).unwrap_or_default();
-    Around { project: settings::project(&kept).to_owned(), fenced: pool.status().fenced.is_some() }
+    Around::of(&kept, pool.status().fenced)
 }
 
 /// A snapshot as users see it.
@@ -101,7 +122,13 @@ impl Listed for Snapshot {
 
 /// The snapshots that are asked for.
 pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Result<SnapshotList, ApiError> {
-    let asked = query.asked();
+    let mut asked = query.asked();
+    // Of one volume's, a name says enough.
+    let after = match (&query.volume, asked.after) {
+        (Some(volume), Some(after)) if !after.contains('@') => Some(format!("{volume}@{after}")),
+        (_, after) => after.map(str::to_owned),
+    };
+    asked.after = after.as_deref();
     list::check(asked, &[&query.project])?;
     let mut found = Vec::new();
     let pools = match &query.volume {
@@ -112,10 +139,9 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Resu
         let around: HashMap<String, Around> = match &query.volume {
             Some(volume) => HashMap::from([(volume.clone(), around(&pool, volume))]),
             None => {
-                let fenced = pool.status().fenced.is_some();
+                let fenced = pool.status().fenced;
                 let users = pool.volumes().into_iter().filter(|volume| !is_hidden(&volume.attributes));
-                let of = |kept: &Attributes| Around { project: settings::project(kept).to_owned(), fenced };
-                users.map(|volume| (volume.name, of(&volume.attributes))).collect()
+                users.map(|volume| (volume.name, Around::of(&volume.attributes, fenced.clone()))).collect()
             }
         };
         let infos = api(pool.snapshots(query.volume.as_deref()))?.into_iter();
@@ -136,6 +162,7 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Resu
 struct Said<'a> {
     description: &'a str,
     tags: &'a Tags,
+    for_backup: bool,
     token: Option<Token>,
 }
 
@@ -146,7 +173,7 @@ async fn take<D: Disk>(
     of: &[(&str, &str)],
     said: Said<'_>,
 ) -> Result<Vec<Snapshot>, ApiError> {
-    let Said { description, tags, token } = said;
+    let Said { description, tags, for_backup, token } = said;
     tags::check(tags).map_err(invalid)?;
     let made = match &token {
         Some(token) => token.snapshots(api(pool.snapshots(None))?)?,
@@ -156,6 +183,7 @@ async fn take<D: Disk>(
         let tags = tag_attributes(tags);
         let mut attributes: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         attributes.extend(token.as_ref().map(|token| (settings::TOKEN, token.kept.as_str())));
+        attributes.extend(for_backup.then_some((settings::SNAPSHOT_FOR_BACKUP, settings::YES)));
         let new = NewSnapshots { of, description, attributes: &attributes };
         api(pool.create_snapshots_with(new).await)?
     } else {
@@ -173,8 +201,9 @@ pub(super) async fn create<D: Disk>(
     let (_, pool) = c.pool_of(&volume)?;
     volumes::refuse_remains(&pool, &volume)?;
     let token = Token::of(request.client_token.as_deref(), &(&volume, &request))?;
-    let CreateSnapshot { name, description, tags, .. } = &request;
-    let made = take(&c, &pool, &[(&volume, name)], Said { description, tags, token }).await?;
+    let CreateSnapshot { name, description, tags, for_backup, .. } = &request;
+    let said = Said { description, tags, for_backup: *for_backup, token };
+    let made = take(&c, &pool, &[(&volume, name)], said).await?;
     made.into_iter().next().ok_or_else(|| ApiError::new(ErrorCode::Internal, "the engine made no snapshot"))
 }
 
@@ -197,7 +226,8 @@ pub(super) async fn create_group<D: Disk>(
     of.iter().try_for_each(|(volume, _)| volumes::refuse_remains(&pool, volume))?;
     let token = Token::of(request.client_token.as_deref(), &request)?;
     let CreateGroup { description, tags, .. } = &request;
-    let snapshots = take(&c, &pool, &of, Said { description, tags, token }).await?;
+    let said = Said { description, tags, for_backup: false, token };
+    let snapshots = take(&c, &pool, &of, said).await?;
     Ok(SnapshotList { snapshots, next: None })
 }
 
@@ -221,6 +251,28 @@ pub(super) async fn edit<D: Disk>(
         description: request.description.as_deref(),
         attributes: &attributes,
     };
+    let edited = api(pool.edit_snapshot(&volume, &name, edit).await)?;
+    Ok(shown(&c.volumes, &pool, edited))
+}
+
+/// Says what is to be thought of a snapshot.
+pub(super) async fn reset_status<D: Disk>(
+    c: Context<D>,
+    volume: String,
+    name: String,
+    request: ResetSnapshotStatus,
+) -> Result<Snapshot, ApiError> {
+    let (_, pool) = c.pool_of(&volume)?;
+    let reason = request.reason.filter(|reason| !reason.is_empty());
+    reason.as_deref().map_or(Ok(()), check_reason)?;
+    let kept = match request.status {
+        SetSnapshotStatus::Error => Some(encode(&KeptStatus { status: SetStatus::Error, reason })),
+        SetSnapshotStatus::Available if reason.is_some() => {
+            return Err(conflict("a snapshot that is available has no reason for it"));
+        }
+        SetSnapshotStatus::Available => None,
+    };
+    let edit = Edit { attributes: &[(settings::STATUS, kept.as_deref())], ..Edit::default() };
     let edited = api(pool.edit_snapshot(&volume, &name, edit).await)?;
     Ok(shown(&c.volumes, &pool, edited))
 }
@@ -291,6 +343,27 @@ pub(super) async fn delete<D: Disk>(c: Context<D>, volume: String, name: String)
     api(delete_if_bare(&pool, &volume).await)
 }
 
+/// What a version of the same pool holds otherwise than a snapshot.
+pub(super) async fn diff<D: Disk>(
+    c: &Context<D>,
+    volume: &str,
+    snapshot: &str,
+    query: &DiffQuery,
+) -> Result<Vec<DiffExtent>, ApiError> {
+    let (pool_name, pool) = c.pool_of(volume)?;
+    let Some(other) = &query.to_volume else {
+        return api(pool.diff(volume, snapshot, query.to.as_deref()).await);
+    };
+    let (others, _) = c.pool_of(other)?;
+    if others != pool_name {
+        let why = format!("'{volume}' is in the pool '{pool_name}', '{other}' in '{others}'");
+        return Err(conflict(why).with_hint("only what is in one pool is compared"));
+    }
+    let from = api(pool.resolve(&Target::of(volume.to_owned(), Some(snapshot.to_owned())).export()))?;
+    let to = api(pool.resolve(&Target::of(other.clone(), query.to.clone()).export()))?;
+    api(pool.diff_versions(from.id, to.id).await)
+}
+
 pub(super) async fn rollback<D: Disk>(
     c: Context<D>,
     volume: String,
@@ -298,6 +371,7 @@ pub(super) async fn rollback<D: Disk>(
     request: Rollback,
 ) -> Result<RolledBack, ApiError> {
     restores::refuse(&c, &volume)?;
+    stagings::refuse_replaced(&c, &volume)?;
     let (_, pool) = c.pool_of(&volume)?;
     volumes::refuse_protected(&pool, &volume)?;
     let (sessions, target) = (&c.volumes.sessions, Target::Head { volume: volume.clone() });

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use cairn_api::error::ApiError;
+use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::job::{Job, JobKind, JobState};
 use cairn_api::pool::MAIN_POOL;
 use cairn_api::staging::{CreateStaging, Staged, Staging};
@@ -26,7 +26,8 @@ use crate::keeper::random_hex;
 use crate::pools::refuse_oversized;
 use crate::settings::{self, encode};
 use crate::staging::{
-    FoundStaging, STAGED_CONTENTS, STAGED_PREFIX, StagingSettings, VOLUME_FROM_BACKUP, VOLUME_STAGED,
+    FoundStaging, STAGED_CONTENTS, STAGED_PREFIX, StagingSettings, VOLUME_FROM_BACKUP, VOLUME_STAGED, filled,
+    is_replaced, replaced,
 };
 
 /// Runs on the control side.
@@ -62,6 +63,7 @@ async fn begin<D: Disk>(
             return Err(conflict("a volume that is there keeps its type, project and description"));
         }
         restores::refuse(c, &volume)?;
+        refuse_replaced(c, &volume)?;
         let (backend, pool) = c.pool_of(&volume)?;
         volumes::refuse_remains(&pool, &volume)?;
         volumes::refuse_protected(&pool, &volume)?;
@@ -71,7 +73,7 @@ async fn begin<D: Disk>(
         (backend, pool, settings::volume_type(&kept).to_owned(), Some(settings::project(&kept).to_owned()))
     } else {
         api(check_name(&volume))?;
-        volumes::is_free(c, &volume)?;
+        volumes::check_free(c, &volume)?;
         let volume_type = volume_type.unwrap_or_else(|| settings.default_type.clone());
         let backend = types::settings_of(&settings, &volume_type)?.backend().unwrap_or(MAIN_POOL);
         (backend.to_owned(), api(c.volumes.pools.get(backend))?, volume_type, project)
@@ -86,6 +88,26 @@ async fn begin<D: Disk>(
     let export = format!("{STAGED_PREFIX}{id}");
     let job = job_id(JobKind::Import, &id);
     Ok((Staging { id, job, export, size: made.size }, pool, made.id))
+}
+
+const END_IT: &str = "wait until it is done, or cancel it: cairn job list";
+
+/// Refuses a name that is to be that of a volume which somebody fills.
+pub(super) fn refuse_promised<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
+    let mut pools = c.volumes.pools.open().into_iter();
+    if !pools.any(|(_, pool)| filled(&pool).any(|staging| !staging.over && staging.volume == name)) {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Exists, format!("a volume '{name}' is being restored")).with_hint(END_IT))
+}
+
+/// Refuses to change what a backup's contents are about to take the place of.
+pub(super) fn refuse_replaced<D: Disk>(c: &Context<D>, volume: &str) -> Result<(), ApiError> {
+    let (_, pool) = c.pool_of(volume)?;
+    if !is_replaced(&pool, volume) {
+        return Ok(());
+    }
+    Err(busy(replaced(volume)).with_hint(END_IT))
 }
 
 fn find<D: Disk>(c: &Context<D>, id: &str) -> Result<FoundStaging<D>, ApiError> {
@@ -125,7 +147,7 @@ async fn finish<D: Disk>(c: &Context<D>, id: &str) -> Result<(Staged, Option<Rep
     let _held = attachments::hold(&c.volumes.sessions, staged).await.map_err(|_| still_written(id))?;
     let from = (VOLUME_FROM_BACKUP, backup.as_deref());
     if !over {
-        volumes::is_free(c, &name)?;
+        volumes::refuse_taken(c, &name)?;
         jobs::end(c, job_of(&found), JobState::Done, None).await;
         let attributes = [(VOLUME_STAGED, None), from];
         let edit = Edit { name: Some(&name), description: None, attributes: &attributes };

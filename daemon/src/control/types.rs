@@ -15,8 +15,8 @@ use cairn_cow::{Disk, Holder};
 use super::context::{Context, busy, check_description, check_name, conflict, invalid};
 use super::convert;
 use crate::settings::{
-    DEFAULT_TYPE_KEY, PolicySettings, Settings, TypeSettings, VOLUME_QOS, encode, own_limits, policy_key,
-    type_key, volume_type,
+    DEFAULT_TYPE_KEY, PolicySettings, Settings, TypeSettings, VOLUME_QOS, VOLUME_TYPE, encode, own_limits,
+    policy_key, type_key, volume_type,
 };
 use crate::staging::is_hidden;
 use crate::volumes::Volumes;
@@ -45,6 +45,13 @@ fn usage<D: Disk>(volumes: &Volumes<D>) -> BTreeMap<String, u64> {
         }
     }
     usage
+}
+
+/// How many volumes of a type users do not see now, and may see again.
+fn hidden<D: Disk>(volumes: &Volumes<D>, name: &str) -> u64 {
+    let all = volumes.pools.open().into_iter().flat_map(|(_, pool)| pool.volumes());
+    let kept = all.map(|volume| volume.attributes);
+    kept.filter(|kept| is_hidden(kept) && kept.get(VOLUME_TYPE) == Some(name)).count() as u64
 }
 
 fn show_type(settings: &Settings, usage: &BTreeMap<String, u64>, name: &str) -> Option<VolumeType> {
@@ -174,6 +181,13 @@ pub(super) async fn delete<D: Disk>(c: Context<D>, name: String) -> Result<(), A
     if shown.volumes > 0 {
         return Err(busy(format!("of type '{name}' there are volumes, {} in all", shown.volumes))
             .with_hint("give each another type first: cairn volume retype NAME TYPE"));
+    }
+    let hidden = hidden(&c.volumes, &name);
+    if hidden > 0 {
+        let why = format!(
+            "of type '{name}' there are volumes in the recycle bin or being restored, {hidden} in all"
+        );
+        return Err(busy(why).with_hint("recover or purge them first: cairn recycle-bin list"));
     }
     if name == DEFAULT_TYPE {
         return Err(busy(format!("the type '{name}' is always there"))

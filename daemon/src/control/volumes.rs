@@ -20,7 +20,7 @@ use super::convert::api;
 use super::list::{self, Listed};
 use super::sessions::Target;
 use super::tokens::Token;
-use super::{attachments, convert, images, recycle, restores, snapshots, types};
+use super::{attachments, convert, images, recycle, restores, snapshots, stagings, types};
 use crate::activity::Activity;
 use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing, passing_snapshots};
 use crate::pools::refuse_oversized;
@@ -42,6 +42,8 @@ struct View<'a, D: Disk> {
     stagings: Vec<(VolumeInfo, StagingSettings)>,
     /// The volumes whose contents are about to be replaced.
     replaced: HashSet<String>,
+    /// The volumes of which a backup reads a snapshot.
+    backed_up: HashSet<String>,
 }
 
 impl<'a, D: Disk> View<'a, D> {
@@ -57,7 +59,12 @@ impl<'a, D: Disk> View<'a, D> {
         let replaced = stagings.iter().filter(|(_, staging)| staging.over);
         let replaced = replaced.map(|(_, staging)| staging.volume.clone()).collect();
         let (settings, fenced) = (volumes.settings(), pool.status().fenced);
-        View { volumes, settings, pool_name, pool, fenced, stagings, replaced }
+        let backed_up = volumes.sessions.snapshots_in_use().into_iter().filter(|(volume, name)| {
+            let kept = pool.attributes(Holder::Snapshot(volume, name));
+            kept.is_ok_and(|kept| is_set(&kept, settings::SNAPSHOT_FOR_BACKUP))
+        });
+        let backed_up = backed_up.map(|(volume, _)| volume).collect();
+        View { volumes, settings, pool_name, pool, fenced, stagings, replaced, backed_up }
     }
 
     /// What a volume is doing, and why where that is not plain.
@@ -74,10 +81,7 @@ impl<'a, D: Disk> View<'a, D> {
             return (VolumeStatus::Error, Some(why));
         }
         if let Some(KeptStatus { status: SetStatus::Error, reason }) = said {
-            return (
-                VolumeStatus::Error,
-                Some(reason.unwrap_or_else(|| "an administrator says so".to_owned())),
-            );
+            return (VolumeStatus::Error, Some(reason.unwrap_or_else(|| settings::ADMINISTRATOR.to_owned())));
         }
         (self.activity(volume, restore), None)
     }
@@ -102,7 +106,7 @@ impl<'a, D: Disk> View<'a, D> {
             VolumeStatus::InUse
         } else if is_remains(&volume.attributes) {
             VolumeStatus::SnapshotsOnly
-        } else if has_passing(&volume.attributes) {
+        } else if has_passing(&volume.attributes) || self.backed_up.contains(&volume.name) {
             VolumeStatus::BackingUp
         } else {
             VolumeStatus::Available
@@ -227,8 +231,14 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &VolumeQuery) -> Result
     Ok(VolumeList { volumes, next })
 }
 
+/// Refuses a name that a volume has, or is about to have.
+pub(super) fn check_free<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
+    refuse_taken(c, name)?;
+    stagings::refuse_promised(c, name)
+}
+
 /// Refuses a name that a volume has.
-pub(super) fn is_free<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
+pub(super) fn refuse_taken<D: Disk>(c: &Context<D>, name: &str) -> Result<(), ApiError> {
     if c.volumes.pools.of_volume(name).is_err() {
         return Ok(());
     }
@@ -256,7 +266,7 @@ pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Res
     if let Some(made) = token.as_ref().map(|token| token.volume(&c.volumes)).transpose()?.flatten() {
         return api(show(&c.volumes, &made));
     }
-    is_free(&c, name)?;
+    check_free(&c, name)?;
     let settings = c.volumes.settings();
     let of_source = match source {
         Some(source) => {
@@ -324,9 +334,9 @@ pub(super) async fn edit<D: Disk>(
     check_tag_changes(&settings::tags(&kept), &request.tags)?;
     request.project.as_deref().map_or(Ok(()), check_name)?;
     let renamed = request.name.as_deref().filter(|new| *new != name);
-    if let Some(new) = renamed.filter(|new| c.volumes.pools.of_volume(new).is_ok()) {
-        return Err(ApiError::new(ErrorCode::Exists, format!("there is already a volume '{new}'"))
-            .with_hint("choose another name"));
+    if let Some(new) = renamed {
+        check_free(&c, new)?;
+        stagings::refuse_replaced(&c, &name)?;
     }
     let changes = |asked: Option<bool>, key| asked.is_some_and(|asked| asked != is_set(&kept, key));
     // Clients that come back would ask for the old name, and get what may be called so by then. And who writes must not go
@@ -336,6 +346,12 @@ pub(super) async fn edit<D: Disk>(
         || request.write_protected == Some(true) && changes(Some(true), settings::VOLUME_PROTECTED);
     let volume = name.clone();
     let target = if renamed.is_some() { Target::Volume { volume } } else { Target::Head { volume } };
+    if request.write_protected == Some(true) {
+        stagings::refuse_replaced(&c, &name)?;
+    }
+    if request.shared == Some(false) {
+        refuse_shared_use(&c, &name)?;
+    }
     let _held = if alone { Some(attachments::hold(&c.volumes.sessions, target).await?) } else { None };
     let tags = tag_changes(&request.tags);
     let mut attributes: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
@@ -354,6 +370,16 @@ pub(super) async fn edit<D: Disk>(
     };
     let info = api(pool.edit_volume(&name, edit).await)?;
     api(show(&c.volumes, &info.name))
+}
+
+/// Refuses to have a single consumer where several are at work.
+fn refuse_shared_use<D: Disk>(c: &Context<D>, volume: &str) -> Result<(), ApiError> {
+    let used = c.volumes.sessions.attachments(&Target::Head { volume: volume.to_owned() }).len();
+    if used < 2 {
+        return Ok(());
+    }
+    Err(busy(format!("the volume '{volume}' has {used} consumers"))
+        .with_hint(format!("detach all but one first; see them: cairn volume attachments {volume}")))
 }
 
 pub(super) async fn retype<D: Disk>(
@@ -398,7 +424,7 @@ pub(super) async fn reset_status<D: Disk>(
         None
     };
     let kept = (status != SetStatus::Available).then(|| encode(&KeptStatus { status, reason }));
-    api(pool.set_attributes(Holder::Volume(&name), &[(settings::VOLUME_STATUS, kept.as_deref())]).await)?;
+    api(pool.set_attributes(Holder::Volume(&name), &[(settings::STATUS, kept.as_deref())]).await)?;
     if status == SetStatus::Available {
         api(pool.forget_checksum_errors(&name))?;
     }
@@ -411,6 +437,7 @@ pub(super) async fn resize<D: Disk>(c: Context<D>, name: String, size: u64) -> R
     let shown = name.clone();
     let grown = c.run(async move |c| {
         restores::refuse(&c, &name)?;
+        stagings::refuse_replaced(&c, &name)?;
         let (pool_name, pool) = c.pool_of(&name)?;
         refuse_remains(&pool, &name)?;
         refuse_protected(&pool, &name)?;
@@ -447,6 +474,7 @@ pub(super) async fn delete<D: Disk>(
     }
     let (_, pool) = c.pool_of(&name)?;
     refuse_protected(&pool, &name)?;
+    stagings::refuse_replaced(&c, &name)?;
     let with_snapshots = query.snapshots;
     let its_snapshots = api(pool.snapshots(Some(&name)))?;
     if with_snapshots {
@@ -481,6 +509,7 @@ async fn leave_snapshots<D: Disk>(
         return Err(conflict("a volume's snapshots are deleted with it or live on, not both"));
     }
     restores::refuse(c, name)?;
+    stagings::refuse_replaced(c, name)?;
     let (_, pool) = c.pool_of(name)?;
     refuse_remains(&pool, name)?;
     refuse_protected(&pool, name)?;

@@ -49,17 +49,24 @@ fn what_is_asked_for_is_done() {
     w.write("a", 5, 2);
     w.write("a", 6, 3);
     w.snapshot("a", "s2");
-    let query = DiffQuery { to: Some("s2".into()), offset: 0 };
+    let query = DiffQuery { to: Some("s2".into()), ..DiffQuery::default() };
     let diff = w.ok(w.engine.diff("a".into(), "s1".into(), query));
     let changed = DiffExtent { offset: 5 * BLOCK_SIZE, len: 2 * BLOCK_SIZE, kind: ExtentKind::Data };
     assert_eq!((diff.extents, diff.changed, diff.next), (vec![changed], 2 * BLOCK_SIZE, None));
     assert_eq!(w.ok(w.engine.diff("a".into(), "s2".into(), DiffQuery::default())).extents, []);
-
     let source = SnapshotRef { volume: "a".into(), snapshot: "s1".into() };
     let clone = CreateVolume { name: "c".into(), source: Some(source.clone()), ..CreateVolume::default() };
     let clone = w.ok(w.engine.create_volume(clone));
     assert_eq!((clone.size, clone.origin, clone.mapped), (32 * MIB, Some(source), BLOCK_SIZE));
     assert_eq!(w.ok(w.engine.snapshot("a".into(), "s1".into())).children, 2);
+    let with_clone = |snapshot: &str, to: Option<&str>| {
+        let (to, to_volume) = (to.map(str::to_owned), Some("c".into()));
+        w.engine.diff("a".into(), snapshot.into(), DiffQuery { to, to_volume, offset: 0 })
+    };
+    assert_eq!(w.ok(with_clone("s1", None)).extents, []);
+    let back = w.ok(with_clone("s2", None));
+    assert_eq!((back.changed, back.to_volume.as_deref()), (2 * BLOCK_SIZE, Some("c")));
+    assert_eq!(w.code(with_clone("s1", Some("no"))), ErrorCode::NotFound);
 
     let done = w.ok(w.engine.rollback("a".into(), "s1".into(), Rollback::default()));
     assert_eq!((done.volume.mapped, done.undo.automatic), (BLOCK_SIZE, true));
@@ -420,6 +427,7 @@ fn attachments_are_exclusive_and_can_be_ended() {
     let shared = |yes| EditVolume { shared: Some(yes), ..EditVolume::default() };
     assert!(w.ok(w.engine.edit_volume("a".into(), shared(true))).shared);
     let _third = w.client("a", 2, 0).expect("shared now");
+    assert_eq!(w.code(w.engine.edit_volume("a".into(), shared(false))), ErrorCode::Busy, "two have it");
     let _reader = w.client("a@s", 3, 0).expect("a snapshot");
     assert_eq!(w.ok(w.engine.attachments("a".into())).attachments.len(), 3);
     let renamed = EditVolume { name: Some("b".into()), ..EditVolume::default() };

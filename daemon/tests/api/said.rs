@@ -8,11 +8,12 @@ use cairn_api::image::{
 };
 use cairn_api::recycle::{Recover, SetRecycleBin};
 use cairn_api::snapshot::{
-    CreateGroup, CreateHold, CreateSnapshot, EditSnapshot, GroupMember, Rollback, SnapshotQuery,
-    SnapshotStatus,
+    CreateGroup, CreateHold, CreateSnapshot, EditSnapshot, GroupMember, ResetSnapshotStatus, Rollback,
+    SetSnapshotStatus, SnapshotQuery, SnapshotStatus,
 };
 use cairn_api::staging::CreateStaging;
 use cairn_api::tags::{TagChanges, Tags};
+use cairn_api::types::CreateType;
 use cairn_api::volume::{
     CreateVolume, DeleteVolumeQuery, EditVolume, ResetStatus, SetStatus, SnapshotRef, Volume, VolumeQuery,
     VolumeStatus,
@@ -124,8 +125,12 @@ fn lists_are_filtered_sorted_and_paged() {
     );
 
     for (name, said) in [("monday", tags(&[("keep", "yes")])), ("tuesday", Tags::new())] {
-        let request =
-            CreateSnapshot { name: name.into(), description: String::new(), tags: said, client_token: None };
+        let request = CreateSnapshot {
+            name: name.into(),
+            description: String::new(),
+            tags: said,
+            ..CreateSnapshot::default()
+        };
         w.ok(w.engine.create_snapshot("db".into(), request));
     }
     w.snapshot("web-1", "monday");
@@ -237,6 +242,92 @@ fn a_volume_that_is_being_filled_is_seen_but_not_used() {
     );
     w.ok(w.engine.complete_staging(staging.id));
     assert_eq!(w.ok(w.engine.volume("new".into())).status, VolumeStatus::Available);
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn what_is_being_restored_keeps_its_name_and_its_volume() {
+    let w = World::new();
+    w.create("old", MIB);
+    w.create("other", MIB);
+    w.snapshot("old", "s");
+    let new = CreateStaging { volume: "new".into(), size: MIB, ..CreateStaging::default() };
+    let over = CreateStaging { volume: "old".into(), over: true, size: MIB, ..CreateStaging::default() };
+    let new_one = w.ok(w.engine.create_staging(new.clone()));
+    let over_one = w.ok(w.engine.create_staging(over.clone()));
+    // What is there at the end is what was asked for at the beginning.
+    let renamed = |to: &str| EditVolume { name: Some(to.into()), ..EditVolume::default() };
+    assert_eq!(w.code(w.engine.create_volume(blank("new"))), ErrorCode::Exists);
+    assert_eq!(w.code(w.engine.edit_volume("other".into(), renamed("new"))), ErrorCode::Exists);
+    assert_eq!(w.code(w.engine.create_staging(new)), ErrorCode::Exists);
+    assert_eq!(w.code(w.engine.create_staging(over)), ErrorCode::Busy);
+    assert_eq!(w.code(w.engine.edit_volume("old".into(), renamed("older"))), ErrorCode::Busy);
+    let protected = EditVolume { write_protected: Some(true), ..EditVolume::default() };
+    assert_eq!(w.code(w.engine.edit_volume("old".into(), protected)), ErrorCode::Busy);
+    assert_eq!(w.code(w.engine.resize_volume("old".into(), 2 * MIB)), ErrorCode::Busy);
+    assert_eq!(w.code(w.engine.delete_volume("old".into(), World::with_snapshots())), ErrorCode::Busy);
+    let rolled_back = w.engine.rollback("old".into(), "s".into(), Rollback::default());
+    assert_eq!(w.code(rolled_back), ErrorCode::Busy);
+    w.snapshot("old", "t");
+    let described = EditVolume { description: Some("d".into()), ..EditVolume::default() };
+    w.ok(w.engine.edit_volume("old".into(), described));
+
+    w.ok(w.engine.complete_staging(new_one.id));
+    w.ok(w.engine.complete_staging(over_one.id));
+    w.ok(w.engine.edit_volume("old".into(), renamed("older")));
+    w.ok(w.engine.delete_volume("new".into(), DeleteVolumeQuery::default()));
+    w.ok(w.engine.create_volume(blank("new")));
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn a_type_stays_as_long_as_a_volume_of_it_may_come_back() {
+    let w = World::new();
+    let gold = CreateType { name: "gold".into(), ..CreateType::default() };
+    w.ok(w.engine.create_type(gold));
+    w.ok(w.engine.create_volume(CreateVolume { volume_type: Some("gold".into()), ..blank("a") }));
+    w.ok(w.engine.set_recycle_bin(SetRecycleBin { keep_seconds: 60 }));
+    w.ok(w.engine.delete_volume("a".into(), DeleteVolumeQuery::default()));
+    assert_eq!(w.code(w.engine.delete_type("gold".into())), ErrorCode::Busy);
+    let id = w.ok(w.engine.recycle_bin()).volumes[0].id.clone();
+    w.ok(w.engine.purge(id));
+    w.ok(w.engine.delete_type("gold".into()));
+    w.reactor.join().expect("ends in order");
+}
+
+#[test]
+fn a_snapshot_says_what_becomes_of_it() {
+    let w = World::new();
+    w.create("a", MIB);
+    let of_backup = CreateSnapshot { name: "b".into(), for_backup: true, ..CreateSnapshot::default() };
+    assert!(w.ok(w.engine.create_snapshot("a".into(), of_backup)).automatic);
+    w.snapshot("a", "s");
+    let status = |name: &str| w.ok(w.engine.snapshot("a".into(), name.into())).status;
+    let volume = || w.ok(w.engine.volume("a".into())).status;
+    assert_eq!((status("b"), status("s")), (SnapshotStatus::Available, SnapshotStatus::Available));
+    let reader = w.client("a@s", 1, 0).expect("free");
+    assert_eq!((status("s"), volume()), (SnapshotStatus::InUse, VolumeStatus::Available));
+    World::leave(&reader);
+    let reader = w.client("a@b", 1, 0).expect("free");
+    assert_eq!((status("b"), volume()), (SnapshotStatus::BackingUp, VolumeStatus::BackingUp));
+    World::leave(&reader);
+    assert_eq!(volume(), VolumeStatus::Available);
+
+    let reset = |status, reason: Option<&str>| {
+        let request = ResetSnapshotStatus { status, reason: reason.map(str::to_owned) };
+        w.engine.reset_snapshot_status("a".into(), "s".into(), request)
+    };
+    let bad = w.ok(reset(SetSnapshotStatus::Error, Some("half of a migration")));
+    assert_eq!((bad.status, bad.reason.as_deref()), (SnapshotStatus::Error, Some("half of a migration")));
+    assert!(w.ok(reset(SetSnapshotStatus::Error, None)).reason.is_some());
+    let in_error = SnapshotQuery { status: Some(SnapshotStatus::Error), ..SnapshotQuery::default() };
+    assert_eq!(w.ok(w.engine.snapshots(in_error)).snapshots.len(), 1);
+    assert_eq!(w.code(reset(SetSnapshotStatus::Available, Some("why"))), ErrorCode::Conflict);
+    let well = w.ok(reset(SetSnapshotStatus::Available, None));
+    assert_eq!((well.status, well.reason), (SnapshotStatus::Available, None));
+    let nobody = ResetSnapshotStatus { status: SetSnapshotStatus::Error, reason: None };
+    let missing = w.engine.reset_snapshot_status("a".into(), "no".into(), nobody);
+    assert_eq!(w.code(missing), ErrorCode::NotFound);
     w.reactor.join().expect("ends in order");
 }
 
@@ -413,12 +504,8 @@ fn a_request_that_is_sent_again_with_its_token_makes_nothing_new() {
     assert_eq!(w.code(w.engine.create_volume(blank("b"))), ErrorCode::Exists);
 
     w.create("c", MIB);
-    let snapshot = CreateSnapshot {
-        name: "s".into(),
-        description: String::new(),
-        tags: Tags::new(),
-        client_token: token("t-2"),
-    };
+    let snapshot =
+        CreateSnapshot { name: "s".into(), client_token: token("t-2"), ..CreateSnapshot::default() };
     let taken = w.ok(w.engine.create_snapshot("b".into(), snapshot.clone()));
     assert_eq!(w.ok(w.engine.create_snapshot("b".into(), snapshot.clone())), taken);
     assert_eq!(

@@ -646,6 +646,7 @@ fn every_route_is_described_and_every_description_is_a_route() {
             "POST /v1/volumes/{name}/snapshots",
             "POST /v1/volumes/{name}/snapshots/{snapshot_name}/clone",
             "POST /v1/volumes/{name}/snapshots/{snapshot_name}/holds",
+            "POST /v1/volumes/{name}/snapshots/{snapshot_name}/reset-status",
             "POST /v1/volumes/{name}/snapshots/{snapshot_name}/rollback",
         ]
     );

@@ -14,7 +14,6 @@ use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::job::Job;
 use cairn_api::pool::CheckReport;
 use cairn_api::snapshot::CreateSnapshot;
-use cairn_api::tags::Tags;
 use cairn_api::volume::{CreateVolume, DeleteVolumeQuery};
 use cairn_cow::sim::SimDisk;
 use cairn_cow::{BLOCK_SIZE, CreateOptions, Disk, Options, Pool, VolumeInfo};
@@ -326,12 +325,7 @@ impl World {
     }
 
     pub(crate) fn snapshot(&self, volume: &str, name: &str) {
-        let request = CreateSnapshot {
-            name: name.into(),
-            description: String::new(),
-            tags: Tags::new(),
-            client_token: None,
-        };
+        let request = CreateSnapshot { name: name.into(), ..CreateSnapshot::default() };
         self.ok(self.engine.create_snapshot(volume.into(), request));
     }
 

@@ -117,7 +117,7 @@ stop_daemon
     ));
     let in_use = "error: volume 'vol' is in use: it is attached as /dev/nbd3 (busy)";
     let all_in_use = "error: volume 'vol' with its snapshots is in use: it is attached as /dev/nbd3 (busy)";
-    let detach = "hint: detach it first: cairn volume detach";
+    let detach = "hint: detach it first: cairn volume detach vol";
     let exclusive = [in_use, detach, in_use, detach, all_in_use, detach, in_use, detach];
     // Before the daemon was killed and after.
     let mut expected = exclusive.repeat(2);

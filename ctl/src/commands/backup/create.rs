@@ -176,6 +176,7 @@ async fn take_snapshot(repository: &Repository, volume: &str, client: &Client) -
             name,
             description: "base of the next backup".to_owned(),
             tags: Tags::new(),
+            for_backup: true,
             client_token: None,
         };
         match client.post::<Snapshot>(&path::volume_sub(volume, "snapshots"), &request).await {

@@ -3,8 +3,8 @@
 use axum::http::StatusCode;
 use cairn_api::error::ErrorBody;
 use cairn_api::snapshot::{
-    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, Rollback, RolledBack, Snapshot,
-    SnapshotList, SnapshotQuery,
+    CreateGroup, CreateHold, CreateSnapshot, Diff, DiffQuery, EditSnapshot, ResetSnapshotStatus, Rollback,
+    RolledBack, Snapshot, SnapshotList, SnapshotQuery,
 };
 use cairn_api::volume::{CloneSnapshot, CreateVolume, SnapshotRef, Volume};
 use utoipa_axum::router::OpenApiRouter;
@@ -17,6 +17,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_volume_snapshots, create_snapshot))
         .routes(routes!(show_snapshot, edit_snapshot, delete_snapshot))
+        .routes(routes!(reset_snapshot_status))
         .routes(routes!(hold_snapshot))
         .routes(routes!(release_snapshot))
         .routes(routes!(clone_snapshot))
@@ -71,6 +72,21 @@ async fn edit_snapshot(
     Input(request): Input<EditSnapshot>,
 ) -> Answer<Snapshot> {
     c.ok(Length::Short, |e| e.edit_snapshot(name, snapshot, request)).await
+}
+
+/// Set a snapshot's status: in error, or available again.
+#[utoipa::path(post, path = "/v1/volumes/{name}/snapshots/{snapshot_name}/reset-status", tag = "snapshots",
+    request_body = ResetSnapshotStatus,
+    params(("name" = String, Path, description = "The volume"),
+        ("snapshot_name" = String, Path, description = "The snapshot")), responses(
+    (status = 200, description = "The snapshot as it is now", body = Snapshot),
+    (status = "default", description = "An error", body = ErrorBody)))]
+async fn reset_snapshot_status(
+    c: Control,
+    Path((name, snapshot)): Path<(String, String)>,
+    Input(request): Input<ResetSnapshotStatus>,
+) -> Answer<Snapshot> {
+    c.ok(Length::Short, |e| e.reset_snapshot_status(name, snapshot, request)).await
 }
 
 /// Forbid to delete a snapshot until it is released.

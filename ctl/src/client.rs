@@ -7,7 +7,8 @@ use cairn_api::error::ErrorBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response, StatusCode, header};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -169,19 +170,27 @@ impl Client {
         body: Bytes,
         accept: &str,
     ) -> Result<Response<Incoming>, Failure> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::ACCEPT, accept)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|e| Failure::local("internal", e.to_string()))?;
+        self.pass(request).await
+    }
+
+    /// Sends a request, and returns the answer's head with its body still to come.
+    pub(crate) async fn pass(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Failure> {
         let stream = UnixStream::connect(&self.place.socket).await.map_err(|e| self.unreachable(&e))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| not_cairnd(e.to_string()))?;
         // Drives the connection; its errors come out of the calls below.
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "cairn")
-            .header(header::ACCEPT, accept)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|e| Failure::local("internal", e.to_string()))?;
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("cairn"));
         sender.send_request(request).await.map_err(|e| cut_off(&e))
     }
 

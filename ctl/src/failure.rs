@@ -63,6 +63,19 @@ impl Failure {
         }
     }
 
+    /// In the API's own shape, with the client's codes in it.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let (code, hint) = match self {
+            Failure::Told { code, hint, .. } => (code.as_str(), hint.as_deref()),
+            Failure::Usage(_) | Failure::Unsound | Failure::PipeClosed => ("internal", None),
+        };
+        let mut error = serde_json::json!({ "code": code, "message": self.to_string() });
+        if let Some(hint) = hint {
+            error["hint"] = hint.into();
+        }
+        serde_json::json!({ "error": error })
+    }
+
     fn text(&self, json: bool) -> String {
         let (code, message, hint) = match self {
             Failure::Told { code, message, hint } => (code, message, hint),
@@ -73,12 +86,7 @@ impl Failure {
             Failure::Unsound | Failure::PipeClosed => return String::new(),
         };
         if json {
-            // The API's own shape, with the client's codes in it.
-            let mut error = serde_json::json!({ "code": code, "message": message });
-            if let Some(hint) = hint {
-                error["hint"] = hint.as_str().into();
-            }
-            return format!("{}\n", serde_json::json!({ "error": error }));
+            return format!("{}\n", self.json());
         }
         let mut text = format!("error: {message} ({code})\n");
         if let Some(hint) = hint {

@@ -5,6 +5,7 @@
 //! | [`args`] | the command line as clap sees it, with its help |
 //! | [`client`] | HTTP over the control socket |
 //! | [`commands`] | one function a command: ask the daemon, say what it said |
+//! | [`console`] | the web console: a page, and the way from it to the daemon |
 //! | [`rates`] | what volumes did between two looks at the daemon's figures |
 //! | [`render`] | tables, trees, sizes and times for people |
 //! | [`output`] | where it goes: terminal or pipe, people or JSON |
@@ -15,6 +16,7 @@
 mod args;
 mod client;
 mod commands;
+mod console;
 mod failure;
 mod output;
 mod rates;

@@ -1229,6 +1229,7 @@ fn help_has_examples() {
         "job list --help",
         "job show --help",
         "top --help",
+        "console --help",
     ] {
         let ran = Ran::of(cairn().args(args.split(' ')).output().expect("runs"));
         let help = ran.ok();

@@ -2,10 +2,11 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`job`], [`recycle`], [`events`], [`top`] | the subcommands of one subject each |
+//! | [`volume`], [`snapshot`], [`image`], [`backup`], [`repo`], [`types`], [`qos`], [`pool`], [`job`], [`recycle`], [`events`], [`top`], [`console`] | the subcommands of one subject each |
 //! | [`values`] | what an argument may be beyond a word or a number |
 
 mod backup;
+mod console;
 mod events;
 mod image;
 mod job;
@@ -25,6 +26,7 @@ use cairn_manual::About;
 use clap::{Parser, Subcommand};
 
 pub(crate) use backup::{Backup, BackupChanges, CreateBackup, InRepo, RestoreBackup};
+pub(crate) use console::Console;
 pub(crate) use events::Events;
 pub(crate) use image::{Image, ImageChanges, ImageFields, ImageFilter, ImportImage};
 pub(crate) use job::{Job, JobFilter};
@@ -158,6 +160,16 @@ without what they wait for a limit. QUEUE is how many are under way, those that 
 included; LIMITED is the share that had to wait. With --json, each sample is an object
 on a line.")]
     Top(Top),
+    /// Serve all of this to a browser on this machine, until Ctrl-C
+    #[command(after_help = "\
+Examples:
+  cairn console
+  cairn console --listen 127.0.0.1:0
+  ssh -t -L 7676:localhost:7676 HOST cairn console          from another machine
+
+It prints the URL to open. The token in it is what lets a browser in: whoever has it may do
+what you may, until the command ends. The console works on the daemon as you, with your role.")]
+    Console(Console),
     /// Show who the daemon takes you for, and what you may do
     Whoami,
     /// What this command line is
@@ -303,6 +315,10 @@ mod tests {
             "top",
             "top --interval 0.5 -n 3 --sort p99",
             "--json top --count 1 -i 5 --sort name",
+            "console",
+            "console --listen 127.0.0.1:0",
+            "console --listen [::1]:7676 --json",
+            "console --listen localhost:8080",
             "completions bash",
             "man-pages .",
         ] {
@@ -370,6 +386,9 @@ mod tests {
             ("top --interval 0", "expected seconds, from 0.1 to 3600"),
             ("top -n 0", "0 is not in 1.."),
             ("top --sort size", "invalid value 'size'"),
+            ("console --listen 7676", "expected an address and a port"),
+            ("console --listen 0.0.0.0:7676", "ssh -L 7676:localhost:7676 HOST"),
+            ("console --listen [::]:7676", "loopback addresses only"),
             ("completions sh", "bash"),
             ("snapshot delete demo", "<NAME>"),
             ("--dev d --socket s volume list", "cannot be used with"),

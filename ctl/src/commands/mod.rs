@@ -10,10 +10,12 @@
 //! | [`pool`] | pools |
 //! | [`job`] | jobs, and waiting for them |
 //! | [`events`], [`top`] | what happens, and what volumes do |
+//! | [`console`] | all of that in a browser |
 //! | [`destination`] | files and streams that are written |
 
 mod attachments;
 mod backup;
+mod console;
 mod destination;
 mod events;
 mod image;
@@ -35,6 +37,7 @@ use cairn_api::info::{Info, NbdEndpoint};
 use cairn_api::path;
 use clap::CommandFactory;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args;
 use crate::client::{Client, Wait};
@@ -57,6 +60,7 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
         args::Command::RecycleBin(command) => recycle::run(command, client, output).await,
         args::Command::Events(asked) => events::run(asked, client, output).await,
         args::Command::Top(asked) => top::run(asked, client, output).await,
+        args::Command::Console(asked) => console::run(asked, client, output).await,
         args::Command::Whoami => {
             let caller = client.get::<Caller>(path::WHOAMI, Wait::Short).await?;
             output.answer(&caller, |caller, _| access::caller(caller))
@@ -65,6 +69,18 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
             io::ErrorKind::BrokenPipe => Failure::PipeClosed,
             _ => Failure::local("internal", format!("cannot be written: {e}")),
         }),
+    }
+}
+
+/// Carries something out until it ends, or until Ctrl-C or SIGTERM ends it, which is no failure.
+async fn until_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let failed = |e| Failure::local("internal", format!("cannot wait for signals: {e}"));
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        ended = work => ended,
+        _ = interrupted.recv() => Ok(()),
+        _ = terminated.recv() => Ok(()),
     }
 }
 

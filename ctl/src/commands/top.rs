@@ -3,7 +3,6 @@
 use cairn_api::path;
 use cairn_api::stats::Stats;
 use jiff::Timestamp;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use crate::args;
@@ -18,16 +17,12 @@ const SHOW_CURSOR: &str = "\u{1b}[?25h";
 const CLEAR: &str = "\u{1b}[2J";
 
 pub(super) async fn run(asked: args::Top, client: &Client, output: &Output) -> Result<(), Failure> {
-    let failed = |e| Failure::local("internal", format!("cannot wait for signals: {e}"));
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
-    let _screen = Screen::take(output)?;
-    // Whichever way it ends, the cursor is given back.
-    tokio::select! {
-        ended = watch(&asked, client, output) => ended,
-        _ = interrupted.recv() => Ok(()),
-        _ = terminated.recv() => Ok(()),
-    }
+    super::until_interrupted(async {
+        // Whichever way it ends, the cursor is given back.
+        let _screen = Screen::take(output)?;
+        watch(&asked, client, output).await
+    })
+    .await
 }
 
 async fn watch(asked: &args::Top, client: &Client, output: &Output) -> Result<(), Failure> {

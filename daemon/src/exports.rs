@@ -140,6 +140,8 @@ pub(crate) fn export_info(name: String, description: String, size: u64, read_onl
 fn unavailable(error: &Error) -> OpenError {
     match error.kind() {
         ErrorKind::NotFound => OpenError::Unknown,
+        // It is there, and nobody may have it now.
+        ErrorKind::Busy => OpenError::Policy(error.to_string()),
         _ => OpenError::Failed(error.to_string()),
     }
 }

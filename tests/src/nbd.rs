@@ -45,6 +45,7 @@ pub mod wire {
     pub const REP_META_CONTEXT: u32 = 4;
     pub const REP_FLAG_ERROR: u32 = 1 << 31;
     pub const REP_ERR_UNSUP: u32 = REP_FLAG_ERROR | 1;
+    pub const REP_ERR_POLICY: u32 = REP_FLAG_ERROR | 2;
     pub const REP_ERR_UNKNOWN: u32 = REP_FLAG_ERROR | 6;
 
     pub const INFO_EXPORT: u16 = 0;

@@ -11,6 +11,7 @@ use cairn_tests::control::{number, request};
 use cairn_tests::daemon::{Daemon, Launch};
 use cairn_tests::data::{Rng, seed};
 use cairn_tests::fixtures::{flip_byte, text};
+use cairn_tests::nbd::{Client, Error, wire};
 use cairn_tests::program::{Outcome, binary, run, run_command, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -464,6 +465,14 @@ fn stagings_are_what_the_api_says() {
 
     let (_, made) = post("/v1/stagings", Some(&asked("db", true)));
     let path = format!("/v1/stagings/{}", made["id"].as_str().expect("an id"));
+    // Who began to use it would have to stop at the end.
+    match Client::connect(&setup.daemon.nbd_socket(), "db") {
+        Err(Error::Refused(wire::REP_ERR_POLICY, why)) => {
+            assert_eq!(why, "a backup is being restored over the volume 'db'");
+        }
+        other => panic!("{:?}", other.map(|_| ())),
+    }
     assert_eq!(request(&socket, "DELETE", &path, None).0, 204);
     assert_eq!(request(&socket, "DELETE", &path, None).0, 404);
+    setup.daemon.connect("db");
 }

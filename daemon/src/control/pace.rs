@@ -4,8 +4,8 @@
 //! them and by what they do with its answers. So as long as volumes have clients at work, requests come at a rate, in the order
 //! in which they were made; otherwise as they come. There is at most one of each connection, so that none waits long.
 //!
-//! A new connection is mostly a new process, and to start and end one takes a processor for longer than its request. One after
-//! another is no harm; where many wait at once, each new connection takes the turns of several requests.
+//! One after another is no harm. Where many wait at once, each request takes several turns, and the first of a connection more:
+//! it is mostly that of a new process, and to start and end one takes a processor for longer than its request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,9 +20,16 @@ use crate::courtesy::Courtesy;
 const EACH: Duration = Duration::from_millis(2);
 /// How many may come at once after a while without any.
 const BURST: u32 = 50;
-/// For each so many who wait, a new connection takes one turn more, up to so many.
-const CROWD: u32 = 20;
-const MOST_TURNS: u32 = 10;
+/// Where many wait: for each so many of them a request takes one turn more, up to so many turns.
+struct Crowd {
+    each: u32,
+    most: u32,
+}
+
+/// For the first request of a connection.
+const NEWCOMERS: Crowd = Crowd { each: 20, most: 10 };
+/// For the others.
+const OTHERS: Crowd = Crowd { each: 60, most: 5 };
 
 /// How long one waits without a look at whether there still are clients at work.
 const LOOK: Duration = Duration::from_millis(100);
@@ -78,7 +85,8 @@ fn turn_at(next: Option<Instant>, now: Instant) -> Instant {
 
 /// How many turns a request takes when so many others wait.
 fn turns(first: bool, others: u32) -> u32 {
-    if first { (1 + others / CROWD).min(MOST_TURNS) } else { 1 }
+    let Crowd { each, most } = if first { NEWCOMERS } else { OTHERS };
+    (1 + others / each).min(most)
 }
 
 #[cfg(test)]
@@ -109,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn new_connections_count_for_more_where_many_wait() {
-        assert!([0, 200, 512].map(|others| turns(false, others)) == [1; 3]);
-        assert_eq!([0, 10, 20, 100, 200, 512].map(|others| turns(true, others)), [1, 1, 2, 6, 10, 10]);
+    fn requests_count_for_more_where_many_wait_and_new_connections_most() {
+        assert_eq!([0, 59, 60, 200, 512].map(|others| turns(false, others)), [1, 1, 2, 4, 5]);
+        assert_eq!([0, 19, 20, 100, 200, 512].map(|others| turns(true, others)), [1, 1, 2, 6, 10, 10]);
     }
 
     #[test]

@@ -84,6 +84,7 @@ fn verbs() -> Vec<(&'static str, &'static str, Value)> {
             json!({"members": [{"volume": "a", "name": "g"}, {"volume": "b", "name": "g"}]}),
         ),
         ("PATCH", "/v1/volumes/a/snapshots/s", json!({"name": "u", "description": "d", "tags": {"k": "v"}})),
+        ("POST", "/v1/volumes/a/snapshots/s/reset-status", json!({"status": "error", "reason": "r"})),
         ("POST", "/v1/volumes/a/snapshots/s/holds", json!({"name": "h"})),
         ("DELETE", "/v1/volumes/a/snapshots/held/holds/law", Value::Null),
         ("DELETE", "/v1/volumes/a/snapshots/s", Value::Null),

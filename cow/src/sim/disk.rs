@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use super::fault::{Effect, Fault, Op};
-use super::store::{InFlight, PAGE_BYTES, PAGE_SIZE, Store};
+use super::store::{InFlight, PAGE_BYTES, PAGE_SIZE, Page, Store};
 use super::{Rng, SECTOR_BYTES};
 use crate::{Buf, Disk, Survivor};
 
@@ -115,8 +115,9 @@ thread_local! {
     static AT_DEATH: Cell<Option<AtDeath>> = const { Cell::new(None) };
 }
 
-/// What outlives the process: pages, of which those without a page are zeroes; none until somebody asks for them.
-type SharedSurvivor = Arc<Mutex<Vec<Option<Box<[u8; PAGE_BYTES]>>>>>;
+/// What outlives the process: pages, of which those without a page are zeroes; none until somebody asks for them. Those that died
+/// at different moments share what is alike.
+type SharedSurvivor = Arc<Mutex<Vec<Option<Page>>>>;
 
 struct SimSurvivor {
     pages: SharedSurvivor,
@@ -159,8 +160,8 @@ impl Survivor for SimSurvivor {
         let mut pages = self.pages.lock();
         for (page, within, range) in pieces(at as u64, bytes.len()) {
             let piece = &bytes[range];
-            let page = pages[page as usize].get_or_insert_with(|| Box::new([0; PAGE_BYTES]));
-            page[within..within + piece.len()].copy_from_slice(piece);
+            let page = pages[page as usize].get_or_insert_with(|| Arc::new([0; PAGE_BYTES]));
+            Arc::make_mut(page)[within..within + piece.len()].copy_from_slice(piece);
         }
     }
 

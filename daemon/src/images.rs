@@ -86,6 +86,11 @@ pub(crate) fn passing_snapshots(attributes: &Attributes) -> impl Iterator<Item =
     attributes.iter().filter_map(|(key, _)| key.strip_prefix(PASSING_PREFIX))
 }
 
+/// Whether the snapshot of a volume that keeps `attributes` goes away by itself.
+pub(crate) fn is_passing(attributes: &Attributes, snapshot: &str) -> bool {
+    attributes.get(&passing_key(snapshot)).is_some()
+}
+
 /// The attribute's key for a passing snapshot.
 pub(crate) fn passing_key(snapshot: &str) -> String {
     format!("{PASSING_PREFIX}{snapshot}")

@@ -12,7 +12,7 @@
 use cairn_api::error::ApiError;
 use cairn_cow::{Attributes, Disk, ErrorKind, Holder, Pool, Result};
 
-use crate::images::{forget_passing, passing_key, passing_snapshots};
+use crate::images::{forget_passing, is_passing, passing_key, passing_snapshots};
 use crate::keeper::random_hex;
 use crate::settings::YES;
 
@@ -58,9 +58,7 @@ pub(crate) fn undo_name() -> std::result::Result<String, ApiError> {
 /// where there is another: what only that has would stay when it goes.
 async fn empty<D: Disk>(pool: &Pool<D>, volume: &str, undo: &str) -> Result<()> {
     let (snapshots, kept) = (pool.snapshots(Some(volume))?, pool.attributes(Holder::Volume(volume))?);
-    let passing: Vec<_> = passing_snapshots(&kept).collect();
-    let newest = snapshots.into_iter().max_by_key(|one| (!passing.contains(&&*one.name), one.id));
-    match newest {
+    match snapshots.into_iter().max_by_key(|one| (!is_passing(&kept, &one.name), one.id)) {
         Some(newest) => pool.replace(volume, (volume, &newest.name), undo).await.map(drop),
         None => Ok(()),
     }
@@ -112,6 +110,7 @@ pub(crate) async fn sweep<D: Disk>(pool: &Pool<D>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use cairn_cow::sim::{SimDisk, block_on};
@@ -119,12 +118,16 @@ mod tests {
 
     use super::*;
 
+    /// One of at most so many bytes.
+    async fn pool_of(limit: u64) -> Result<Arc<Pool<SimDisk>>> {
+        let create = CreateOptions { limit, journal_bytes: Some(1 << 20), segment_blocks: Some(64) };
+        Pool::create(SimDisk::file(64 << 20), [1; 16], create, Options::default()).await
+    }
+
     #[test]
     fn a_full_pool_is_emptied_of_what_only_the_volume_had() {
         block_on(async {
-            let create =
-                CreateOptions { limit: 16 << 20, journal_bytes: Some(1 << 20), segment_blocks: Some(64) };
-            let pool = Pool::create(SimDisk::file(64 << 20), [1; 16], create, Options::default()).await?;
+            let pool = pool_of(16 << 20).await?;
             let head = pool.create_volume("v", 1 << 30, "").await?.id;
             let write = async |head, at| {
                 pool.write(0, head, at, BLOCK_SIZE as usize, pool.buffer(BLOCK_SIZE as usize)).await
@@ -161,13 +164,7 @@ mod tests {
     #[test]
     fn it_goes_on_from_a_snapshot_that_stays() {
         block_on(async {
-            let pool = Pool::create(
-                SimDisk::file(64 << 20),
-                [1; 16],
-                CreateOptions { limit: 64 << 20, journal_bytes: Some(1 << 20), segment_blocks: Some(64) },
-                Options::default(),
-            )
-            .await?;
+            let pool = pool_of(64 << 20).await?;
             let head = pool.create_volume("v", 1 << 30, "").await?.id;
             let write = async |at| {
                 pool.write(0, head, at, BLOCK_SIZE as usize, pool.buffer(BLOCK_SIZE as usize)).await

@@ -56,8 +56,6 @@ pub(crate) const RECYCLE_BIN: &str = "recycle-bin";
 pub(crate) const JOB_PREFIX: &str = "job/";
 const TAG_PREFIX: &str = "tag/";
 const HOLD_PREFIX: &str = "hold/";
-/// Why something has a status that an administrator has set without a reason.
-pub(crate) const ADMINISTRATOR: &str = "an administrator says so";
 /// The value of what is kept only where it is so.
 pub(crate) const YES: &str = "yes";
 
@@ -84,6 +82,13 @@ pub(crate) struct KeptStatus {
     pub(crate) status: SetStatus,
     #[serde(default)]
     pub(crate) reason: Option<String>,
+}
+
+impl KeptStatus {
+    /// Why it is so.
+    pub(crate) fn why(self) -> String {
+        self.reason.unwrap_or_else(|| "an administrator says so".to_owned())
+    }
 }
 
 /// A snapshot's hold; its name is in its key.

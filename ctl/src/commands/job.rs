@@ -5,7 +5,6 @@ use std::time::Duration;
 use cairn_api::job::{Job, JobKind, JobList, JobState};
 use cairn_api::path;
 use cairn_api::pool::ScrubState;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args;
 use crate::client::{Answer, Client, Wait};
@@ -87,15 +86,12 @@ pub(super) async fn see_through(
     client: &Client,
     output: &Output,
 ) -> Result<Answer<Job>, Failure> {
-    let failed = |e| Failure::local("internal", format!("cannot wait for signals: {e}"));
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
+    let interrupted = super::interruption()?;
     let path = path::job_sub(&job.value.id, "cancel");
     let (what, watched) = (job.value.what(), watch(job, client, output));
     let ended = tokio::select! {
         ended = watched => ended?,
-        _ = interrupted.recv() => client.start::<Job>(&path).await?,
-        _ = terminated.recv() => client.start::<Job>(&path).await?,
+        () = interrupted => client.start::<Job>(&path).await?,
     };
     let not_done = |code: &str, how: &str| Err(Failure::local(code, format!("the {what} {how}")));
     match (ended.value.state, &ended.value.error) {

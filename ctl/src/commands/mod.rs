@@ -72,15 +72,25 @@ pub(crate) async fn run(command: args::Command, client: &Client, output: &Output
     }
 }
 
-/// Carries something out until it ends, or until Ctrl-C or SIGTERM ends it, which is no failure.
-async fn until_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+/// What ends when Ctrl-C or SIGTERM comes: from now on neither ends this process.
+fn interruption() -> Result<impl Future<Output = ()>, Failure> {
     let failed = |e| Failure::local("internal", format!("cannot wait for signals: {e}"));
     let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+    })
+}
+
+/// Carries something out until it ends, or until Ctrl-C or SIGTERM ends it, which is no failure.
+async fn until_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let interrupted = interruption()?;
     tokio::select! {
         ended = work => ended,
-        _ = interrupted.recv() => Ok(()),
-        _ = terminated.recv() => Ok(()),
+        () = interrupted => Ok(()),
     }
 }
 

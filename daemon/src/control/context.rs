@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cairn_api::error::{ApiError, ErrorCode};
 use cairn_api::tags::{self, TagChanges, Tags};
 use cairn_api::text;
+use cairn_api::volume::SetStatus;
 use cairn_cow::{Disk, Pool, Result as CowResult};
 use cairn_uring::Handle;
 
@@ -12,6 +13,7 @@ use super::convert;
 use super::engine::Pending;
 use crate::devices::Devices;
 use crate::keeper::PoolFiles;
+use crate::settings::{KeptStatus, encode};
 use crate::volumes::Volumes;
 
 /// Shared by all operations. A clone is the same.
@@ -137,6 +139,23 @@ pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
 /// Checks why something is so, in a user's words: one line that terminals can show.
 pub(super) fn check_reason(reason: &str) -> Result<(), ApiError> {
     text::check_line("a reason", reason, text::MAX_REASON_CHARS).map_err(invalid)
+}
+
+/// What is kept of the status that an administrator gives a `what`, if it is not that all is well.
+pub(super) fn status_to_keep(
+    what: &str,
+    status: SetStatus,
+    reason: Option<String>,
+) -> Result<Option<String>, ApiError> {
+    let reason = reason.filter(|reason| !reason.is_empty());
+    reason.as_deref().map_or(Ok(()), check_reason)?;
+    if status != SetStatus::Available {
+        return Ok(Some(encode(&KeptStatus { status, reason })));
+    }
+    match reason {
+        Some(_) => Err(conflict(format!("a {what} that is available has no reason for it"))),
+        None => Ok(None),
+    }
 }
 
 /// Checks changes to the tags that something has now.

@@ -83,6 +83,11 @@ pub(super) fn in_use(target: &Target, why: &InUse) -> ApiError {
     ApiError::new(ErrorCode::Busy, format!("{target} is in use: {why}")).with_hint(hint)
 }
 
+/// Why everything in a pool that refuses writes is in error.
+pub(super) fn fenced(why: &str) -> String {
+    format!("its pool refuses writes: {why}")
+}
+
 /// Engine times are milliseconds since 1970. One that no calendar holds comes from a damaged clock, not from the
 /// pool: it is shown as 1970.
 pub(crate) fn time(ms: u64) -> Timestamp {

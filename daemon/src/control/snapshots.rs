@@ -17,47 +17,36 @@ use cairn_cow::{
 };
 use jiff::Timestamp;
 
-use super::context::{Context, check_name, check_reason, check_tag_changes, conflict, invalid};
+use super::context::{
+    Context, check_name, check_reason, check_tag_changes, conflict, invalid, status_to_keep,
+};
 use super::convert::api;
 use super::list::{self, Listed};
 use super::sessions::Target;
 use super::tokens::Token;
 use super::{attachments, convert, restores, stagings, volumes};
-use crate::images::{passing_snapshots, unmark_passing};
+use crate::images::{is_passing, unmark_passing};
 use crate::remains::{VOLUME_REMAINS, delete_if_bare, is_remains};
 use crate::settings::{
-    self, ADMINISTRATOR, KeptHold, KeptStatus, encode, hold_key, holds, is_set, kept_status, tag_attributes,
-    tag_changes,
+    self, KeptHold, encode, hold_key, holds, is_set, kept_status, tag_attributes, tag_changes,
 };
 use crate::staging::is_hidden;
 use crate::volumes::Volumes;
 
 /// What of its volume and its pool a snapshot shows.
 struct Around {
-    project: String,
-    /// The volume's snapshots that go away by themselves.
-    passing: Vec<String>,
+    kept: Attributes,
     fenced: Option<String>,
-}
-
-impl Around {
-    /// Of a volume that keeps `kept`.
-    fn of(kept: &Attributes, fenced: Option<String>) -> Around {
-        let passing = passing_snapshots(kept).map(str::to_owned).collect();
-        Around { project: settings::project(kept).to_owned(), passing, fenced }
-    }
 }
 
 fn shown_with<D: Disk>(volumes: &Volumes<D>, around: &Around, info: SnapshotInfo) -> Snapshot {
     let target = Target::Snapshot { volume: info.volume.clone(), name: info.name.clone() };
     let connections = volumes.sessions.count(&target) as u64;
     let for_backup =
-        is_set(&info.attributes, settings::SNAPSHOT_FOR_BACKUP) || around.passing.contains(&info.name);
+        is_set(&info.attributes, settings::SNAPSHOT_FOR_BACKUP) || is_passing(&around.kept, &info.name);
     let (status, reason) = match (&around.fenced, kept_status(&info.attributes)) {
-        (Some(why), _) => (SnapshotStatus::Error, Some(format!("its pool refuses writes: {why}"))),
-        (None, Some(said)) => {
-            (SnapshotStatus::Error, Some(said.reason.unwrap_or_else(|| ADMINISTRATOR.to_owned())))
-        }
+        (Some(why), _) => (SnapshotStatus::Error, Some(convert::fenced(why))),
+        (None, Some(said)) => (SnapshotStatus::Error, Some(said.why())),
         (None, None) if connections == 0 => (SnapshotStatus::Available, None),
         (None, None) if for_backup => (SnapshotStatus::BackingUp, None),
         (None, None) => (SnapshotStatus::InUse, None),
@@ -66,7 +55,7 @@ fn shown_with<D: Disk>(volumes: &Volumes<D>, around: &Around, info: SnapshotInfo
         connections,
         status,
         reason,
-        project: around.project.clone(),
+        project: settings::project(&around.kept).to_owned(),
         tags: settings::tags(&info.attributes),
         holds: holds(&info.attributes),
         volume: info.volume,
@@ -84,7 +73,7 @@ fn shown_with<D: Disk>(volumes: &Volumes<D>, around: &Around, info: SnapshotInfo
 fn around<D: Disk>(pool: &Pool<D>, volume: &str) -> Around {
     // It may be deleted between two looks.
     let kept = pool.attributes(Holder::Volume(volume)).unwrap_or_default();
-    Around::of(&kept, pool.status().fenced)
+    Around { kept, fenced: pool.status().fenced }
 }
 
 /// A snapshot as users see it.
@@ -124,11 +113,9 @@ impl Listed for Snapshot {
 pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Result<SnapshotList, ApiError> {
     let mut asked = query.asked();
     // Of one volume's, a name says enough.
-    let after = match (&query.volume, asked.after) {
-        (Some(volume), Some(after)) if !after.contains('@') => Some(format!("{volume}@{after}")),
-        (_, after) => after.map(str::to_owned),
-    };
-    asked.after = after.as_deref();
+    let name_alone = query.volume.as_deref().zip(asked.after.filter(|after| !after.contains('@')));
+    let key = name_alone.map(|(volume, name)| format!("{volume}@{name}"));
+    asked.after = key.as_deref().or(asked.after);
     list::check(asked, &[&query.project])?;
     let mut found = Vec::new();
     let pools = match &query.volume {
@@ -141,7 +128,8 @@ pub(super) fn list<D: Disk>(volumes: &Volumes<D>, query: &SnapshotQuery) -> Resu
             None => {
                 let fenced = pool.status().fenced;
                 let users = pool.volumes().into_iter().filter(|volume| !is_hidden(&volume.attributes));
-                users.map(|volume| (volume.name, Around::of(&volume.attributes, fenced.clone()))).collect()
+                let of = |kept| Around { kept, fenced: fenced.clone() };
+                users.map(|volume| (volume.name, of(volume.attributes))).collect()
             }
         };
         let infos = api(pool.snapshots(query.volume.as_deref()))?.into_iter();
@@ -263,15 +251,11 @@ pub(super) async fn reset_status<D: Disk>(
     request: ResetSnapshotStatus,
 ) -> Result<Snapshot, ApiError> {
     let (_, pool) = c.pool_of(&volume)?;
-    let reason = request.reason.filter(|reason| !reason.is_empty());
-    reason.as_deref().map_or(Ok(()), check_reason)?;
-    let kept = match request.status {
-        SetSnapshotStatus::Error => Some(encode(&KeptStatus { status: SetStatus::Error, reason })),
-        SetSnapshotStatus::Available if reason.is_some() => {
-            return Err(conflict("a snapshot that is available has no reason for it"));
-        }
-        SetSnapshotStatus::Available => None,
+    let status = match request.status {
+        SetSnapshotStatus::Available => SetStatus::Available,
+        SetSnapshotStatus::Error => SetStatus::Error,
     };
+    let kept = status_to_keep("snapshot", status, request.reason)?;
     let edit = Edit { attributes: &[(settings::STATUS, kept.as_deref())], ..Edit::default() };
     let edited = api(pool.edit_snapshot(&volume, &name, edit).await)?;
     Ok(shown(&c.volumes, &pool, edited))

@@ -62,11 +62,7 @@ async fn begin<D: Disk>(
         if volume_type.is_some() || project.is_some() || !description.is_empty() {
             return Err(conflict("a volume that is there keeps its type, project and description"));
         }
-        restores::refuse(c, &volume)?;
-        refuse_replaced(c, &volume)?;
-        let (backend, pool) = c.pool_of(&volume)?;
-        volumes::refuse_remains(&pool, &volume)?;
-        volumes::refuse_protected(&pool, &volume)?;
+        let (backend, pool) = volumes::changeable(c, &volume)?;
         // Not only at the end, when everything was copied for nothing.
         drop(attachments::hold(&c.volumes.sessions, Target::Head { volume: volume.clone() }).await?);
         let kept = api(pool.attributes(Holder::Volume(&volume)))?;

@@ -15,19 +15,19 @@ use cairn_api::volume::{
 };
 use cairn_cow::{Disk, Edit, Holder, NewVolume, Pool, Result as CowResult, VolumeInfo};
 
-use super::context::{Context, busy, check_name, check_reason, check_tag_changes, conflict, invalid};
+use super::context::{Context, busy, check_name, check_tag_changes, conflict, invalid, status_to_keep};
 use super::convert::api;
 use super::list::{self, Listed};
 use super::sessions::Target;
 use super::tokens::Token;
 use super::{attachments, convert, images, recycle, restores, snapshots, stagings, types};
 use crate::activity::Activity;
-use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing, passing_snapshots};
+use crate::images::{CONTENTS, VOLUME_FROM_IMAGE, has_passing, is_passing};
 use crate::pools::refuse_oversized;
 use crate::remains::{self, is_remains};
 use crate::restore::is_restoring;
 use crate::serve::unnamed_device;
-use crate::settings::{self, KeptStatus, Settings, encode, is_set, kept_status, tag_attributes, tag_changes};
+use crate::settings::{self, KeptStatus, Settings, is_set, kept_status, tag_attributes, tag_changes};
 use crate::staging::{StagingSettings, VOLUME_FROM_BACKUP, VOLUME_STAGED, is_hidden, staging_settings};
 use crate::volumes::Volumes;
 
@@ -70,7 +70,7 @@ impl<'a, D: Disk> View<'a, D> {
     /// What a volume is doing, and why where that is not plain.
     fn status(&self, volume: &VolumeInfo, restore: Option<&VolumeRestore>) -> (VolumeStatus, Option<String>) {
         if let Some(why) = &self.fenced {
-            return (VolumeStatus::Error, Some(format!("its pool refuses writes: {why}")));
+            return (VolumeStatus::Error, Some(convert::fenced(why)));
         }
         let said = kept_status(&volume.attributes);
         if let Some(KeptStatus { status: SetStatus::Maintenance, reason }) = said {
@@ -80,8 +80,8 @@ impl<'a, D: Disk> View<'a, D> {
             let why = format!("{} of its reads failed their checksum", volume.checksum_errors);
             return (VolumeStatus::Error, Some(why));
         }
-        if let Some(KeptStatus { status: SetStatus::Error, reason }) = said {
-            return (VolumeStatus::Error, Some(reason.unwrap_or_else(|| settings::ADMINISTRATOR.to_owned())));
+        if let Some(said) = said.filter(|said| said.status == SetStatus::Error) {
+            return (VolumeStatus::Error, Some(said.why()));
         }
         (self.activity(volume, restore), None)
     }
@@ -255,6 +255,17 @@ pub(super) fn refuse_protected<D: Disk>(pool: &Pool<D>, volume: &str) -> Result<
         .with_hint(format!("first take that off: cairn volume edit {volume} --write-protect off")))
 }
 
+/// The pool of a volume that may be changed: nothing is being restored to it or over it, it is more than its snapshots, and it is not
+/// write-protected.
+pub(super) fn changeable<D: Disk>(c: &Context<D>, volume: &str) -> Result<(String, Arc<Pool<D>>), ApiError> {
+    restores::refuse(c, volume)?;
+    stagings::refuse_replaced(c, volume)?;
+    let (name, pool) = c.pool_of(volume)?;
+    refuse_remains(&pool, volume)?;
+    refuse_protected(&pool, volume)?;
+    Ok((name, pool))
+}
+
 pub(super) async fn create<D: Disk>(c: Context<D>, request: CreateVolume) -> Result<Volume, ApiError> {
     let CreateVolume { name, size, description, source, image, volume_type: asked, shared, .. } = &request;
     if image.is_some() && source.is_some() {
@@ -334,9 +345,12 @@ pub(super) async fn edit<D: Disk>(
     check_tag_changes(&settings::tags(&kept), &request.tags)?;
     request.project.as_deref().map_or(Ok(()), check_name)?;
     let renamed = request.name.as_deref().filter(|new| *new != name);
-    if let Some(new) = renamed {
-        check_free(&c, new)?;
+    renamed.map_or(Ok(()), |new| check_free(&c, new))?;
+    if renamed.is_some() || request.write_protected == Some(true) {
         stagings::refuse_replaced(&c, &name)?;
+    }
+    if request.shared == Some(false) {
+        refuse_shared_use(&c, &name)?;
     }
     let changes = |asked: Option<bool>, key| asked.is_some_and(|asked| asked != is_set(&kept, key));
     // Clients that come back would ask for the old name, and get what may be called so by then. And who writes must not go
@@ -346,12 +360,6 @@ pub(super) async fn edit<D: Disk>(
         || request.write_protected == Some(true) && changes(Some(true), settings::VOLUME_PROTECTED);
     let volume = name.clone();
     let target = if renamed.is_some() { Target::Volume { volume } } else { Target::Head { volume } };
-    if request.write_protected == Some(true) {
-        stagings::refuse_replaced(&c, &name)?;
-    }
-    if request.shared == Some(false) {
-        refuse_shared_use(&c, &name)?;
-    }
     let _held = if alone { Some(attachments::hold(&c.volumes.sessions, target).await?) } else { None };
     let tags = tag_changes(&request.tags);
     let mut attributes: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
@@ -412,18 +420,13 @@ pub(super) async fn reset_status<D: Disk>(
 ) -> Result<Volume, ApiError> {
     let (_, pool) = c.pool_of(&name)?;
     let ResetStatus { status, reason } = request;
-    let reason = reason.filter(|reason| !reason.is_empty());
-    reason.as_deref().map_or(Ok(()), check_reason)?;
-    if status == SetStatus::Available && reason.is_some() {
-        return Err(conflict("a volume that is available has no reason for it"));
-    }
+    let kept = status_to_keep("volume", status, reason)?;
     let _held = if status == SetStatus::Maintenance {
         let whole = Target::Volume { volume: name.clone() };
         Some(attachments::hold(&c.volumes.sessions, whole).await?)
     } else {
         None
     };
-    let kept = (status != SetStatus::Available).then(|| encode(&KeptStatus { status, reason }));
     api(pool.set_attributes(Holder::Volume(&name), &[(settings::STATUS, kept.as_deref())]).await)?;
     if status == SetStatus::Available {
         api(pool.forget_checksum_errors(&name))?;
@@ -436,11 +439,7 @@ pub(super) async fn resize<D: Disk>(c: Context<D>, name: String, size: u64) -> R
     let looked = Arc::clone(&c.volumes);
     let shown = name.clone();
     let grown = c.run(async move |c| {
-        restores::refuse(&c, &name)?;
-        stagings::refuse_replaced(&c, &name)?;
-        let (pool_name, pool) = c.pool_of(&name)?;
-        refuse_remains(&pool, &name)?;
-        refuse_protected(&pool, &name)?;
+        let (pool_name, pool) = changeable(&c, &name)?;
         let VolumeInfo { id, size: now, .. } = api(pool.volume(&name))?;
         if size > now {
             refuse_oversized((&pool_name, &pool), size)?;
@@ -508,14 +507,9 @@ async fn leave_snapshots<D: Disk>(
     if query.snapshots {
         return Err(conflict("a volume's snapshots are deleted with it or live on, not both"));
     }
-    restores::refuse(c, name)?;
-    stagings::refuse_replaced(c, name)?;
-    let (_, pool) = c.pool_of(name)?;
-    refuse_remains(&pool, name)?;
-    refuse_protected(&pool, name)?;
+    let (_, pool) = changeable(c, name)?;
     let VolumeInfo { id, attributes, .. } = api(pool.volume(name))?;
-    let passing: Vec<_> = passing_snapshots(&attributes).collect();
-    if !api(pool.snapshots(Some(name)))?.iter().any(|snapshot| !passing.contains(&&*snapshot.name)) {
+    if api(pool.snapshots(Some(name)))?.iter().all(|snapshot| is_passing(&attributes, &snapshot.name)) {
         return Err(conflict(format!("the volume '{name}' has no snapshot that could live on"))
             .with_hint("delete it without keeping snapshots, or take one first"));
     }

@@ -34,7 +34,7 @@ export const types = {
           { label: 'Volumes', numeric: true, cell: (type) => h('a', { href: to('volumes', undefined, { type: type.name }) }, type.volumes) },
           { label: 'Actions', hidden: true, class: 'act', cell: (type) => actions(type.name, [
             { label: 'Edit…', work: () => editType(type, names) },
-            { label: 'Delete…', bad: true, work: () => removeType(type) },
+            { label: 'Delete…', bad: true, work: () => remove('type', type.name, path`/v1/types/${type.name}`) },
           ]) },
         ],
       }),
@@ -50,7 +50,7 @@ export const types = {
           { label: 'Types', cell: (rule) => rule.types.join(', ') || '–' },
           { label: 'Actions', hidden: true, class: 'act', cell: (rule) => actions(rule.name, [
             { label: 'Edit…', work: () => editRule(rule) },
-            { label: 'Delete…', bad: true, work: () => removeRule(rule) },
+            { label: 'Delete…', bad: true, work: () => remove('rule', rule.name, path`/v1/qos/${rule.name}`) },
           ]) },
         ],
       }));
@@ -89,18 +89,6 @@ function editType(type, rules) {
   });
 }
 
-function removeType({ name }) {
-  confirm({
-    title: `Delete type ${name}`,
-    warn: 'This cannot be undone.',
-    submit: 'Delete',
-    async work() {
-      await send(path`/v1/types/${name}`);
-      return `deleted type ${name}`;
-    },
-  });
-}
-
 function editRule(policy) {
   const rule = policy?.rule ?? {};
   ask({
@@ -124,14 +112,14 @@ function editRule(policy) {
   });
 }
 
-function removeRule({ name }) {
+function remove(what, name, at) {
   confirm({
-    title: `Delete rule ${name}`,
+    title: `Delete ${what} ${name}`,
     warn: 'This cannot be undone.',
     submit: 'Delete',
     async work() {
-      await send(path`/v1/qos/${name}`);
-      return `deleted rule ${name}`;
+      await send(at);
+      return `deleted ${what} ${name}`;
     },
   });
 }

@@ -92,6 +92,11 @@ impl Entry {
         Epoch((self.0 >> 72) as u32)
     }
 
+    /// Whether inner nodes have such entries.
+    fn is_inner(self) -> bool {
+        matches!(self.kind(), KIND_HOLE | KIND_ZERO | KIND_NODE | KIND_LOST)
+    }
+
     fn decode(bytes: &[u8]) -> Entry {
         Entry(u128::from_le_bytes(bytes.try_into().expect("sixteen bytes")))
     }
@@ -170,14 +175,21 @@ impl Slot {
     /// Reads a root or an inner entry of 16 bytes.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Slot> {
         let entry = Entry::decode(bytes);
-        let child = match entry.kind() {
-            KIND_HOLE => Child::Hole,
-            KIND_ZERO => Child::Zero,
-            KIND_LOST => Child::Lost,
-            KIND_NODE => Child::Stored(Ptr { addr: entry.block(), crc: entry.crc() }.into()),
-            _ => return Err(Error::new(ErrorKind::Corrupt, "an inner map entry has an unknown kind")),
-        };
-        Ok(Slot { birth: entry.birth(), child })
+        if entry.is_inner() { Ok(Slot::of(entry)) } else { Err(unknown_kind()) }
+    }
+
+    /// What an entry of a kind that inner nodes have stands for.
+    fn of(entry: Entry) -> Slot {
+        let birth = entry.birth();
+        match entry.kind() {
+            KIND_NODE => {
+                let ptr = Ptr { addr: entry.block(), crc: entry.crc() };
+                Slot { birth, child: Child::Stored(ptr.into()) }
+            }
+            KIND_ZERO => Slot { birth, child: Child::Zero },
+            KIND_LOST => Slot { birth, child: Child::Lost },
+            _ => Slot { birth, child: Child::Hole },
+        }
     }
 
     /// The 16 bytes of this entry; fails when its node has no address yet.
@@ -331,16 +343,16 @@ impl Node {
                 format!("the map node in block {} does not match its checksum", ptr.addr),
             ));
         }
-        let chunks = bytes.chunks_exact(ENTRY_BYTES);
+        let entries = bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode);
         if level > 0 {
-            // As many as there will be: a collection of results cannot know that, and would grow and move them.
-            let mut slots = Vec::with_capacity(FANOUT);
-            for chunk in chunks {
-                slots.push(Slot::decode(chunk)?);
+            // All of them before the first becomes a slot, which then needs no way out.
+            if !entries.clone().all(Entry::is_inner) {
+                return Err(unknown_kind());
             }
+            let slots: Vec<Slot> = entries.map(Slot::of).collect();
             return Ok(Node::Inner(Slots::new(slots.try_into().map_err(|_| short_node())?)));
         }
-        let entries: Vec<Entry> = chunks.map(Entry::decode).collect();
+        let entries: Vec<Entry> = entries.collect();
         if entries.iter().any(|e| e.kind() > KIND_LOST || e.kind() == KIND_NODE) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -366,6 +378,10 @@ impl Node {
         }
         Ok(())
     }
+}
+
+fn unknown_kind() -> Error {
+    Error::new(ErrorKind::Corrupt, "an inner map entry has an unknown kind")
 }
 
 fn short_node() -> Error {

@@ -9,7 +9,7 @@ use cairn_cow::{BLOCK_SIZE, ErrorKind, Lsn, Result, VersionId};
 
 use crate::engine::{self, BLOCK_SECTORS, Pool};
 use crate::pattern::ZERO;
-use crate::world::{Ballast, SharedWorld};
+use crate::world::{Ballast, Holes, SharedWorld};
 
 /// Its name.
 pub(crate) const NAME: &str = "ballast";
@@ -23,6 +23,11 @@ const PIECE: u64 = 16;
 const PIECES_A_FLUSH: u64 = 3;
 /// One block in so many is a hole in a pool that has aged.
 const HOLES: u64 = 5;
+/// Pieces that are given back at once at most, ...
+const PIECES_AT_ONCE: u64 = 4;
+/// ... and events until then, and until they are taken again.
+const COMES: u64 = 200;
+const GOES: u64 = 200;
 /// Blocks of it that are looked at after a death.
 const LOOKS: usize = 2;
 
@@ -69,7 +74,7 @@ pub(crate) async fn fill_until(pool: &Pool, world: &SharedWorld, full: impl Fn()
     let id = create(pool).await;
     let blocks = add_until(pool, id, 0, full).await;
     pool.flush().await.unwrap_or_else(|e| panic!("flushing: {e:?}"));
-    world.with(|w| w.ballast = Some(Ballast { id, blocks, holes: false }));
+    world.with(|w| w.ballast = Some(Ballast { id, blocks, holes: None }));
 }
 
 /// Fills the pool until it has room for about `slack` blocks. Those, and the ones that it keeps for itself, are not at its
@@ -87,19 +92,55 @@ pub(crate) async fn fill(pool: &Pool, world: &SharedWorld, slack: u64) {
     // A checkpoint, and what it gives back.
     engine::assert_well(pool).await;
     let has_room = || pool.status().free > (slack + PIECE) * BLOCK_SIZE;
-    add_until(pool, id, first, || !has_room()).await;
+    let end = add_until(pool, id, first, || !has_room()).await;
     pool.flush().await.unwrap_or_else(|e| panic!("flushing: {e:?}"));
-    world.with(|w| w.ballast = Some(Ballast { id, blocks: first, holes: true }));
+    let holes = Holes { passing: (end - first) / PIECE };
+    world.with(|w| w.ballast = Some(Ballast { id, blocks: first, holes: Some(holes) }));
 }
 
-/// Copies more and more of an image in, until the world ends or its disk fails; begins again where the pool is full.
-pub(crate) async fn copy_forever(handle: Handle, pool: Arc<Pool>, world: SharedWorld, rng: Rng) {
-    let Some(ballast @ Ballast { holes: false, .. }) = world.with(|w| w.ballast) else { return };
-    if let Err(e) = copy(&handle, &pool, &world, ballast, rng).await {
-        assert!(world.with(|w| w.excuses(&e)), "copying an image in: {e:?}");
+/// Copies more and more of an image in, or what comes and goes in a pool that has aged, until the world ends or its disk fails.
+pub(crate) async fn work_forever(handle: Handle, pool: Arc<Pool>, world: SharedWorld, rng: Rng) {
+    let Some(ballast) = world.with(|w| w.ballast) else { return };
+    let worked = match ballast.holes {
+        None => copy(&handle, &pool, &world, ballast, rng).await,
+        Some(holes) => come_and_go(&handle, &pool, &world, ballast, holes, rng).await,
+    };
+    if let Err(e) = worked {
+        assert!(world.with(|w| w.excuses(&e)), "working on the ballast: {e:?}");
     }
 }
 
+/// Gives some of what is behind the ballast back, many blocks at once, and takes as much again.
+async fn come_and_go(
+    handle: &Handle,
+    pool: &Pool,
+    world: &SharedWorld,
+    Ballast { id, blocks, .. }: Ballast,
+    Holes { passing }: Holes,
+    mut rng: Rng,
+) -> Result<()> {
+    while passing > 0 && !world.with(|w| w.over) {
+        handle.sleep(rng.below(COMES)).await;
+        let first = rng.below(passing);
+        let pieces = (1 + rng.below(PIECES_AT_ONCE)).min(passing - first);
+        let flushes = rng.chance(1, 2);
+        let at = |piece| blocks + (first + piece) * PIECE;
+        for piece in 0..pieces {
+            fitted(pool.trim(id, at(piece) * BLOCK_SIZE, PIECE * BLOCK_SIZE).await)?;
+            // What one batch has freed can be used again when the next is durable.
+            if flushes {
+                pool.flush().await?;
+            }
+        }
+        handle.sleep(rng.below(GOES)).await;
+        for piece in 0..pieces {
+            fitted(add(pool, id, at(piece)).await)?;
+        }
+    }
+    Ok(())
+}
+
+/// Begins again where the pool is full.
 async fn copy(
     handle: &Handle,
     pool: &Pool,
@@ -125,7 +166,7 @@ async fn copy(
             blocks = kept;
         }
         pool.flush().await?;
-        world.with(|w| w.ballast = Some(Ballast { id, blocks, holes: false }));
+        world.with(|w| w.ballast = Some(Ballast { id, blocks, holes: None }));
     }
     Ok(())
 }
@@ -148,7 +189,7 @@ pub(crate) async fn assert_same(pool: &Pool, Ballast { id, blocks, holes }: Ball
         let sector = block * BLOCK_SECTORS;
         let ids = engine::read(pool, id, sector, 1).await;
         let ids = ids.unwrap_or_else(|e| panic!("reading what nobody works on: {e:?}"));
-        let expected = if holes && block.is_multiple_of(HOLES) { ZERO } else { ID };
+        let expected = if holes.is_some() && block.is_multiple_of(HOLES) { ZERO } else { ID };
         assert_eq!(ids, [Some(expected)], "what nobody works on has changed in sector {sector}");
     }
 }

@@ -11,7 +11,7 @@ use cairn_cow::{Error, ErrorKind, ExtentKind};
 use crate::engine::{self, Pool};
 use crate::oracle::{Contents, Time};
 use crate::pattern::{SECTOR, ZERO};
-use crate::verify::{assert_point_in_order, reconcile};
+use crate::verify::{assert_point_in_order, check_beside, reconcile};
 use crate::world::{Known, Pending, Scale, SharedVolume, SharedWorld, Snapshot};
 
 pub(crate) struct Controller {
@@ -62,7 +62,7 @@ impl Controller {
             68..78 => self.rollback().await,
             78..90 => self.reread_snapshot().await,
             90..97 => self.diff().await,
-            _ => self.check().await,
+            _ => check_beside(&self.pool, &self.world).await,
         }
     }
 
@@ -426,17 +426,6 @@ impl Controller {
         }
         if a == b {
             assert!(extents.is_empty(), "a snapshot differs from itself: {extents:?}");
-        }
-    }
-
-    /// A check beside running I/O finds nothing wrong.
-    async fn check(&mut self) {
-        let report = self.pool.check(false).await;
-        // Where the disk fails it may tell of what cannot be read.
-        if let Some(report) = self.unless_excused("check", report)
-            && !self.world.with(|w| w.is_troubled())
-        {
-            assert_eq!(report.error_count, 0, "{report:#?}");
         }
     }
 }

@@ -1,6 +1,9 @@
 //! A pool that lives, dies and comes back.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_cow::sim::{Fault, Join, Op, Rng, Sim, SimDisk, block_on};
 use cairn_cow::{BLOCK_BYTES, Disk as _, Error, ErrorKind, Pool as AnyPool};
@@ -28,6 +31,10 @@ const MORE_DEATHS: u64 = 3;
 const MORE_EVENTS: u64 = 60;
 /// ... and the moments.
 const MORE_LOOKS: u64 = 2;
+/// The time after which a pool that nobody uses writes a checkpoint, and more.
+const LONG: Duration = Duration::from_secs(3600);
+/// Pieces that a process stores in the memory that outlives it before it dies in the middle of a step, at most.
+const STORES: u64 = 12;
 /// Patience without end.
 const NEVER_FLUSHES: u64 = 1_000_000;
 
@@ -152,7 +159,7 @@ impl Life {
     pub fn work(&mut self) {
         drop(set_to_work(&self.sim, &self.pool, &self.world, &mut self.rng));
         let (handle, pool, world) = (self.sim.handle(), Arc::clone(&self.pool), self.world.clone());
-        drop(self.sim.spawn(ballast::copy_forever(handle, pool, world, self.rng.fork())));
+        drop(self.sim.spawn(ballast::work_forever(handle, pool, world, self.rng.fork())));
         if self.rng.chance(1, 3) {
             self.take_notes();
         }
@@ -169,7 +176,7 @@ impl Life {
             self.take_notes();
         }
         if self.rng.chance(1, 3) {
-            self.begin_a_check();
+            self.begin_a_checkpoint();
         }
         if self.rng.chance(1, 3) {
             drop(set_background(&self.sim, &self.pool, &self.world, &mut self.rng));
@@ -228,13 +235,18 @@ impl Life {
         }
     }
 
-    /// Somebody has the pool checked, which begins with a checkpoint.
-    pub fn begin_a_check(&self) {
+    /// A checkpoint is written, by itself or because somebody has the pool checked, which keeps what is freed meanwhile.
+    pub fn begin_a_checkpoint(&mut self) {
         let (pool, world) = (Arc::clone(&self.pool), self.world.clone());
+        let checked = self.rng.chance(1, 2);
         drop(self.sim.spawn(async move {
-            match pool.check(false).await {
-                Ok(report) => assert_eq!(report.error_count, 0, "{report:#?}"),
-                Err(e) => assert!(world.with(|w| w.excuses(&e)), "check: {e:?}"),
+            if checked {
+                verify::check_beside(&pool, &world).await;
+            } else if let Err(e) = pool.maintain(LONG).await {
+                assert!(
+                    e.kind() == ErrorKind::NoSpace || world.with(|w| w.excuses(&e)),
+                    "a checkpoint: {e:?}"
+                );
             }
         }));
     }
@@ -341,6 +353,30 @@ impl Life {
         look(&mut self.rng, &self.disk, &self.world, failed, thorough)
     }
 
+    /// What would be there if the process died soon, in the middle of a step: before one of the next pieces that it stores in the
+    /// memory that outlives it. The life goes on for so many events at most; nothing is looked at if it stores too little.
+    ///
+    /// # Panics
+    /// With whatever is found wrong.
+    pub fn look_inside_a_step(&mut self, events: u64) -> Tally {
+        if self.disk.syncs_failed() > 0 {
+            // Nobody can write down what nobody has been told of.
+            return Tally::default();
+        }
+        let died = Rc::new(Cell::new(None));
+        let (at, then) = (Rc::clone(&died), self.world.clone());
+        self.disk.if_it_died_after(self.rng.below(STORES), self.rng.fork(), move |disk| {
+            at.set(Some((disk, then.fork())));
+        });
+        for _ in 0..events {
+            if let Some((disk, world)) = died.take() {
+                return look_at(&mut self.rng, (disk, Death::Process), world, false, false);
+            }
+            self.go_on(1);
+        }
+        Tally::default()
+    }
+
     /// What would be read if the pool were stopped now, and its disk then changed behind its back.
     ///
     /// # Panics
@@ -422,7 +458,18 @@ pub(crate) fn look(
     failed: bool,
     thorough: bool,
 ) -> Tally {
-    let (mut disk, mut death) = die(rng, disk, if failed { 2 } else { 4 }, failed);
+    let left = die(rng, disk, if failed { 2 } else { 4 }, failed);
+    look_at(rng, left, world.fork(), failed, thorough)
+}
+
+/// What is there of a pool that has died.
+fn look_at(
+    rng: &mut Rng,
+    (mut disk, mut death): (SimDisk, Death),
+    world: SharedWorld,
+    failed: bool,
+    thorough: bool,
+) -> Tally {
     // After a failed barrier most can go wrong on the way back.
     let nested = if rng.chance(if failed { 4 } else { 1 }, 8) {
         deaths_on_the_way(rng, &mut disk, &mut death)
@@ -433,7 +480,6 @@ pub(crate) fn look(
         // It is empty: setting it up takes longer than all the rest.
         disk.forget_all();
     }
-    let world = world.fork();
     drop(block_on(async move { verify::come_up(disk, &world, death, thorough).await }));
     Tally { nested, ..Tally::state(thorough) }
 }

@@ -48,7 +48,7 @@ pub fn sweep(seed: u64) -> Tally {
             if moment == failing {
                 life.let_a_barrier_fail(4 * EVENTS);
             }
-            go_on(&life, &mut rng, grows);
+            go_on(&mut life, &mut rng, grows);
             if rng.chance(1, 4) {
                 life.look_at_damage();
                 tally.damaged += 1;
@@ -57,6 +57,9 @@ pub fn sweep(seed: u64) -> Tally {
                 tally.add(life.look_beyond());
             }
             tally.add(life.look_further_beyond());
+            if rng.chance(1, 2) {
+                tally.add(life.look_inside_a_step(SOON));
+            }
         }
         let thorough = rng.chance(1, 4);
         life = life.die_and_come_back(thorough);
@@ -97,7 +100,7 @@ pub(crate) fn birth(seed: u64, rng: &mut Rng) -> Birth {
 }
 
 /// To the next moment: any, or one of those at which most is at stake.
-fn go_on(life: &Life, rng: &mut Rng, grows: bool) {
+fn go_on(life: &mut Life, rng: &mut Rng, grows: bool) {
     let events = match rng.below(8) {
         0 if grows => {
             life.go_on_until_it_grows(4 * EVENTS);
@@ -109,11 +112,11 @@ fn go_on(life: &Life, rng: &mut Rng, grows: bool) {
             2
         }
         3 => {
-            life.begin_a_check();
+            life.begin_a_checkpoint();
             SOON
         }
         4 => {
-            life.begin_a_check();
+            life.begin_a_checkpoint();
             life.go_on_until_a_superblock(4 * EVENTS);
             4
         }

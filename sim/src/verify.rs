@@ -179,6 +179,22 @@ fn same_names(pool: &Pool, volumes: &[SharedVolume], ballast: Option<&str>) {
     }
 }
 
+/// A check beside running I/O finds nothing wrong.
+///
+/// # Panics
+/// When it does.
+pub(crate) async fn check_beside(pool: &Pool, world: &SharedWorld) {
+    match pool.check(false).await {
+        // Where the disk fails it may tell of what cannot be read.
+        Ok(report) => {
+            assert!(report.error_count == 0 || world.with(|w| w.is_troubled()), "{report:#?}");
+        }
+        // It holds back what is freed, and gives up before that takes the last room.
+        Err(e) if e.kind() == ErrorKind::Busy && world.with(|w| w.ballast.is_some()) => {}
+        Err(e) => assert!(world.with(|w| w.excuses(&e)), "check: {e:?}"),
+    }
+}
+
 /// Compares a pool at work, and that nobody works on for now, with the world: all that was answered is there.
 pub(crate) async fn compare(pool: &Pool, world: &SharedWorld) {
     let (volumes, now) =

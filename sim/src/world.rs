@@ -76,8 +76,15 @@ pub(crate) struct Ballast {
     pub(crate) id: VersionId,
     /// Blocks that hold what was written there, and were flushed ...
     pub(crate) blocks: u64,
-    /// ... but for some that are holes.
-    pub(crate) holes: bool,
+    /// ... but for some that are holes in a pool that has aged.
+    pub(crate) holes: Option<Holes>,
+}
+
+/// What a pool is like that has aged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holes {
+    /// Pieces behind the ballast that come and go.
+    pub(crate) passing: u64,
 }
 
 /// How much there is at once. What is small is looked at in no time, and shows most of what can go wrong.

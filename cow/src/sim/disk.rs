@@ -23,42 +23,87 @@ const EINVAL: i32 = 22;
 /// real disk would refuse for its alignment is refused here, too.
 #[derive(Debug)]
 pub struct SimBuf {
-    bytes: Vec<u8>,
+    memory: Memory,
     start: usize,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Bytes(Vec<u8>),
+    /// Shared with the disk, and perhaps others, until it is changed: most I/O is of one page, and most pages are only looked at.
+    Page(Page),
+}
+
+thread_local! {
+    static POISONED: Page = Arc::new([POISON; PAGE_BYTES]);
 }
 
 impl Deref for SimBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        match &self.memory {
+            Memory::Bytes(bytes) => bytes,
+            Memory::Page(page) => &**page,
+        }
     }
 }
 
 impl DerefMut for SimBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        match &mut self.memory {
+            Memory::Bytes(bytes) => bytes,
+            Memory::Page(page) => &mut Arc::make_mut(page)[..],
+        }
     }
 }
 
 impl Buf for SimBuf {
     fn split_off(&mut self, at: usize) -> SimBuf {
-        SimBuf { bytes: self.bytes.split_off(at), start: self.start + at }
+        SimBuf { memory: Memory::Bytes(self.bytes().split_off(at)), start: self.start + at }
     }
 
     fn join(&mut self, next: SimBuf) {
-        assert_eq!(
-            self.start + self.bytes.len(),
-            next.start,
-            "only a piece that was split off here can be joined"
-        );
-        self.bytes.extend_from_slice(&next.bytes);
+        assert_eq!(self.start + self.len(), next.start, "only a piece that was split off here can be joined");
+        self.bytes().extend_from_slice(&next);
     }
 }
 
 impl SimBuf {
+    fn new(len: usize) -> SimBuf {
+        let memory = match len {
+            PAGE_BYTES => Memory::Page(POISONED.with(Arc::clone)),
+            _ => Memory::Bytes(vec![POISON; len]),
+        };
+        SimBuf { memory, start: 0 }
+    }
+
+    /// Memory whose length can change.
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        if let Memory::Page(page) = &self.memory {
+            self.memory = Memory::Bytes(page.to_vec());
+        }
+        match &mut self.memory {
+            Memory::Bytes(bytes) => bytes,
+            Memory::Page(_) => unreachable!("it has just become bytes"),
+        }
+    }
+
     fn suits_direct_io(&self) -> bool {
-        self.start.is_multiple_of(PAGE_BYTES) && self.bytes.len().is_multiple_of(PAGE_BYTES)
+        self.start.is_multiple_of(PAGE_BYTES) && self.len().is_multiple_of(PAGE_BYTES)
+    }
+
+    /// What it holds, in pages.
+    fn pages(&self) -> impl Iterator<Item = Page> {
+        let (page, bytes) = match &self.memory {
+            Memory::Bytes(bytes) => (None, &**bytes),
+            Memory::Page(page) => (Some(Arc::clone(page)), &[][..]),
+        };
+        page.into_iter().chain(bytes.chunks_exact(PAGE_BYTES).map(|bytes| {
+            let mut page = [0; PAGE_BYTES];
+            page.copy_from_slice(bytes);
+            Arc::new(page)
+        }))
     }
 }
 
@@ -100,6 +145,7 @@ struct State {
     counts: Counts,
     last_written: Range<u64>,
     rng: Rng,
+    slow_share: u64,
     survivor: SharedSurvivor,
     /// There is memory that outlives the process.
     survives: bool,
@@ -220,6 +266,18 @@ struct Slot {
 struct Pending {
     work: Work,
     slot: Arc<Mutex<Slot>>,
+    /// It takes very long.
+    slow: bool,
+}
+
+/// Of so many operations, [`SimDisk::schedule`] says how many take very long.
+const SLOW_OF: u64 = 64;
+
+/// How many operations wait for the scheduler.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Waiting {
+    pub(super) quick: usize,
+    pub(super) slow: usize,
 }
 
 impl SimDisk {
@@ -245,6 +303,7 @@ impl SimDisk {
             counts: Counts::default(),
             last_written: 0..0,
             rng: Rng::new(0),
+            slow_share: 0,
             survivor: SharedSurvivor::default(),
             survives: true,
             death: None,
@@ -391,11 +450,12 @@ impl SimDisk {
         self.state.lock().store.unsynced_pages()
     }
 
-    /// Operations now wait for a scheduler, and the disk's own choices follow `rng`.
-    pub(super) fn schedule(&self, rng: Rng) {
+    /// Operations now wait for a scheduler, and the disk's own choices follow `rng`; of 64 operations so many take very long.
+    pub(super) fn schedule(&self, rng: Rng, slow_share: u64) {
         let mut state = self.state.lock();
         state.power = Power::Scheduled;
         state.rng = rng;
+        state.slow_share = slow_share;
     }
 
     /// No operation completes any more; those in flight stay so.
@@ -404,15 +464,21 @@ impl SimDisk {
     }
 
     /// How many operations wait for [`SimDisk::complete`].
-    pub(super) fn pending(&self) -> usize {
+    pub(super) fn waiting(&self) -> Waiting {
         let state = self.state.lock();
-        if state.power == Power::Scheduled { state.pending.len() } else { 0 }
+        if state.power != Power::Scheduled {
+            return Waiting::default();
+        }
+        let slow = state.pending.iter().filter(|pending| pending.slow).count();
+        Waiting { quick: state.pending.len() - slow, slow }
     }
 
-    /// Carries out the waiting operation at `index`, in order of issue.
-    pub(super) fn complete(&self, index: usize) {
+    /// Carries out the waiting operation at `index` of the slow or of the quick ones, in order of issue.
+    pub(super) fn complete(&self, index: usize, slow: bool) {
         let mut state = self.state.lock();
-        let Pending { work, slot } = state.pending.remove(index);
+        let mut places = (0..state.pending.len()).filter(|&at| state.pending[at].slow == slow);
+        let at = places.nth(index).unwrap_or_else(|| unreachable!("the scheduler counted them"));
+        let Pending { work, slot, .. } = state.pending.remove(at);
         let outcome = state.carry_out(work);
         drop(state);
         let mut slot = slot.lock();
@@ -433,7 +499,7 @@ impl Disk for SimDisk {
     type Buf = SimBuf;
 
     fn alloc(&self, len: usize) -> SimBuf {
-        SimBuf { bytes: vec![POISON; len], start: 0 }
+        SimBuf::new(len)
     }
 
     async fn read(&self, offset: u64, buf: SimBuf) -> (io::Result<()>, SimBuf) {
@@ -497,7 +563,9 @@ impl<F: FnOnce(&State) -> Work> Future for Operation<'_, F> {
                     return Poll::Ready(state.carry_out(work));
                 }
                 let slot = Arc::new(Mutex::new(Slot { outcome: None, waker: Some(cx.waker().clone()) }));
-                state.pending.push(Pending { work, slot: Arc::clone(&slot) });
+                let share = state.slow_share;
+                let slow = share > 0 && state.rng.chance(share, SLOW_OF);
+                state.pending.push(Pending { work, slot: Arc::clone(&slot), slow });
                 drop(state);
                 self.stage = Stage::Issued(slot);
                 Poll::Pending
@@ -577,6 +645,15 @@ impl State {
         }
         let end = offset + buf.len() as u64;
         let racing = self.in_flight_where(|at, len| at < end && at + len > offset);
+        if let (Memory::Page(page), true) =
+            (&mut buf.memory, racing.is_empty() && effect != Some(Effect::Flip))
+        {
+            match self.store.page(offset / PAGE_SIZE) {
+                Some(stored) => page.clone_from(stored),
+                None => Arc::make_mut(page).fill(0),
+            }
+            return Ok(());
+        }
         for (page, chunk) in (offset / PAGE_SIZE..).zip(buf.chunks_exact_mut(PAGE_BYTES)) {
             match self.store.page(page) {
                 Some(stored) => chunk.copy_from_slice(&**stored),
@@ -609,18 +686,14 @@ impl State {
         }
         self.last_written = offset..offset + total(bufs);
         let error = effect.and_then(Effect::error);
-        let chunks = bufs.iter().flat_map(|buf| buf.chunks_exact(PAGE_BYTES));
-        for (page, chunk) in (offset / PAGE_SIZE..).zip(chunks) {
-            let mut contents = Arc::new([0; PAGE_BYTES]);
-            let page_now = Arc::make_mut(&mut contents);
-            if error.is_some() {
-                if let Some(stored) = self.store.page(page) {
-                    page_now.copy_from_slice(&**stored);
-                }
-                mix(page_now, chunk, &mut self.rng);
+        for (page, written) in (offset / PAGE_SIZE..).zip(bufs.iter().flat_map(SimBuf::pages)) {
+            let contents = if error.is_some() {
+                let mut torn = self.store.page(page).map_or([0; PAGE_BYTES], |stored| **stored);
+                mix(&mut torn, &*written, &mut self.rng);
+                Arc::new(torn)
             } else {
-                page_now.copy_from_slice(chunk);
-            }
+                written
+            };
             self.store.write(page, contents);
         }
         error.map_or(Ok(()), Err)
@@ -671,12 +744,8 @@ impl State {
             if !offset.is_multiple_of(PAGE_SIZE) || !bufs.iter().all(SimBuf::suits_direct_io) {
                 continue;
             }
-            let chunks = bufs.iter().flat_map(|buf| buf.chunks_exact(PAGE_BYTES));
-            for (page, chunk) in (offset / PAGE_SIZE..).zip(chunks) {
-                let mut contents = [0; PAGE_BYTES];
-                contents.copy_from_slice(chunk);
-                all.push(InFlight { page, contents: Arc::new(contents) });
-            }
+            let pages = bufs.iter().flat_map(SimBuf::pages);
+            all.extend((offset / PAGE_SIZE..).zip(pages).map(|(page, contents)| InFlight { page, contents }));
         }
         all
     }

@@ -11,12 +11,16 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::Mutex;
 
+use super::disk::Waiting;
 use super::{Rng, SimDisk};
 
 /// Events without any I/O after which a run counts as stuck: far more than any real work between two operations.
 const LIVELOCK_EVENTS: u64 = 2_000_000;
 /// Jumps of the clock in a row without any I/O after which a run counts as stuck: only timers still fire.
 const LIVELOCK_JUMPS: u64 = 20_000;
+
+/// Choices of which one falls on an I/O that takes very long.
+const PATIENCE_WITH_SLOW: u64 = 64;
 
 type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -45,6 +49,8 @@ struct Core {
     io_share: u64,
     /// Of 8 choices of an I/O, how many fall on the newest: what was asked for long ago waits on behind all that comes later.
     newest_share: u64,
+    /// Of 64 I/Os, how many take so long that most of what comes later is done before them.
+    slow_share: u64,
     tasks: RefCell<BTreeMap<u64, Task>>,
     next_task: Cell<u64>,
     ready: Arc<Mutex<Vec<u64>>>,
@@ -89,6 +95,7 @@ enum Event {
     Io {
         disk: usize,
         index: usize,
+        slow: bool,
     },
     /// Nothing to do before this time.
     Jump(u64),
@@ -102,20 +109,22 @@ impl Sim {
         let mut rng = Rng::new(seed);
         let io_share = 1 + rng.below(7);
         let newest_share = [0, 0, 7, 8][rng.index(4)];
-        Sim::with(seed, Some(rng), io_share, newest_share)
+        let slow_share = [0, 1, 4, 12][rng.index(4)];
+        Sim::with(seed, Some(rng), io_share, newest_share, slow_share)
     }
 
     /// A world without surprises: tasks in the order of their wakes, then I/O in the order of issue.
     pub fn in_order() -> Sim {
-        Sim::with(0, None, 0, 0)
+        Sim::with(0, None, 0, 0, 0)
     }
 
-    fn with(seed: u64, rng: Option<Rng>, io_share: u64, newest_share: u64) -> Sim {
+    fn with(seed: u64, rng: Option<Rng>, io_share: u64, newest_share: u64, slow_share: u64) -> Sim {
         let core = Core {
             seed,
             rng: RefCell::new(rng),
             io_share,
             newest_share,
+            slow_share,
             tasks: RefCell::default(),
             next_task: Cell::new(0),
             ready: Arc::default(),
@@ -133,7 +142,7 @@ impl Sim {
     /// The disk's operations complete when this world says so.
     pub fn attach(&self, disk: &SimDisk) {
         let rng = self.core.rng.borrow_mut().as_mut().map_or_else(|| Rng::new(0), Rng::fork);
-        disk.schedule(rng);
+        disk.schedule(rng, self.core.slow_share);
         self.core.disks.borrow_mut().push(disk.clone());
     }
 
@@ -280,12 +289,12 @@ impl Core {
                 assert!(busy, "{}", self.stuck("livelock: tasks run without any I/O"));
                 self.poll(task);
             }
-            Event::Io { disk, index } => {
+            Event::Io { disk, index, slow } => {
                 self.count(((index as u64) << 16 | disk as u64) << 1 | 1);
                 self.since_io.set(0);
                 self.jumps.set(0);
                 let disk = self.disks.borrow()[disk].clone();
-                disk.complete(index);
+                disk.complete(index, slow);
             }
             Event::Jump(time) => {
                 self.clock.set(time);
@@ -308,33 +317,33 @@ impl Core {
     fn choose(&self) -> Event {
         let mut ready = self.ready.lock();
         let disks = self.disks.borrow();
-        let pending: Vec<usize> = disks.iter().map(SimDisk::pending).collect();
-        let in_flight: usize = pending.iter().sum();
-        if ready.is_empty() && in_flight == 0 {
-            let next = self.sleepers.borrow().iter().map(|&(until, _)| until).min();
-            return next.map_or(Event::Stuck, Event::Jump);
+        let waiting: Vec<Waiting> = disks.iter().map(SimDisk::waiting).collect();
+        let quick: usize = waiting.iter().map(|w| w.quick).sum();
+        let all_slow: usize = waiting.iter().map(|w| w.slow).sum();
+        let next = || self.sleepers.borrow().iter().map(|&(until, _)| until).min();
+        if ready.is_empty() && quick + all_slow == 0 {
+            return next().map_or(Event::Stuck, Event::Jump);
         }
         let mut rng = self.rng.borrow_mut();
-        let mut index = match rng.as_mut() {
-            None if !ready.is_empty() => return Event::Task(ready.remove(0)),
-            None => 0,
-            Some(rng) => {
-                let io = ready.is_empty() || (in_flight > 0 && rng.chance(self.io_share, 8));
-                if !io {
-                    let index = rng.index(ready.len());
-                    return Event::Task(ready.swap_remove(index));
-                }
-                let newest = rng.chance(self.newest_share, 8);
-                if newest { in_flight - 1 } else { rng.index(in_flight) }
-            }
+        let Some(rng) = rng.as_mut() else {
+            return match ready.is_empty() {
+                false => Event::Task(ready.remove(0)),
+                true => in_order(&waiting, false, 0),
+            };
         };
-        for (disk, &count) in pending.iter().enumerate() {
-            if index < count {
-                return Event::Io { disk, index };
-            }
-            index -= count;
+        let slow = all_slow > 0 && rng.chance(1, PATIENCE_WITH_SLOW);
+        let in_flight = if slow { all_slow } else { quick };
+        let io = in_flight > 0 && (ready.is_empty() || rng.chance(self.io_share, 8));
+        if !io && !ready.is_empty() {
+            let index = rng.index(ready.len());
+            return Event::Task(ready.swap_remove(index));
         }
-        Event::Stuck
+        if !io {
+            // Time goes by.
+            return next().map_or_else(|| in_order(&waiting, true, 0), Event::Jump);
+        }
+        let newest = rng.chance(self.newest_share, 8);
+        in_order(&waiting, slow, if newest { in_flight - 1 } else { rng.index(in_flight) })
     }
 
     fn poll(&self, id: u64) {
@@ -366,6 +375,18 @@ impl Core {
         let tasks: Vec<u64> = self.tasks.borrow().keys().copied().collect();
         format!("{what} (seed {}, after {} events, tasks {tasks:?})", self.seed, self.events.get())
     }
+}
+
+/// The I/O of this number among the slow or the quick ones of all disks.
+fn in_order(waiting: &[Waiting], slow: bool, mut index: usize) -> Event {
+    for (disk, waiting) in waiting.iter().enumerate() {
+        let count = if slow { waiting.slow } else { waiting.quick };
+        if index < count {
+            return Event::Io { disk, index, slow };
+        }
+        index -= count;
+    }
+    Event::Stuck
 }
 
 struct JoinState<T> {

@@ -49,7 +49,7 @@ pub fn sweep(seed: u64) -> Tally {
                 life.let_a_barrier_fail(4 * EVENTS);
             }
             go_on(&mut life, &mut rng, grows);
-            if rng.chance(1, 4) {
+            if rng.chance(1, 8) {
                 life.look_at_damage();
                 tally.damaged += 1;
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cairn_cow::sim::{Fault, Join, Op, Rng, Sim, SimDisk, block_on};
 use cairn_cow::{BLOCK_BYTES, Disk as _, Error, ErrorKind, Pool as AnyPool};
 
-use crate::engine::{self, Pool, SUPERBLOCKS, create, options};
+use crate::engine::{self, JOURNAL, Pool, SUPERBLOCKS, create, options};
 use crate::note::Form;
 use crate::tally::Tally;
 use crate::world::{Death, Scale, SharedWorld};
@@ -35,6 +35,8 @@ const MORE_LOOKS: u64 = 2;
 const LONG: Duration = Duration::from_secs(3600);
 /// Pieces that a process stores in the memory that outlives it before it dies in the middle of a step, at most.
 const STORES: u64 = 12;
+/// Notes that fill the journal more than once.
+const BURST: u64 = 150;
 /// Patience without end.
 const NEVER_FLUSHES: u64 = 1_000_000;
 
@@ -77,6 +79,8 @@ pub struct Life {
     sim: Sim,
     pool: Arc<Pool>,
     world: SharedWorld,
+    /// Somebody takes notes: there must not be two of them.
+    notes: bool,
     digest: u64,
 }
 
@@ -95,7 +99,7 @@ impl Life {
             Size::Small => Scale::SMALL,
             Size::Large => Scale::LARGE,
         };
-        Life { seed, rng, disk, sim, pool, world: SharedWorld::new(scale), digest: 0 }
+        Life { seed, rng, disk, sim, pool, world: SharedWorld::new(scale), notes: false, digest: 0 }
     }
 
     /// Fills the pool until it has room for about `slack` blocks, so that what is freed is used again at once.
@@ -184,6 +188,7 @@ impl Life {
     }
 
     fn take_notes(&mut self) {
+        self.notes = true;
         let (pool, world, rng) = (Arc::clone(&self.pool), self.world.clone(), self.rng.fork());
         drop(self.sim.spawn(note::write_forever(self.sim.handle(), pool, world, rng)));
     }
@@ -235,6 +240,35 @@ impl Life {
         }
     }
 
+    /// Somebody takes as many notes as fill the journal; goes on until it is nearly full of what no superblock has told to leave
+    /// out, for so many events at most.
+    ///
+    /// # Panics
+    /// As [`Life::go_on`].
+    pub fn fill_the_journal(&mut self, events: u64) {
+        if !self.notes {
+            self.take_notes();
+        }
+        self.world.with(|w| w.burst = BURST);
+        let (mut last, mut filled) = (self.disk.last_written(), 0);
+        for _ in 0..events {
+            self.go_on(1);
+            let written = self.disk.last_written();
+            if written == last {
+                continue;
+            }
+            if SUPERBLOCKS.contains(&written.start) {
+                filled = 0;
+            } else if JOURNAL.contains(&written.start) {
+                filled += written.end - written.start;
+            }
+            if filled > (JOURNAL.end - JOURNAL.start) / 4 * 3 {
+                return;
+            }
+            last = written;
+        }
+    }
+
     /// A checkpoint is written, by itself or because somebody has the pool checked, which keeps what is freed meanwhile.
     pub fn begin_a_checkpoint(&mut self) {
         let (pool, world) = (Arc::clone(&self.pool), self.world.clone());
@@ -283,7 +317,7 @@ impl Life {
             found.go_on(&known);
             pool
         });
-        Life { seed, rng, disk, sim, pool, world, digest: 0 }
+        Life { seed, rng, disk, sim, pool, world, notes: false, digest: 0 }
     }
 
     /// What would be there if the pool died now, did a little, died again, and so on: what recovery left half done shows

@@ -26,16 +26,32 @@ impl Form {
     /// One of two.
     pub(crate) const LONG: Form = Form { keys: 2, digits: 3000 };
 
+    /// One of as many blocks as a note can take.
+    const LONGEST: Form = Form { keys: KEYS.len(), digits: DIGITS as usize };
+
     pub(crate) fn any(rng: &mut Rng) -> Form {
         let digits = if rng.chance(1, 4) { 20 } else { 20 + rng.below(DIGITS - 20) };
         Form { keys: 1 + rng.index(KEYS.len()), digits: digits as usize }
     }
 }
 
-/// Writes one note after the other until the world ends.
+/// Writes one note after the other until the world ends, long ones without a pause as long as there is a [`World::burst`].
+///
+/// [`World::burst`]: crate::world::World::burst
 pub(crate) async fn write_forever(handle: Handle, pool: Arc<Pool>, world: SharedWorld, mut rng: Rng) {
-    while !world.with(|w| w.over) && write(&pool, &world, Form::any(&mut rng)).await {
-        handle.sleep(rng.below(200)).await;
+    while !world.with(|w| w.over) {
+        let in_burst = world.with(|w| {
+            let left = w.burst;
+            w.burst = left.saturating_sub(1);
+            left > 0
+        });
+        let form = if in_burst { Form::LONGEST } else { Form::any(&mut rng) };
+        if !write(&pool, &world, form).await {
+            return;
+        }
+        if !in_burst {
+            handle.sleep(rng.below(200)).await;
+        }
     }
 }
 

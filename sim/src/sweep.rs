@@ -15,6 +15,8 @@ const DEATHS: u64 = 6;
 const EVENTS: u64 = 120;
 /// ... and from something that was waited for to the next moment.
 const SOON: u64 = 30;
+/// Events in which the journal goes round, about.
+const FLOOD: u64 = 3_000;
 /// Batches that are written before anything else, at most: more than the journal takes.
 const JOURNAL_BATCHES: u64 = 300;
 /// Events before the first moment of a life that is a long one, at most: the journal goes round, and the pool is full.
@@ -101,6 +103,9 @@ pub(crate) fn birth(seed: u64, rng: &mut Rng) -> Birth {
 
 /// To the next moment: any, or one of those at which most is at stake.
 fn go_on(life: &mut Life, rng: &mut Rng, grows: bool) {
+    if rng.chance(1, 24) {
+        life.fill_the_journal(FLOOD);
+    }
     let events = match rng.below(8) {
         0 if grows => {
             life.go_on_until_it_grows(4 * EVENTS);

@@ -110,6 +110,8 @@ pub(crate) struct World {
     pub(crate) ballast: Option<Ballast>,
     /// The number that is on the pool's note, and the one that somebody last wanted there; see [`crate::note`].
     pub(crate) note: (u64, u64),
+    /// Notes that are to be written without a pause.
+    pub(crate) burst: u64,
     /// What the pool may answer because of its disk: nothing as long as that is healthy.
     pub(crate) excuses: &'static [ErrorKind],
     /// Whoever works on the pool is to come to an end.
@@ -192,6 +194,7 @@ impl SharedWorld {
             excuses: &[],
             over: false,
             note: (0, 0),
+            burst: 0,
             patience: 1,
             flushed: 0,
             clock: 0,

@@ -132,6 +132,8 @@ defects! {
     PartsNotMerged,
     /// A write of a part of a block does not look whether the block has changed.
     ChangedBlockMergedOver,
+    /// Zeroes are written to blocks that somebody may take meanwhile.
+    ZeroedUnclaimed,
     /// Blocks of a write that did not happen are not given back.
     AbandonedBlocksLeak,
     /// A write of a part of a block keeps nothing of what was behind it.

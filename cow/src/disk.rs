@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::io;
-use std::ops::DerefMut;
+use std::ops::{DerefMut, Range};
 
 /// An owned range of memory whose address suits direct I/O (4096-aligned at multiples of 4096 from its start).
 pub trait Buf: Send + 'static + DerefMut<Target = [u8]> {
@@ -79,6 +79,14 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes the disk at least `len` bytes long, with the space really allocated; what is new reads as zeroes or,
     /// on a device, as whatever it held. Fails with `StorageFull` when there is no room.
     fn grow(&self, len: u64) -> impl Future<Output = io::Result<()>>;
+
+    /// The first bytes of a range to which writing takes longer than it will the next time, because nothing was ever written
+    /// there: file systems keep note of what of a file was only reserved. The engine writes zeroes there while nobody
+    /// uses the pool. A guess will do.
+    fn unwritten(&self, range: Range<u64>) -> Option<Range<u64>> {
+        let _ = range;
+        None
+    }
 
     /// Memory of `len` bytes that the next process to use this disk will find as this one leaves it, should this one
     /// die: with what the last one left in it, or zeroes. A power loss takes it away. `None` where there is none.

@@ -62,6 +62,7 @@ mod types;
 mod version;
 mod volumes;
 mod write;
+mod zeroing;
 
 pub use attributes::{Attributes, Holder, MAX_ATTRIBUTE_KEY, MAX_ATTRIBUTE_VALUE};
 pub use disk::{Buf, Disk, Survivor};

@@ -1,4 +1,4 @@
-//! What a pool does by itself: flush what nobody flushed, confirm, checkpoint, grow, give back, evict.
+//! What a pool does by itself: flush what nobody flushed, confirm, checkpoint, grow, give back, evict, zero new space.
 
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ struct Duties {
     confirm: bool,
     checkpoint: bool,
     grow: bool,
+    zero: bool,
 }
 
 impl State {
@@ -60,6 +61,7 @@ impl State {
             grow: self.space.segment_count() < limit
                 && (self.data_blocks_free() < ahead || spread)
                 && !self.can_reclaim(),
+            zero: self.is_quiet(elapsed),
         }
     }
 }
@@ -100,6 +102,9 @@ impl<D: Disk> Pool<D> {
                 self.state.lock().reap_hindered += elapsed;
             }
         })?;
+        if duties.zero && !reaping {
+            self.zero_some().await?;
+        }
         Ok(reaping || self.state.lock().can_reclaim())
     }
 

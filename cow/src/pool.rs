@@ -1,6 +1,7 @@
 //! The pool: what opens, closes and owns everything else.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,8 +13,8 @@ use crate::defect::{Defect, planted};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    DEFAULT_SEGMENT_BLOCKS, Geometry, HeaderFault, MAX_POOL_BLOCKS, MAX_SEGMENT_BLOCKS, PoolId, SUPERBLOCKS,
-    peek,
+    DEFAULT_SEGMENT_BLOCKS, Geometry, HeaderFault, JOURNAL_START, MAX_POOL_BLOCKS, MAX_SEGMENT_BLOCKS,
+    PoolId, SUPERBLOCKS, peek,
 };
 use crate::map::Missing;
 use crate::node::{Cell, LEAF_MEMORY, Node, Ptr};
@@ -22,9 +23,10 @@ use crate::space::Space;
 use crate::state::{Blocked, Ring, State};
 use crate::sweep::Parents;
 use crate::sync::{Event, Token, yield_now};
-use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, Lsn, PoolStatus};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn, PoolStatus};
 use crate::version::Versions;
 use crate::write::{LaneQueue, Merging};
+use crate::zeroing::Zeroing;
 
 /// The journal ring of a pool that does not ask for another.
 const DEFAULT_JOURNAL_BYTES: u64 = 64 << 20;
@@ -155,6 +157,8 @@ impl<D: Disk> Pool<D> {
                 checksum_errors: 0,
                 idle: Duration::ZERO,
                 log_age: Duration::ZERO,
+                requests: 0,
+                zeroing: Zeroing::default(),
             }),
             lanes: (0..lanes).map(|_| Mutex::new(LaneQueue::default())).collect(),
             merging: Merging::default(),
@@ -248,13 +252,18 @@ impl<D: Disk> Pool<D> {
         let mut at = 0;
         while at < self.geometry.journal_blocks {
             let blocks = CHUNK_BLOCKS.min(self.geometry.journal_blocks - at);
-            let mut buf = self.disk.alloc((blocks * BLOCK_SIZE) as usize);
-            buf.fill(0);
-            let offset = (crate::format::JOURNAL_START + at) * BLOCK_SIZE;
-            self.disk.write(offset, vec![buf]).await.0.map_err(|e| Error::io("clearing the journal", e))?;
+            let start = BlockAddr(JOURNAL_START + at);
+            self.write_zeroes_to(start, blocks).await.map_err(|e| Error::io("clearing the journal", e))?;
             at += blocks;
         }
         Ok(())
+    }
+
+    /// One write of zeroes to blocks of the pool itself.
+    pub(crate) async fn write_zeroes_to(&self, start: BlockAddr, blocks: u64) -> io::Result<()> {
+        let mut buf = self.disk.alloc((blocks * BLOCK_SIZE) as usize);
+        buf.fill(0);
+        self.disk.write(start.offset(), vec![buf]).await.0
     }
 
     /// Lets the pool grow to `limit` bytes, or no further than that; returns when it is durable. Space that the pool has

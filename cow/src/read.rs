@@ -58,6 +58,7 @@ impl LookUp {
     fn go_on(&mut self, state: &mut State, id: VersionId, offset: u64, len: u64) -> Result<(), Blocked> {
         let LookUp { entries, guard } = self;
         let guard = guard.get_or_insert_with(|| state.space.reader());
+        state.requests += 1;
         let version = state.version(id)?;
         check_range(version.size, offset, len)?;
         let mut at = offset / BLOCK_SIZE + entries.len() as u64;

@@ -8,6 +8,7 @@
 //! every read that began before has ended, so that nobody is served another's bytes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cache::BlockCache;
@@ -227,6 +228,28 @@ impl Space {
             missing -= len;
         }
         Some(runs)
+    }
+
+    /// Hands out the first run of at most `most` free blocks that lies in `blocks`, if there is any.
+    pub(crate) fn take_free(&mut self, blocks: &Range<BlockAddr>, most: u32) -> Option<Run> {
+        let (first, size) = (self.geometry.segment_start(0), u64::from(self.geometry.segment_blocks));
+        let past = |addr: BlockAddr| addr.0.saturating_sub(first.0);
+        let end = past(blocks.end).min(self.segments.len() as u64 * size);
+        let mut at = past(blocks.start);
+        while at < end {
+            let (segment, index) = ((at / size) as usize, (at % size) as u32);
+            let start = segment as u64 * size;
+            let until = (end - start).min(size) as u32;
+            let bits = &self.segments[segment].bits;
+            if let Some(free) = next_bit(bits, index, until, false) {
+                let until = until.min(free + most);
+                let len = next_bit(bits, free, until, true).unwrap_or(until) - free;
+                self.set_bits(segment, free, len);
+                return Some(Run { start: first + start + u64::from(free), len });
+            }
+            at = start + size;
+        }
+        None
     }
 
     /// The segment with the most room that no other lane is filling; any with room when all are taken.

@@ -22,6 +22,7 @@ use crate::survey::{Gone, Why};
 use crate::sweep::Parents;
 use crate::types::{BLOCK_BYTES, BatchSeq, Epoch, Lsn, VersionId};
 use crate::version::{Kind, Version, Versions};
+use crate::zeroing::Zeroing;
 
 /// Blocks that even a small pool keeps back for checkpoints: enough for one large change and two root paths.
 const LEAST_RESERVE: u64 = 320;
@@ -120,6 +121,9 @@ pub(crate) struct State {
     pub(crate) idle: Duration,
     /// ... and how long the oldest record that no batch holds has waited.
     pub(crate) log_age: Duration,
+    /// Reads and writes of data so far.
+    pub(crate) requests: u64,
+    pub(crate) zeroing: Zeroing,
     pub(crate) checkpoints: u64,
     pub(crate) barriers: u64,
     pub(crate) checksum_errors: u64,

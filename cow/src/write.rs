@@ -325,6 +325,7 @@ impl<D: Disk> Pool<D> {
         let mut placed = Vec::with_capacity(batch.len());
         {
             let mut state = self.state.lock();
+            state.requests += 1;
             for (part, done) in batch {
                 let fits = state.data_blocks_free() >= u64::from(part.data_blocks);
                 match fits.then(|| state.space.allocate(lane, part.data_blocks)).flatten() {

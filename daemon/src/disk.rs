@@ -2,7 +2,7 @@
 
 use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use cairn_uring::AlignedBuf;
 use cairn_uring::fs::File;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Whence, lseek};
 use parking_lot::Mutex;
 
@@ -81,6 +82,8 @@ pub struct PoolDisk {
     id: FileId,
     len: AtomicU64,
     device: bool,
+    /// Writing to space that was only reserved takes longer than writing there again.
+    new_is_slow: bool,
     /// Taken where the length is set to a value rather than extended, so that it never shrinks.
     setting_len: Mutex<()>,
     /// Holds the lock; the kernel lets go of it when the process ends, however it ends.
@@ -160,11 +163,15 @@ impl PoolDisk {
         })?;
         let file = File::from_std(file);
         let len = file.len().map_err(|e| format!("cannot tell the size of {shown}: {e}"))?;
+        let new_is_slow = !device && marks_reserved_space(&file);
         let blank = if device { begins_with_zeroes(path) } else { is_all_zeroes(path) };
         let blank = blank.map_err(|e| format!("cannot read {shown}: {e}"))?;
         let found = if blank { Found::Blank { created: !existed } } else { Found::Something };
         let setting_len = Mutex::new(());
-        Ok((PoolDisk { file, id, len: AtomicU64::new(len), device, setting_len, _lock: lock }, found))
+        Ok((
+            PoolDisk { file, id, len: AtomicU64::new(len), device, new_is_slow, setting_len, _lock: lock },
+            found,
+        ))
     }
 
     /// Makes a file empty, so that a pool made in it finds the space it needs or no pool is made. A device stays.
@@ -199,6 +206,12 @@ impl PoolDisk {
     pub fn device_size(&self) -> Option<u64> {
         self.device.then(|| self.len())
     }
+}
+
+/// Whether the file system notes of reserved space that nothing was written there, and takes it back when something is.
+fn marks_reserved_space(file: &File) -> bool {
+    // Those that write elsewhere what is written again gain nothing by the first time.
+    fstatfs(file).is_ok_and(|about| [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC].contains(&about.filesystem_type()))
 }
 
 /// The size of a block device now, and none for a file.
@@ -340,6 +353,21 @@ impl Disk for PoolDisk {
         }
     }
 
+    fn unwritten(&self, range: Range<u64>) -> Option<Range<u64>> {
+        if !self.new_is_slow {
+            return None;
+        }
+        let seek = |at: u64, whence| {
+            lseek(&self.file, at.try_into().map_err(|_| Errno::EINVAL)?, whence).map(i64::cast_unsigned)
+        };
+        let start = seek(range.start, Whence::SeekHole).ok()?;
+        let end = match seek(start, Whence::SeekData) {
+            Err(Errno::ENXIO) => range.end,
+            data => data.ok()?.min(range.end),
+        };
+        (start < end).then_some(start..end)
+    }
+
     fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {
         let path = survivor::path_for(self.id);
         survivor::open(&path, len)
@@ -421,6 +449,26 @@ mod tests {
             disk.grow_sparsely(asked).expect("grows");
             assert_eq!((disk.len(), path.metadata().expect("is there").len()), (is, is));
         }
+    }
+
+    #[test]
+    fn what_was_only_reserved_is_unwritten() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+        let (disk, _) = PoolDisk::open(&folder.path().join("pool"), true).expect("opens");
+        let mut reactor = cairn_uring::Reactor::new(cairn_uring::Config::default()).expect("a reactor");
+        reactor.block_on(async {
+            disk.grow(1 << 20).await.expect("grows");
+            let whole = disk.new_is_slow.then_some(0..1 << 20);
+            assert_eq!(disk.unwritten(0..1 << 20), whole);
+            let (result, _) = disk.write(8192, vec![disk.alloc(4096)]).await;
+            result.expect("is written");
+            let told =
+                [0..1 << 20, 8192..1 << 20, 4096..8192, 8192..12_288].map(|range| disk.unwritten(range));
+            let expected = [Some(0..8192), Some(12_288..1 << 20), Some(4096..8192), None];
+            assert_eq!(told, if disk.new_is_slow { expected } else { [const { None }; 4] });
+            disk.clear().expect("clears");
+            assert_eq!(disk.unwritten(0..0), None);
+        });
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_cow::sim::{Handle, Rng, Sim, SimBuf, SimDisk};
 use cairn_cow::{
@@ -22,6 +23,11 @@ pub const BLOCK_SECTORS: u64 = BLOCK_SIZE / SECTOR;
 pub fn tiny(limit: u64) -> CreateOptions {
     CreateOptions { limit, segment_blocks: Some(64), journal_bytes: Some(1 << 20) }
 }
+
+/// Time that usually passes between two calls for background duties ...
+const BETWEEN_CALLS: Duration = Duration::from_millis(100);
+/// ... and time after which nobody seems to use a pool.
+const A_WHILE: Duration = Duration::from_millis(400);
 
 /// Where superblocks begin: docs/FORMAT.md ...
 pub const SUPERBLOCKS: [u64; 2] = [0, 256 * BLOCK_SIZE];
@@ -60,8 +66,12 @@ pub(crate) async fn maintain(
 ) {
     while !over() {
         handle.sleep(1 + rng.below(300)).await;
-        if let Err(e) = pool.maintain(std::time::Duration::from_millis(100)).await {
-            assert!(e.kind() == ErrorKind::NoSpace || excused(&e), "background duties: {e:?}");
+        // Now and then it seems that nobody has used the pool for a while.
+        let calls = if rng.chance(1, 4) { &[Duration::ZERO, A_WHILE][..] } else { &[BETWEEN_CALLS] };
+        for elapsed in calls {
+            if let Err(e) = pool.maintain(*elapsed).await {
+                assert!(e.kind() == ErrorKind::NoSpace || excused(&e), "background duties: {e:?}");
+            }
         }
     }
 }
@@ -175,11 +185,7 @@ pub async fn contents(pool: &Pool, v: VersionId, size: u64) -> Result<BTreeMap<u
 
 /// Gives back the space of deleted versions, but for those that several others still descend from.
 pub async fn settle(pool: &Pool) {
-    while pool
-        .maintain(std::time::Duration::from_millis(100))
-        .await
-        .unwrap_or_else(|e| panic!("background duties: {e:?}"))
-    {}
+    while pool.maintain(BETWEEN_CALLS).await.unwrap_or_else(|e| panic!("background duties: {e:?}")) {}
 }
 
 /// Checks the pool beside running I/O: there may be blocks that wait to be given back, and nothing is wrong.

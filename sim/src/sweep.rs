@@ -90,6 +90,9 @@ pub(crate) fn birth(seed: u64, rng: &mut Rng) -> Birth {
     };
     let size = if rng.chance(1, 8) { Size::Large } else { Size::Small };
     let mut life = Life::new(seed, rng.fork(), limit, size);
+    if rng.chance(1, 3) {
+        life.have_space_zeroed();
+    }
     match room {
         PLENTY => {}
         GROWS => life.make_it_grow(),

@@ -136,6 +136,8 @@ struct State {
     store: Store,
     /// What [`Disk::grow`] can reach.
     limit: u64,
+    /// It says of all space that it was never written.
+    always_new: bool,
     power: Power,
     pending: Vec<Pending>,
     faults: Vec<Fault>,
@@ -295,6 +297,7 @@ impl SimDisk {
         let state = State {
             store,
             limit,
+            always_new: false,
             power: Power::Immediate,
             pending: Vec::new(),
             faults: Vec::new(),
@@ -314,7 +317,7 @@ impl SimDisk {
     /// The disk after a power loss at this moment; this handle's disk stays as it is. Faults do not carry over.
     pub fn crash(&self, rng: &mut Rng) -> SimDisk {
         let state = self.state.lock();
-        SimDisk::holding(state.store.crash(&state.in_flight(), state.growth_in_flight(), rng), state.limit)
+        state.again_with(state.store.crash(&state.in_flight(), state.growth_in_flight(), rng))
     }
 
     /// How many writes to pages, and growths, a power loss may take away now.
@@ -327,8 +330,7 @@ impl SimDisk {
     /// whether it has reached the disk, whole.
     pub fn crash_keeping(&self, keep: impl FnMut(usize) -> bool) -> SimDisk {
         let state = self.state.lock();
-        let store = state.store.crash_keeping(&state.in_flight(), state.growth_in_flight(), keep);
-        SimDisk::holding(store, state.limit)
+        state.again_with(state.store.crash_keeping(&state.in_flight(), state.growth_in_flight(), keep))
     }
 
     /// The disk after the death of the process that used it, with the memory that outlives that. Faults do not carry
@@ -367,6 +369,11 @@ impl SimDisk {
         let mut state = self.state.lock();
         state.survives = false;
         state.survivor.lock().clear();
+    }
+
+    /// From now on it says of all of its space that it was never written.
+    pub fn be_always_new(&self) {
+        self.state.lock().always_new = true;
     }
 
     /// Adds a rule; of several that fit an operation the first injected one wins.
@@ -521,6 +528,10 @@ impl Disk for SimDisk {
         self.operation(move |_| Work::Grow { len }).await.result
     }
 
+    fn unwritten(&self, range: Range<u64>) -> Option<Range<u64>> {
+        self.state.lock().always_new.then_some(range)
+    }
+
     fn survivor(&self, len: usize) -> Option<Box<dyn Survivor>> {
         let state = self.state.lock();
         if !state.survives {
@@ -585,10 +596,16 @@ impl<F: FnOnce(&State) -> Work> Future for Operation<'_, F> {
 }
 
 impl State {
+    /// The same disk, with what is left of its contents.
+    fn again_with(&self, store: Store) -> SimDisk {
+        let disk = SimDisk::holding(store, self.limit);
+        disk.state.lock().always_new = self.always_new;
+        disk
+    }
+
     /// The disk after the death of the process.
     fn kill(&self, rng: &mut Rng) -> SimDisk {
-        let store = self.store.kill(&self.in_flight(), self.growth_in_flight(), rng);
-        let killed = SimDisk::holding(store, self.limit);
+        let killed = self.again_with(self.store.kill(&self.in_flight(), self.growth_in_flight(), rng));
         killed.state.lock().survivor.lock().clone_from(&self.survivor.lock());
         killed
     }

@@ -241,7 +241,12 @@ impl<D: Disk> Pool<D> {
 
     async fn store_nodes(&self, frozen: &Frozen, fresh: &mut Vec<Run>) -> Result<()> {
         let dirty = self.state.lock().dirty_frozen;
-        for (level, cells) in dirty_nodes(&frozen.versions, dirty).await.into_iter().enumerate() {
+        let levels = dirty_nodes(&frozen.versions, dirty).await;
+        debug_assert!(
+            levels.iter().map(Vec::len).sum::<usize>() as u64 <= dirty,
+            "room was kept for {dirty} only"
+        );
+        for (level, cells) in levels.into_iter().enumerate() {
             let (places, _) = self.allocate_metadata(|_| cells.len(), fresh)?;
             let at_once = if level == 0 { LEAVES_PER_WRITE } else { INNER_PER_WRITE };
             let mut cells = cells.into_iter();

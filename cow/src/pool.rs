@@ -60,11 +60,13 @@ pub struct Options {
     pub map_cache_bytes: u64,
     /// Bytes of data blocks kept in memory; 0 for none.
     pub read_cache_bytes: u64,
+    /// Bytes of records that one batch holds at most, as long as that is less than the journal allows.
+    pub batch_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { lanes: 1, map_cache_bytes: 256 << 20, read_cache_bytes: 64 << 20 }
+        Options { lanes: 1, map_cache_bytes: 256 << 20, read_cache_bytes: 64 << 20, batch_bytes: usize::MAX }
     }
 }
 
@@ -152,6 +154,7 @@ impl<D: Disk> Pool<D> {
                 parents: Parents::default(),
                 reap_hindered: Duration::ZERO,
                 map_cache,
+                batch_bytes: options.batch_bytes,
                 checkpoints: 0,
                 barriers: 0,
                 checksum_errors: 0,

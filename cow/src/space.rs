@@ -17,8 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Geometry, SEGMENT_HEADER_BLOCKS};
 use crate::types::{BatchSeq, BlockAddr};
 
-/// Blocks that one call takes back at most: it holds the pool's lock for some tens of microseconds.
-pub(crate) const RECLAIM_BLOCKS: u32 = 2048;
+/// Blocks that one call takes back at most, in large segments: it holds the pool's lock for some tens of microseconds.
+const RECLAIM_BLOCKS: u32 = 2048;
 
 /// Consecutive blocks of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -413,10 +413,11 @@ impl Space {
         self.limbo.push_back(Bag { seq: BatchSeq(0), generation, runs });
     }
 
-    /// Makes reusable what waits for no batch past `confirmed` and for no reader: up to [`RECLAIM_BLOCKS`] of it.
+    /// Makes reusable what waits for no batch past `confirmed` and for no reader: up to [`RECLAIM_BLOCKS`] or an eighth of a
+    /// segment.
     /// Returns whether there is more.
     pub(crate) fn reclaim(&mut self, confirmed: BatchSeq) -> Result<bool> {
-        let mut room = RECLAIM_BLOCKS;
+        let mut room = RECLAIM_BLOCKS.min(self.geometry.segment_blocks / 8);
         while let Some(bag) = self.limbo.front_mut() {
             let durable = bag.seq <= confirmed || planted(Defect::FreedBeforeDurable);
             let unread = Arc::get_mut(&mut bag.generation).is_some() || planted(Defect::FreedUnderReaders);
@@ -618,7 +619,7 @@ mod tests {
             let before = s.free();
             let more = s.reclaim(BatchSeq(1)).unwrap();
             calls += 1;
-            assert!(s.free() - before <= u64::from(RECLAIM_BLOCKS));
+            assert!(s.free() - before <= 512);
             assert_eq!(s.limbo_blocks(), total - s.free());
             assert_eq!(s.freeze().without.iter().map(|r| u64::from(r.len)).sum::<u64>(), s.limbo_blocks());
             assert_eq!(more, s.can_reclaim(BatchSeq(1)));
@@ -626,7 +627,7 @@ mod tests {
                 break;
             }
         }
-        assert_eq!((s.free(), calls), (total, 10_000_u32.div_ceil(RECLAIM_BLOCKS)));
+        assert_eq!((s.free(), calls), (total, 10_000_u32.div_ceil(512)));
         assert!([first, last].into_iter().all(|addr| !cache.get(addr, &mut out)), "before it is reused");
     }
 

@@ -117,6 +117,8 @@ pub(crate) struct State {
     pub(crate) reap_hindered: Duration,
     /// Bytes that map nodes may take in memory.
     pub(crate) map_cache: usize,
+    /// Bytes of records that one batch may hold, unless the ring allows less.
+    pub(crate) batch_bytes: usize,
     /// How long, by what maintain is told, no record was appended ...
     pub(crate) idle: Duration,
     /// ... and how long the oldest record that no batch holds has waited.
@@ -237,10 +239,11 @@ impl State {
         self.ring.pos - self.ring.tail + batch_blocks(self.log.len()) <= self.geometry.journal_blocks
     }
 
-    /// Bytes of records that one batch may hold, so that it takes a sixteenth of the ring: one block is for its header and
-    /// for growth, whose records nobody admits.
+    /// Bytes of records that one batch may hold, so that it takes a sixteenth of the ring at most: one block is for its header
+    /// and for growth, whose records nobody admits.
     pub(crate) fn batch_limit(&self) -> usize {
-        (self.geometry.journal_blocks as usize / 16).saturating_sub(1) * BLOCK_BYTES
+        let ring = (self.geometry.journal_blocks as usize / 16).saturating_sub(1) * BLOCK_BYTES;
+        ring.min(self.batch_bytes)
     }
 
     /// Whether a step that appends up to `bytes` of records and changes the map may go on.

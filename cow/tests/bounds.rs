@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 const LEAF: u64 = MIB;
 
 /// Map nodes get as little memory as there can be.
-const TIGHT: Options = Options { lanes: 1, map_cache_bytes: 0, read_cache_bytes: 0 };
+const TIGHT: Options = Options { lanes: 1, map_cache_bytes: 0, read_cache_bytes: 0, batch_bytes: usize::MAX };
 
 /// A pool with a volume of so many leaves, each of which maps one block of zeroes, and none of which is in memory.
 fn leaves_on_disk(leaves: u64) -> (SimDisk, Arc<Pool>, VersionId) {

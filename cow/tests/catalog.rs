@@ -270,6 +270,27 @@ fn what_was_answered_is_there_after_any_crash() {
     });
 }
 
+/// A checkpoint that began before the change does not hold it.
+#[test]
+fn a_limit_is_durable_though_a_checkpoint_was_under_way() {
+    for_each_seed(60, |seed| {
+        let mut rng = Rng::new(seed);
+        let disk = SimDisk::file(64 << 20);
+        let sim = engine::world(seed, &disk);
+        let pool = sim.run(engine::create(disk.clone(), 8 << 20)).expect("a pool");
+        let other = Arc::clone(&pool);
+        drop(sim.spawn(async move { other.set_limit(12 << 20).await.expect("a limit") }));
+        while pool.status().limit == 8 << 20 {
+            assert!(sim.run_events(1));
+        }
+        sim.run_events(rng.below(12));
+        sim.run(async move { pool.set_limit(16 << 20).await }).expect("a limit");
+        let left = disk.crash(&mut rng);
+        sim.stop();
+        assert_eq!(reopened(&left, seed).1.status().limit, 16 << 20);
+    });
+}
+
 #[test]
 fn the_catalog_does_not_grow_past_the_reserve() {
     let disk = SimDisk::file(64 << 20);

@@ -156,7 +156,8 @@ mod tests {
     fn a_check_is_cancelled_between_two_steps_and_there_is_one_at_a_time() {
         let mut reactor = Reactor::new(Config::default()).expect("a reactor");
         let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
-        let options = Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20 };
+        let options =
+            Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20, ..Options::default() };
         reactor.block_on(async {
             let pool = Pool::create(SimDisk::file(1 << 30), [7; 16], create, options).await.expect("a pool");
             let version = pool.create_volume("v", 1 << 30, "").await.expect("a volume").id;

@@ -167,6 +167,7 @@ impl Daemon {
             lanes: reactors.len(),
             map_cache_bytes: config.runtime.map_cache,
             read_cache_bytes: config.runtime.read_cache,
+            ..Options::default()
         };
         let events = Arc::<Events>::default();
         let keeper = Arc::new(PoolKeeper::new(first.clone(), options, Arc::clone(&events)));

@@ -153,7 +153,12 @@ mod tests {
         reactor.block_on(async {
             let disk = SimDisk::file(1 << 30);
             let create = CreateOptions { limit: 1 << 30, journal_bytes: None, segment_blocks: None };
-            let options = Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20 };
+            let options = Options {
+                lanes: 1,
+                map_cache_bytes: 1 << 20,
+                read_cache_bytes: 1 << 20,
+                ..Options::default()
+            };
             let pool = Pool::create(disk.clone(), [7; 16], create, options).await.expect("a pool");
             f(disk, &pool).await;
         });

@@ -46,7 +46,7 @@ fn buffer(len: usize) -> SimBuf {
 
 /// Few lanes and a cache so small that map nodes are evicted.
 pub fn options() -> Options {
-    Options { lanes: 2, map_cache_bytes: 256 << 10, read_cache_bytes: 64 << 10 }
+    Options { lanes: 2, map_cache_bytes: 256 << 10, read_cache_bytes: 64 << 10, ..Options::default() }
 }
 
 /// Does the pool's background duties until the world ends. On a healthy disk nothing but a lack of room may hinder

@@ -8,7 +8,7 @@ use cairn_cow::sim::{Rng, SimDisk};
 use cairn_cow::{Error, ErrorKind, ExtentKind, Pool as AnyPool, VersionId};
 
 use crate::ballast;
-use crate::engine::{self, BLOCK_SECTORS, Pool, options};
+use crate::engine::{self, BLOCK_SECTORS, Pool};
 use crate::note;
 use crate::oracle::{Contents, Time, assert_allowed};
 use crate::pattern::{SECTOR, ZERO};
@@ -43,7 +43,8 @@ pub(crate) async fn come_up(
     death: Death,
     thorough: bool,
 ) -> (Arc<Pool>, Found) {
-    let pool = AnyPool::open(disk, options()).await.unwrap_or_else(|e| panic!("reopening: {e:?}"));
+    let options = world.with(|w| w.scale.options());
+    let pool = AnyPool::open(disk, options).await.unwrap_or_else(|e| panic!("reopening: {e:?}"));
     let found = verify(&pool, world, death).await;
     if thorough {
         engine::settle(&pool).await;

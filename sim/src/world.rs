@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use cairn_cow::{Error, ErrorKind, VersionId};
+use cairn_cow::{Error, ErrorKind, Options, VersionId};
 
+use crate::engine;
 use crate::oracle::{Contents, History, Time};
 use crate::pattern::SECTOR;
 
@@ -94,11 +95,20 @@ pub(crate) struct Scale {
     pub(crate) most_snapshots: usize,
     /// Sectors of a place that writers write to.
     pub(crate) hot: u64,
+    /// Bytes of records in one batch: with few, writers often wait for the batch before.
+    pub(crate) batch_bytes: usize,
 }
 
 impl Scale {
-    pub(crate) const SMALL: Scale = Scale { most_volumes: 2, most_snapshots: 2, hot: 24 };
-    pub(crate) const LARGE: Scale = Scale { most_volumes: 4, most_snapshots: 10, hot: 99 };
+    pub(crate) const SMALL: Scale =
+        Scale { most_volumes: 2, most_snapshots: 2, hot: 24, batch_bytes: 2 << 10 };
+    pub(crate) const LARGE: Scale =
+        Scale { most_volumes: 4, most_snapshots: 10, hot: 99, batch_bytes: usize::MAX };
+
+    /// How a pool is opened that is so large.
+    pub(crate) fn options(self) -> Options {
+        Options { batch_bytes: self.batch_bytes, ..engine::options() }
+    }
 }
 
 /// The oracle's state, shared by all tasks of one life and kept over deaths.

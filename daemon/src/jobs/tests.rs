@@ -34,7 +34,8 @@ fn damaged() -> CheckReport {
 fn on_a_pool<T>(limit: u64, test: impl AsyncFnOnce(Arc<Pool<SimDisk>>) -> T) -> T {
     let mut reactor = Reactor::new(Config::default()).expect("a reactor");
     let create = CreateOptions { limit, journal_bytes: None, segment_blocks: None };
-    let options = Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20 };
+    let options =
+        Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20, ..Options::default() };
     reactor.block_on(async {
         let pool = Pool::create(SimDisk::file(1 << 30), [7; 16], create, options).await.expect("a pool");
         test(pool).await

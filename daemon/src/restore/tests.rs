@@ -135,7 +135,8 @@ struct World {
     restore: Arc<Restore<SimDisk>>,
 }
 
-const OPTIONS: Options = Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20 };
+const OPTIONS: Options =
+    Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 1 << 20, batch_bytes: usize::MAX };
 
 fn settings() -> RestoreSettings {
     RestoreSettings {

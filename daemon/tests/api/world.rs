@@ -31,7 +31,7 @@ use jiff::Timestamp;
 pub(crate) const MIB: u64 = 1 << 20;
 
 pub(crate) fn options() -> Options {
-    Options { lanes: 1, map_cache_bytes: MIB, read_cache_bytes: MIB }
+    Options { lanes: 1, map_cache_bytes: MIB, read_cache_bytes: MIB, ..Options::default() }
 }
 
 /// Disks by their paths, as a file system has them.

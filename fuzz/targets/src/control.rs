@@ -41,7 +41,7 @@ thread_local! {
 }
 
 fn options() -> Options {
-    Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 0 }
+    Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 0, ..Options::default() }
 }
 
 fn on_reactor<T: Send + 'static, F: Future<Output = T> + 'static>(

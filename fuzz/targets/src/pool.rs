@@ -18,7 +18,7 @@ const ROOM: u64 = 32 << 20;
 const BLOCK: usize = BLOCK_SIZE as usize;
 
 fn options() -> Options {
-    Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 0 }
+    Options { lanes: 1, map_cache_bytes: 1 << 20, read_cache_bytes: 0, ..Options::default() }
 }
 
 /// A pool as its process left it.

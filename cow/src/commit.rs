@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{HEADER_BYTES, JOURNAL_START, Kind, seal};
 use crate::pool::Pool;
 use crate::state::State;
+use crate::sync::yield_now;
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn};
 
 /// Bytes of a batch before its first record.
@@ -76,6 +77,10 @@ impl<D: Disk> Pool<D> {
     pub async fn flush_to(&self, lsn: Lsn) -> Result<()> {
         loop {
             let listener = self.committed.listen();
+            if planted(Defect::FlushOneRecordShort) || planted(Defect::FlushNotWaitedFor) {
+                // Whoever tries again until there is room would keep the thread to itself.
+                yield_now().await;
+            }
             let lead = {
                 let mut state = self.state.lock();
                 let short = u64::from(planted(Defect::FlushOneRecordShort));

@@ -217,7 +217,9 @@ impl Space {
                 continue;
             };
             let from = self.lanes[lane].next;
-            let Some((index, len)) = first_free_run(&self.segments[segment].bits, from, missing) else {
+            let Some((index, len)) =
+                first_free_run(&self.segments[segment].bits, from..self.geometry.segment_blocks, missing)
+            else {
                 self.lanes[lane] = Lane { segment: Some(self.choose_segment(lane)?), next: 0 };
                 continue;
             };
@@ -241,9 +243,7 @@ impl Space {
             let start = segment as u64 * size;
             let until = (end - start).min(size) as u32;
             let bits = &self.segments[segment].bits;
-            if let Some(free) = next_bit(bits, index, until, false) {
-                let until = until.min(free + most);
-                let len = next_bit(bits, free, until, true).unwrap_or(until) - free;
+            if let Some((free, len)) = first_free_run(bits, index..until, most) {
                 self.set_bits(segment, free, len);
                 return Some(Run { start: first + start + u64::from(free), len });
             }
@@ -511,13 +511,11 @@ pub(crate) fn mark(bits: &mut [u64], index: u32, len: u32, used: bool) {
     }
 }
 
-/// The first run of clear bits at or after `from`, cut to `max`.
-fn first_free_run(bits: &[u64], from: u32, max: u32) -> Option<(u32, u32)> {
-    let total = bits.len() as u32 * 64;
-    let start = next_bit(bits, from, total, false)?;
-    let end =
-        next_bit(bits, start, total.min(start.saturating_add(max)), true).unwrap_or(total.min(start + max));
-    Some((start, end - start))
+/// The first run of clear bits in `within`, cut to `max`.
+fn first_free_run(bits: &[u64], within: Range<u32>, max: u32) -> Option<(u32, u32)> {
+    let start = next_bit(bits, within.start, within.end, false)?;
+    let end = within.end.min(start.saturating_add(max));
+    Some((start, next_bit(bits, start, end, true).unwrap_or(end) - start))
 }
 
 /// The first bit with this value in `from..to`.
@@ -668,8 +666,8 @@ mod tests {
         let mut bits = vec![u64::MAX; 4];
         bits[0] = !(0b11 << 62);
         bits[1] = !0b1;
-        assert_eq!(first_free_run(&bits, 0, 100), Some((62, 3)));
-        assert_eq!(first_free_run(&bits, 63, 1), Some((63, 1)));
-        assert_eq!(first_free_run(&bits, 65, 100), None);
+        assert_eq!(first_free_run(&bits, 0..256, 100), Some((62, 3)));
+        assert_eq!(first_free_run(&bits, 63..256, 1), Some((63, 1)));
+        assert_eq!(first_free_run(&bits, 65..256, 100), None);
     }
 }

@@ -2,7 +2,6 @@
 //! blocks only, so that what is freed is used again at once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cairn_cow::sim::{Handle, Rng};
 use cairn_cow::{BLOCK_SIZE, ErrorKind, Lsn, Result, VersionId};
@@ -59,7 +58,7 @@ fn went_well<T>(answer: Result<T>) -> bool {
 async fn add_until(pool: &Pool, id: VersionId, mut blocks: u64, full: impl Fn() -> bool) -> u64 {
     while !full()
         && went_well(add(pool, id, blocks).await)
-        && went_well(pool.maintain(Duration::from_millis(100)).await)
+        && went_well(pool.maintain(engine::BETWEEN_CALLS).await)
     {
         blocks += PIECE;
     }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
 
 use cairn_cow::sim::{Rng, SimDisk, block_on};
 use cairn_cow::{
@@ -201,7 +200,7 @@ async fn go_on(pool: &Pool) {
         }
     }
     if pool.flush().await.is_ok() {
-        while pool.maintain(Duration::from_millis(100)).await.unwrap_or(false) {}
+        while pool.maintain(engine::BETWEEN_CALLS).await.unwrap_or(false) {}
     }
 }
 

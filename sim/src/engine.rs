@@ -25,7 +25,7 @@ pub fn tiny(limit: u64) -> CreateOptions {
 }
 
 /// Time that usually passes between two calls for background duties ...
-const BETWEEN_CALLS: Duration = Duration::from_millis(100);
+pub(crate) const BETWEEN_CALLS: Duration = Duration::from_millis(100);
 /// ... and time after which nobody seems to use a pool.
 const A_WHILE: Duration = Duration::from_millis(400);
 

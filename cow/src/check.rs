@@ -9,6 +9,7 @@ use crate::checkpoint::Written;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
+use crate::space::ReadGuard;
 use crate::survey::{Subject, Survey, losses};
 use crate::types::CheckReport;
 
@@ -31,7 +32,7 @@ impl<D: Disk> Pool<D> {
         // The guard keeps what the checkpoint holds in place, so others may follow it while this walk goes on.
         let guard = self.state.lock().space.reader();
         let written = self.checkpoint_from_now().await?;
-        let report = self.check_written(&written, verify_data, progress).await;
+        let report = self.check_written(&guard, &written, verify_data, progress).await;
         drop(guard);
         written.let_go().await;
         report
@@ -40,6 +41,7 @@ impl<D: Disk> Pool<D> {
     /// Checks what a checkpoint holds.
     async fn check_written(
         &self,
+        guard: &ReadGuard,
         written: &Written,
         verify_data: bool,
         progress: impl Fn(u64, u64) -> ControlFlow<()>,
@@ -49,6 +51,7 @@ impl<D: Disk> Pool<D> {
             versions: &written.versions,
             catalog: &written.catalog,
             segments: written.segments.len(),
+            guard,
             verify_data,
         };
         let mut survey = self
@@ -62,7 +65,7 @@ impl<D: Disk> Pool<D> {
         for (segment, used) in written.segments.iter().enumerate() {
             self.compare_space(&mut survey, segment, used);
         }
-        let gone = self.gone(&written.versions, &survey).await?;
+        let gone = self.gone(guard, &written.versions, &survey).await?;
         let (losses, lost_bytes) = losses(&written.versions, &gone);
         Ok(CheckReport {
             versions: written.versions.len(),

@@ -264,12 +264,12 @@ impl<D: Disk> Pool<D> {
     /// journal says is left; everything else in it is marked as lost, so that it stays an error and never reads as
     /// something else.
     async fn read_patched(&self) -> Result<()> {
-        let (versions, dirty) = {
+        let (guard, versions, dirty) = {
             let state = self.state.lock();
             if !state.has_patches {
                 return Ok(());
             }
-            (state.versions.clone(), state.dirty)
+            (state.space.reader(), state.versions.clone(), state.dirty)
         };
         // Only replay patches: whatever is changed meanwhile, all there are can be found in this copy.
         let [leaves, ..] = dirty_nodes(&versions, dirty).await;
@@ -278,8 +278,9 @@ impl<D: Disk> Pool<D> {
             _ => None,
         };
         let leaves = leaves.into_iter().filter_map(|cell| patched(&cell).map(|base| (cell, base)));
+        let guard = &guard;
         let reads = leaves.map(|(cell, base)| async move {
-            match self.read_node(Arc::clone(&cell), base, 0).await {
+            match self.read_node(guard, Arc::clone(&cell), base, 0).await {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     cell.install(base, Node::Leaf(Box::new([Entry::LOST; FANOUT])));
                     Ok(())

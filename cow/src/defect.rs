@@ -108,8 +108,6 @@ defects! {
     FreedBeforeDurable,
     /// Freed blocks are reusable while somebody reads them.
     FreedUnderReaders,
-    /// A node's block may be reused while the node is read.
-    NodeReadUnguarded,
     /// The read cache is not told that a block is used anew.
     CacheNotToldOfReuse,
     /// A volume frees blocks that its snapshots hold.
@@ -158,8 +156,7 @@ defects! {
 
 impl Defect {
     /// Those that need so rare a moment that a minute of simulation finds them by luck only.
-    pub const RARE: &[Defect] =
-        &[Defect::NodeReadUnguarded, Defect::LastBatchVouchesForItself, Defect::TornBatchLeft];
+    pub const RARE: &[Defect] = &[Defect::LastBatchVouchesForItself, Defect::TornBatchLeft];
 }
 
 #[cfg(feature = "mutants")]

@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 
 use crate::cache::BlockCache;
 use crate::codec::Writer;
-use crate::defect::{Defect, planted};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -19,7 +18,7 @@ use crate::format::{
 use crate::map::Missing;
 use crate::node::{Cell, LEAF_MEMORY, Node, Ptr};
 use crate::shadow::{Shadow, shadow_bytes};
-use crate::space::Space;
+use crate::space::{ReadGuard, Space};
 use crate::state::{Blocked, Ring, State};
 use crate::sweep::Parents;
 use crate::sync::{Event, Token, yield_now};
@@ -39,6 +38,12 @@ const FEW_SEGMENTS: u64 = 64;
 /// The smallest segment that a pool gets unless it asks for less.
 const SMALL_SEGMENT_BLOCKS: u64 = 1024;
 
+/// Leaves that stay in memory at least: a quarter of them stays beside inner nodes and changed leaves, one for each of several that
+/// work at once.
+const LEAST_LEAVES: usize = 24;
+/// Changed leaves that wait for a checkpoint, unless the journal has no room for them: with fewer, one would follow the other.
+const LEAST_DIRTY_LEAVES: usize = 128;
+
 /// How a pool is made; none of it can be changed later but the limit.
 #[derive(Clone, Debug)]
 pub struct CreateOptions {
@@ -56,7 +61,7 @@ pub struct CreateOptions {
 pub struct Options {
     /// How many reactors write: each fills segments of its own.
     pub lanes: usize,
-    /// Bytes of map leaves kept in memory.
+    /// Bytes of map leaves kept in memory; a few dozen leaves are in any case.
     pub map_cache_bytes: u64,
     /// Bytes of data blocks kept in memory; 0 for none.
     pub read_cache_bytes: u64,
@@ -119,7 +124,8 @@ impl<D: Disk> Pool<D> {
     pub(crate) fn assemble(disk: D, mut loaded: Loaded, options: &Options) -> Pool<D> {
         let cache = BlockCache::new(options.read_cache_bytes);
         loaded.space.tell_of_reuse(cache.clone());
-        let map_cache = usize::try_from(options.map_cache_bytes).unwrap_or(usize::MAX).max(256 * LEAF_MEMORY);
+        let map_cache = usize::try_from(options.map_cache_bytes).unwrap_or(usize::MAX);
+        let map_cache = map_cache.max(LEAST_LEAVES * LEAF_MEMORY);
         let lanes = options.lanes.max(1);
         Pool {
             disk,
@@ -147,7 +153,7 @@ impl<D: Disk> Pool<D> {
                 dirty_frozen: 0,
                 checkpoint_running: false,
                 has_patches: false,
-                dirty_memory_limit: (map_cache / LEAF_MEMORY / 2) as u64,
+                dirty_memory_limit: (map_cache / LEAF_MEMORY / 2).max(LEAST_DIRTY_LEAVES) as u64,
                 catalog: loaded.catalog,
                 fenced: None,
                 resident: VecDeque::new(),
@@ -340,8 +346,8 @@ impl<D: Disk> Pool<D> {
     }
 
     /// Reads one map node. What does not match is read once more, before what it holds counts as lost: the disk may
-    /// have brought something else than it holds.
-    pub(crate) async fn fetch_node(&self, ptr: Ptr, level: u8) -> Result<Node> {
+    /// have brought something else than it holds. The guard was taken before the pointer was looked up.
+    pub(crate) async fn fetch_node(&self, _guard: &ReadGuard, ptr: Ptr, level: u8) -> Result<Node> {
         let mut tried = false;
         loop {
             let (result, block) = self.disk.read(ptr.addr.offset(), self.disk.alloc(BLOCK_BYTES)).await;
@@ -354,8 +360,14 @@ impl<D: Disk> Pool<D> {
     }
 
     /// Reads one map node into its cell.
-    pub(crate) async fn read_node(&self, cell: Arc<Cell>, ptr: Ptr, level: u8) -> Result<()> {
-        let node = self.fetch_node(ptr, level).await.inspect_err(|error| {
+    pub(crate) async fn read_node(
+        &self,
+        guard: &ReadGuard,
+        cell: Arc<Cell>,
+        ptr: Ptr,
+        level: u8,
+    ) -> Result<()> {
+        let node = self.fetch_node(guard, ptr, level).await.inspect_err(|error| {
             self.state.lock().checksum_errors += u64::from(error.kind() == ErrorKind::Corrupt);
         })?;
         let mut state = self.state.lock();
@@ -368,19 +380,14 @@ impl<D: Disk> Pool<D> {
         Ok(())
     }
 
-    pub(crate) async fn load(&self, missing: Missing) -> Result<()> {
-        self.read_node(missing.cell, missing.ptr, missing.level).await
+    pub(crate) async fn load(&self, guard: &ReadGuard, missing: Missing) -> Result<()> {
+        self.read_node(guard, missing.cell, missing.ptr, missing.level).await
     }
 
     /// Sees to what a step waits for, so that it can be tried again. `Conflict` is the caller's own.
     pub(crate) async fn unblock(&self, blocked: Blocked) -> Result<()> {
         match blocked {
-            Blocked::Missing(missing, guard) => {
-                let guard = Some(guard).filter(|_| !planted(Defect::NodeReadUnguarded));
-                let loaded = self.load(missing).await;
-                drop(guard);
-                loaded
-            }
+            Blocked::Missing(missing, guard) => self.load(&guard, missing).await,
             Blocked::Commit => self.flush().await,
             Blocked::Checkpoint => self.checkpoint().await,
             Blocked::Reclaim => {

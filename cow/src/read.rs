@@ -183,13 +183,14 @@ impl<D: Disk> Pool<D> {
             let mut found = LookUp::default();
             self.step(|state| found.go_on(state, id, offset, len)).await?;
             let LookUp { entries, guard } = found;
+            let guard = guard.expect("taken when it was looked up");
             if let Some(at) = entries.iter().position(|e| e.is_lost()) {
                 return Err(self.unreadable(id, offset / BLOCK_SIZE + at as u64, "its map was damaged"));
             }
             if !entries.iter().any(|e| e.is_data()) {
                 return Ok((entries, None));
             }
-            let fault = match self.fetch(afterwards, &entries).await {
+            let fault = match self.fetch(&guard, afterwards, &entries).await {
                 Ok(buf) => return Ok((entries, Some(buf))),
                 Err(fault) => fault,
             };
@@ -220,20 +221,25 @@ impl<D: Disk> Pool<D> {
     }
 
     /// Brings what these entries point to into one buffer: from memory where it is there, else from the disk,
-    /// verified. The caller holds a read guard.
-    async fn fetch(&self, afterwards: Afterwards, entries: &[Entry]) -> Result<D::Buf, Fault> {
+    /// verified. The guard was taken before the entries were looked up.
+    async fn fetch(
+        &self,
+        guard: &ReadGuard,
+        afterwards: Afterwards,
+        entries: &[Entry],
+    ) -> Result<D::Buf, Fault> {
         let mut rest = self.disk.alloc(entries.len() * BLOCK_BYTES);
         if let [entry] = entries {
             if self.cache.as_ref().is_some_and(|cache| cache.get(entry.block(), &mut rest)) {
                 return Ok(rest);
             }
-            return self.fetch_gap(afterwards, 0, entries, rest).await;
+            return self.fetch_gap(guard, afterwards, 0, entries, rest).await;
         }
         let gaps = fill_known(self.cache.as_deref(), entries, &mut rest);
         match gaps[..] {
             [] => return Ok(rest),
             [Gap { start: 0, end }] if end == entries.len() => {
-                return self.fetch_gap(afterwards, 0, entries, rest).await;
+                return self.fetch_gap(guard, afterwards, 0, entries, rest).await;
             }
             _ => {}
         }
@@ -245,7 +251,7 @@ impl<D: Disk> Pool<D> {
             let mut gap = rest.split_off((start - at) * BLOCK_BYTES);
             let tail = gap.split_off((end - start) * BLOCK_BYTES);
             known.push(std::mem::replace(&mut rest, tail));
-            fetches.push(self.fetch_gap(afterwards, start, &entries[start..end], gap));
+            fetches.push(self.fetch_gap(guard, afterwards, start, &entries[start..end], gap));
             at = end;
         }
         let fetched = join_all(fetches, WIDTH).await;
@@ -263,6 +269,7 @@ impl<D: Disk> Pool<D> {
     /// Reads consecutive blocks of the pool into `buf` and verifies them; the first is block `first` of the range.
     async fn fetch_gap(
         &self,
+        _guard: &ReadGuard,
         afterwards: Afterwards,
         first: usize,
         entries: &[Entry],

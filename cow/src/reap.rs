@@ -92,7 +92,7 @@ impl<D: Disk> Pool<D> {
                 }
                 Err(Blocked::Missing(missing, guard)) => {
                     let level = missing.level;
-                    let loaded = self.load(missing).await;
+                    let loaded = self.load(&guard, missing).await;
                     drop(guard);
                     if let Err(error) = loaded {
                         if error.kind() == ErrorKind::Io && self.state.lock().reap_hindered < PATIENCE {

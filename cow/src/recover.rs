@@ -656,15 +656,16 @@ impl<D: Disk> Pool<D> {
             .collect();
         let reads = ways.into_iter().map(|(head, lba)| async move {
             loop {
-                let missing = {
+                let (guard, missing) = {
                     let mut state = self.state.lock();
+                    let guard = state.space.reader();
                     let Ok(version) = state.version(head) else { return };
                     match visit(&mut version.root, lba, |_| ()) {
-                        Err(missing) if missing.level > 0 => missing,
+                        Err(missing) if missing.level > 0 => (guard, missing),
                         _ => return,
                     }
                 };
-                if self.load(missing).await.is_err() {
+                if self.load(&guard, missing).await.is_err() {
                     return;
                 }
             }

@@ -97,11 +97,13 @@ impl Mend {
 pub async fn repair<D: Disk>(disk: D, options: Options, progress: impl Fn(u64, u64)) -> Result<RepairReport> {
     let mut mend = Mend::default();
     let pool = Pool::bring_up(disk, options, Some(&mut mend)).await?;
+    let guard = pool.state.lock().space.reader();
     let written = pool.checkpoint_from_now().await?;
     let subject = Subject {
         versions: &written.versions,
         catalog: &written.catalog,
         segments: written.segments.len(),
+        guard: &guard,
         verify_data: true,
     };
     let (_, in_use) = pool.free_and_used();
@@ -111,7 +113,8 @@ pub async fn repair<D: Disk>(disk: D, options: Options, progress: impl Fn(u64, u
             Ok(())
         })
         .await?;
-    let gone = pool.gone(&written.versions, &survey).await?;
+    let gone = pool.gone(&guard, &written.versions, &survey).await?;
+    drop(guard);
     let report = &mut mend.report;
     report.freed = survey.leaked(&written.segments);
     (report.losses, report.lost_bytes) = losses(&written.versions, &gone);
@@ -129,14 +132,16 @@ pub async fn repair<D: Disk>(disk: D, options: Options, progress: impl Fn(u64, u
 impl<D: Disk> Pool<D> {
     /// Takes what of the maps cannot be read for lost, before the journal is replayed on them.
     pub(crate) async fn lose_what_is_damaged(&self, mend: &mut Mend) -> Result<()> {
-        let (versions, catalog, segments) = {
+        let (guard, versions, catalog, segments) = {
             let state = self.state.lock();
-            (state.versions.clone(), state.catalog.clone(), state.space.segment_count())
+            let segments = state.space.segment_count();
+            (state.space.reader(), state.versions.clone(), state.catalog.clone(), segments)
         };
-        let subject = Subject { versions: &versions, catalog: &catalog, segments, verify_data: false };
+        let subject =
+            Subject { versions: &versions, catalog: &catalog, segments, guard: &guard, verify_data: false };
         let survey = self.survey(subject, |_| Ok(())).await?;
-        let gone = self.gone(&versions, &survey).await?;
-        drop(versions);
+        let gone = self.gone(&guard, &versions, &survey).await?;
+        drop((guard, versions));
         let nodes: Vec<_> = gone.iter().filter(|gone| matches!(gone.why, Why::Node(_))).collect();
         for gone in &nodes {
             self.step(|state| state.lose(gone)).await?;

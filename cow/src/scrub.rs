@@ -111,7 +111,7 @@ impl<D: Disk> Pool<D> {
                         None => None,
                         Some(WayLeaf::Known(entries)) => Some(entries),
                         Some(WayLeaf::Stored(ptr)) => {
-                            let node = self.fetch_node(ptr, 0).await;
+                            let node = self.fetch_node(&guard, ptr, 0).await;
                             // One that is read in parts counts once.
                             let first = at.is_multiple_of(FANOUT as u64) || node.is_err();
                             let node = if first {
@@ -127,7 +127,13 @@ impl<D: Disk> Pool<D> {
                     };
                     // Those above are in memory, and may be damaged on disk for all that.
                     for (ptr, level) in nodes {
-                        self.scrub_node(cursor, &mut step, at, level, self.fetch_node(ptr, level).await);
+                        self.scrub_node(
+                            cursor,
+                            &mut step,
+                            at,
+                            level,
+                            self.fetch_node(&guard, ptr, level).await,
+                        );
                     }
                     cursor.lba = end;
                     if let Some(entries) = entries {
@@ -141,7 +147,7 @@ impl<D: Disk> Pool<D> {
                 }
                 Err(Blocked::Missing(missing, held)) => {
                     let (level, lba) = (missing.level, cursor.lba);
-                    let loaded = self.load(missing).await;
+                    let loaded = self.load(&held, missing).await;
                     drop(held);
                     match loaded {
                         Ok(()) => {}

@@ -26,7 +26,8 @@
 //!
 //! # The fault model
 //! - A write is *in flight* until the scheduler completes it; from then on reads see it, and a crash may lose it until
-//!   a sync that began after its completion has succeeded.
+//!   a sync that began after its completion has succeeded. Nothing else may read or write its place meanwhile, nor a write
+//!   begin where a read is under way: that ends in a panic.
 //! - A power loss ([`SimDisk::crash`]) leaves every 512-byte sector with unsynced writes as it last was durable, as
 //!   any one of those writes made it, or as garbage. A write in flight counts like an unsynced one; a sync in flight
 //!   counts as not done. Growth is lost, too, until a sync.

@@ -10,7 +10,7 @@ use crate::format::SEGMENT_HEADER_BLOCKS;
 use crate::map::MAP_END;
 use crate::node::{Entry, Node, Ptr, ROOT_LEVEL, Slot, entry_span};
 use crate::pool::Pool;
-use crate::space::{Bits, Run, is_set};
+use crate::space::{Bits, ReadGuard, Run, is_set};
 use crate::sync::join_all;
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Loss, LossKind, VersionId};
 use crate::version::{Kind, Versions};
@@ -73,6 +73,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) versions: &'a Versions,
     pub(crate) catalog: &'a [Run],
     pub(crate) segments: usize,
+    /// Keeps all of it in place.
+    pub(crate) guard: &'a ReadGuard,
     /// Read every data block, too.
     pub(crate) verify_data: bool,
 }
@@ -227,7 +229,7 @@ impl<D: Disk> Pool<D> {
             let batch: Vec<Visit> = todo.split_off(todo.len().saturating_sub(WIDTH));
             let batch: Vec<Visit> =
                 batch.into_iter().filter(|v| is_live(v, done) && survey.seen.insert(v.ptr.addr)).collect();
-            let reads = batch.iter().map(|v| self.fetch_node(v.ptr, v.level)).collect();
+            let reads = batch.iter().map(|v| self.fetch_node(subject.guard, v.ptr, v.level)).collect();
             for (visit, node) in batch.iter().zip(join_all(reads, WIDTH).await) {
                 self.refer(survey, visit.ptr.addr, &who);
                 survey.nodes += 1;
@@ -288,7 +290,12 @@ impl<D: Disk> Pool<D> {
 
     /// Who loses what with the blocks that a survey could not read: what one block holds may be part of many versions.
     /// Sorted by version and place.
-    pub(crate) async fn gone(&self, versions: &Versions, survey: &Survey) -> Result<Vec<Gone>> {
+    pub(crate) async fn gone(
+        &self,
+        guard: &ReadGuard,
+        versions: &Versions,
+        survey: &Survey,
+    ) -> Result<Vec<Gone>> {
         let mut gone = Vec::new();
         if !survey.found_damage() {
             return Ok(gone);
@@ -333,7 +340,7 @@ impl<D: Disk> Pool<D> {
                     continue;
                 }
                 *any |= bears;
-                match self.fetch_node(ptr, level).await? {
+                match self.fetch_node(guard, ptr, level).await? {
                     Node::Inner(slots) => {
                         let span = entry_span(level);
                         let lost =

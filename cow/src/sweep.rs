@@ -83,7 +83,7 @@ mod tests {
     fn scans_and_writes_leave_few_places_without_memory() {
         const LEAVES: u64 = 3000;
         const TIGHT: Options =
-            Options { lanes: 1, map_cache_bytes: 0, read_cache_bytes: 0, batch_bytes: usize::MAX };
+            Options { lanes: 1, map_cache_bytes: 2 << 20, read_cache_bytes: 0, batch_bytes: usize::MAX };
         let disk = SimDisk::file(512 << 20);
         block_on(async move {
             let create = CreateOptions { limit: 512 << 20, journal_bytes: None, segment_blocks: None };

@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use cairn_cow::sim::{Handle, Rng};
-use cairn_cow::{Error, ErrorKind, ExtentKind};
+use cairn_cow::{Attributes, Edit as Change, Error, ErrorKind, ExtentKind, NewSnapshots, NewVolume};
 
 use crate::engine::{self, Pool};
 use crate::oracle::{Contents, Time};
 use crate::pattern::{SECTOR, ZERO};
 use crate::verify::{assert_point_in_order, check_beside, reconcile};
-use crate::world::{Known, Pending, Scale, SharedVolume, SharedWorld, Snapshot};
+use crate::world::{Edit, Known, Label, Pending, Scale, SharedVolume, SharedWorld, Snapshot};
 
 pub(crate) struct Controller {
     pool: Arc<Pool>,
@@ -31,6 +31,38 @@ pub(crate) async fn control_forever(handle: Handle, pool: Arc<Pool>, world: Shar
         controller.step().await;
         handle.sleep(controller.rng.below(pause)).await;
     }
+}
+
+/// Limits within one of these have about the same number of segments.
+const LIMIT_STEP: u64 = 256 << 10;
+
+/// The attribute that a label is kept as.
+const KEY: &str = "label";
+
+/// How a label is written down.
+struct Text {
+    described: String,
+    kept: String,
+}
+
+impl Text {
+    fn of(label: Label) -> Text {
+        Text { described: format!("{KEY} {label}"), kept: label.to_string() }
+    }
+
+    fn attributes(&self) -> [(&str, &str); 1] {
+        [(KEY, &self.kept)]
+    }
+}
+
+/// What something is labelled with, 0 for nothing.
+///
+/// # Panics
+/// When it is described with another label than it keeps: they are written at once.
+pub(crate) fn label(description: &str, attributes: &Attributes) -> Label {
+    let described = description.strip_prefix(KEY).map(str::trim_start);
+    assert_eq!(described, attributes.get(KEY), "a label is written as a whole");
+    described.map_or(0, |label| label.parse().unwrap_or_else(|e| panic!("a label is no number: {e}")))
 }
 
 impl Controller {
@@ -57,7 +89,9 @@ impl Controller {
             10..20 if volumes < most_volumes => self.clone_volume().await,
             20..26 => self.delete_volume().await,
             26..32 => self.resize().await,
-            32..55 => self.snapshot().await,
+            32..36 => self.edit().await,
+            36..38 => self.limit().await,
+            38..55 => self.snapshot().await,
             55..68 => self.delete_snapshot().await,
             68..78 => self.rollback().await,
             78..90 => self.reread_snapshot().await,
@@ -152,11 +186,14 @@ impl Controller {
     }
 
     pub(crate) async fn create_volume(&self, name: &str, size: u64) {
-        self.begin(Pending::Create { name: name.to_owned(), size });
-        let answer = self.pool.create_volume(name, size, "").await;
+        let label = self.world.with(|w| w.tick());
+        self.begin(Pending::Create { name: name.to_owned(), size, label });
+        let text = Text::of(label);
+        let new = NewVolume { name, description: &text.described, attributes: &text.attributes() };
+        let answer = self.pool.create_volume_with(new, size).await;
         if let Some(info) = self.answered("creating a volume", answer) {
             assert_eq!((info.name.as_str(), info.size), (name, size));
-            self.world.with(|w| w.add(name, info.id, size, &Contents::new()));
+            self.world.with(|w| w.add(name, info.id, size, label, &Contents::new()));
         }
     }
 
@@ -187,10 +224,13 @@ impl Controller {
         size: u64,
     ) {
         let Known::Exactly(contents) = snapshot.known.clone() else { return };
-        self.begin(Pending::Clone { name: name.to_owned(), size, contents: contents.clone() });
-        let answer = self.pool.clone_volume(source, snapshot_name, name, Some(size)).await;
+        let label = self.world.with(|w| w.tick());
+        self.begin(Pending::Clone { name: name.to_owned(), size, label, contents: contents.clone() });
+        let text = Text::of(label);
+        let new = NewVolume { name, description: &text.described, attributes: &text.attributes() };
+        let answer = self.pool.clone_volume_with(source, snapshot_name, new, Some(size)).await;
         if let Some(info) = self.answered("cloning", answer) {
-            self.world.with(|w| w.add(name, info.id, size, &contents));
+            self.world.with(|w| w.add(name, info.id, size, label, &contents));
         }
     }
 
@@ -247,6 +287,51 @@ impl Controller {
         }
     }
 
+    /// Another label for a volume or a snapshot, and perhaps another name.
+    async fn edit(&mut self) {
+        let volume = self.any_volume();
+        let (of, snapshots) = {
+            let volume = volume.borrow();
+            (volume.name.clone(), volume.snapshots.keys().cloned().collect::<Vec<String>>())
+        };
+        let snapshot = snapshots.get(self.rng.index(2 * snapshots.len().max(1))).cloned();
+        let mut name = snapshot.clone().unwrap_or_else(|| of.clone());
+        if self.rng.chance(1, 3) {
+            let another = self.free_name();
+            if !snapshots.contains(&another) {
+                name = another;
+            }
+        }
+        let label = self.world.with(|w| w.tick());
+        let edit = Edit { volume: of, snapshot, name, label };
+        self.begin(Pending::Edit(edit.clone()));
+        let text = Text::of(label);
+        let attributes = text.attributes().map(|(key, value)| (key, Some(value)));
+        let change =
+            Change { name: Some(&edit.name), description: Some(&text.described), attributes: &attributes };
+        let answer = match &edit.snapshot {
+            Some(snapshot) => self.pool.edit_snapshot(&edit.volume, snapshot, change).await.map(drop),
+            None => self.pool.edit_volume(&edit.volume, change).await.map(drop),
+        };
+        if self.answered("editing", answer).is_some() {
+            self.world.with(|w| w.edited(edit));
+        }
+    }
+
+    /// Another limit, which makes hardly a difference to the room that there is.
+    async fn limit(&mut self) {
+        let (is, wanted) = self.world.with(|w| w.limit);
+        // One that may or may not be there comes first.
+        let limit = if is == wanted { is - is % LIMIT_STEP + self.rng.below(LIMIT_STEP) } else { wanted };
+        let limit = limit.max(self.pool.status().size);
+        self.world.with(|w| w.limit.1 = limit);
+        self.begin(Pending::Nothing);
+        let answer = self.pool.set_limit(limit).await;
+        if self.answered("limiting the pool", answer).is_some() {
+            self.world.with(|w| w.limit.0 = limit);
+        }
+    }
+
     /// Snapshots of one volume, or of all at one point of the log.
     async fn snapshot(&mut self) {
         let mut volumes = vec![self.any_volume()];
@@ -266,7 +351,10 @@ impl Controller {
             self.begin(Pending::Snapshot { asked, of: of.clone() });
         }
         let borrowed: Vec<(&str, &str)> = of.iter().map(|(v, s)| (v.as_str(), s.as_str())).collect();
-        let answer = self.pool.create_snapshots(&borrowed, "").await;
+        let text = Text::of(asked);
+        let (description, attributes) = (&*text.described, &text.attributes()[..]);
+        let answer =
+            self.pool.create_snapshots_with(NewSnapshots { of: &borrowed, description, attributes }).await;
         if taken {
             return self.assert_refused(answer, ErrorKind::Exists);
         }
@@ -278,7 +366,8 @@ impl Controller {
             assert_eq!((&info.volume, &info.name, info.automatic), (&volume.name, &name, false));
             assert_eq!(info.size, volume.size);
             let known = Known::Answered { asked, answered };
-            volume.snapshots.insert(name.clone(), Snapshot { id: info.id, size: info.size, known });
+            let snapshot = Snapshot { id: info.id, size: info.size, label: asked, known };
+            volume.snapshots.insert(name.clone(), snapshot);
         }
         self.learn(volumes, &name, asked, answered).await;
     }
@@ -368,7 +457,8 @@ impl Controller {
                 volume.history.end(sector, id, asked, answered, true);
             }
             let known = Known::Answered { asked, answered };
-            volume.snapshots.insert(kept.name.clone(), Snapshot { id: kept.id, size: kept.size, known });
+            let snapshot = Snapshot { id: kept.id, size: kept.size, label: 0, known };
+            volume.snapshots.insert(kept.name.clone(), snapshot);
         }
         self.learn(&[volume], &kept.name, asked, answered).await;
     }

@@ -36,7 +36,12 @@ pub const JOURNAL: Range<u64> = 512 * BLOCK_SIZE..768 * BLOCK_SIZE;
 
 /// Makes a pool of [`tiny`] pieces on an empty disk.
 pub async fn create(disk: SimDisk, limit: u64) -> Result<Arc<Pool>> {
-    Pool::create(disk, *b"a pool in a test", tiny(limit), options()).await
+    create_with(disk, limit, options()).await
+}
+
+/// The same, used in another way.
+pub(crate) async fn create_with(disk: SimDisk, limit: u64, options: Options) -> Result<Arc<Pool>> {
+    Pool::create(disk, *b"a pool in a test", tiny(limit), options).await
 }
 
 /// Memory for I/O, aligned as every disk wants it.

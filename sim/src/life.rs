@@ -8,7 +8,7 @@ use std::time::Duration;
 use cairn_cow::sim::{Fault, Join, Op, Rng, Sim, SimDisk, block_on};
 use cairn_cow::{BLOCK_BYTES, Disk as _, Error, ErrorKind, Pool as AnyPool};
 
-use crate::engine::{self, JOURNAL, Pool, SUPERBLOCKS, create, options};
+use crate::engine::{self, JOURNAL, Pool, SUPERBLOCKS, create_with, options};
 use crate::note::Form;
 use crate::tally::Tally;
 use crate::world::{Death, Scale, SharedWorld};
@@ -92,14 +92,15 @@ impl Life {
     pub fn new(seed: u64, mut rng: Rng, limit: u64, size: Size) -> Life {
         let disk = SimDisk::file(2 * limit);
         let sim = engine::world(seed, &disk);
-        let pool =
-            sim.run(create(disk.clone(), limit)).unwrap_or_else(|e| panic!("creating the pool: {e:?}"));
-        let rng = rng.fork();
         let scale = match size {
             Size::Small => Scale::SMALL,
             Size::Large => Scale::LARGE,
         };
-        Life { seed, rng, disk, sim, pool, world: SharedWorld::new(scale), notes: false, digest: 0 }
+        let pool = sim
+            .run(create_with(disk.clone(), limit, scale.options()))
+            .unwrap_or_else(|e| panic!("creating the pool: {e:?}"));
+        let (rng, world) = (rng.fork(), SharedWorld::new(scale, limit));
+        Life { seed, rng, disk, sim, pool, world, notes: false, digest: 0 }
     }
 
     /// Space seems to be new at all times, so that the pool zeroes it when nobody seems to use it.

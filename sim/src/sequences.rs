@@ -116,7 +116,7 @@ impl Beginning {
     /// When it cannot be made.
     pub fn new(tight: bool) -> Beginning {
         let disk = SimDisk::file(2 * LIMIT);
-        let world = SharedWorld::new(Scale::SMALL);
+        let world = SharedWorld::new(Scale::SMALL, LIMIT);
         let (made, known, disk_of_the_pool) = (disk.clone(), world.clone(), disk.clone());
         block_on(async move {
             let pool = create(made, LIMIT).await.unwrap_or_else(|e| panic!("creating the pool: {e:?}"));

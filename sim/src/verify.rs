@@ -8,6 +8,7 @@ use cairn_cow::sim::{Rng, SimDisk};
 use cairn_cow::{Error, ErrorKind, ExtentKind, Pool as AnyPool, VersionId};
 
 use crate::ballast;
+use crate::controller::label;
 use crate::engine::{self, BLOCK_SECTORS, Pool};
 use crate::note;
 use crate::oracle::{Contents, Time, assert_allowed};
@@ -60,18 +61,22 @@ pub(crate) async fn verify(pool: &Pool, world: &SharedWorld, death: Death) -> Fo
         world.with(|w| (w.volumes.values().cloned().collect::<Vec<SharedVolume>>(), w.flushed));
     let ballast = world.with(|w| w.ballast);
     note::assert_there(pool, world);
+    let (limit, (answered, asked)) = (pool.status().limit, world.with(|w| w.limit));
+    assert!(limit == answered || limit == asked, "the pool's limit is {limit}, not {answered} or {asked}");
+    world.with(|w| w.limit = (limit, limit));
     same_names(pool, &volumes, ballast.map(|_| ballast::NAME));
     if let Some(there) = ballast {
         ballast::assert_same(pool, there, Rng::new(flushed)).await;
     }
     let mut heads = Vec::new();
     for volume in &volumes {
-        let (name, id, size) = {
+        let (name, id, size, labelled) = {
             let volume = volume.borrow();
-            (volume.name.clone(), volume.id, volume.size)
+            (volume.name.clone(), volume.id, volume.size, volume.label)
         };
         let info = pool.volume(&name).unwrap_or_else(|e| panic!("volume {name} is gone: {e:?}"));
-        assert_eq!((info.id, info.size), (id, size), "volume {name}");
+        let there = (info.id, info.size, label(&info.description, &info.attributes));
+        assert_eq!(there, (id, size, labelled), "volume {name}");
         heads.push(contents(pool, id, size, &name).await);
     }
     // What comes up is a prefix of the log: whatever was answered before the latest thing in it was asked for is there.
@@ -100,7 +105,8 @@ async fn verify_snapshots(pool: &Pool, volumes: &[SharedVolume], flushed: Time) 
         };
         for (name, snapshot) in snapshots {
             let info = pool.snapshot(&of, &name).unwrap_or_else(|e| panic!("{of}@{name} is gone: {e:?}"));
-            assert_eq!((info.id, info.size), (snapshot.id, snapshot.size), "snapshot {of}@{name}");
+            let there = (info.id, info.size, label(&info.description, &info.attributes));
+            assert_eq!(there, (snapshot.id, snapshot.size, snapshot.label), "snapshot {of}@{name}");
             let what = format!("snapshot {of}@{name}");
             let seen = contents(pool, snapshot.id, snapshot.size, &what).await;
             match snapshot.known {
@@ -303,14 +309,25 @@ pub(crate) fn reconcile(pool: &Pool, world: &SharedWorld, at_work: bool) {
     };
     match pending {
         Pending::Nothing => {}
-        Pending::Create { name, size } => {
+        Pending::Create { name, size, label } => {
             if let Ok(info) = pool.volume(&name) {
-                world.with(|w| w.add(&name, info.id, size, &Contents::new()));
+                world.with(|w| w.add(&name, info.id, size, label, &Contents::new()));
             }
         }
-        Pending::Clone { name, size, contents } => {
+        Pending::Clone { name, size, label, contents } => {
             if let Ok(info) = pool.volume(&name) {
-                world.with(|w| w.add(&name, info.id, size, &contents));
+                world.with(|w| w.add(&name, info.id, size, label, &contents));
+            }
+        }
+        Pending::Edit(edit) => {
+            let found = match &edit.snapshot {
+                Some(_) => {
+                    pool.snapshot(&edit.volume, &edit.name).map(|s| label(&s.description, &s.attributes))
+                }
+                None => pool.volume(&edit.name).map(|v| label(&v.description, &v.attributes)),
+            };
+            if found.is_ok_and(|found| found == edit.label) {
+                world.with(|w| w.edited(edit));
             }
         }
         Pending::DeleteVolume { name } => match pool.volume(&name) {
@@ -339,7 +356,7 @@ pub(crate) fn reconcile(pool: &Pool, world: &SharedWorld, at_work: bool) {
             );
             for info in there {
                 let known = known(asked);
-                let snapshot = Snapshot { id: info.id, size: info.size, known };
+                let snapshot = Snapshot { id: info.id, size: info.size, label: asked, known };
                 volume(&info.volume).borrow_mut().snapshots.insert(info.name, snapshot);
             }
         }
@@ -358,7 +375,8 @@ pub(crate) fn reconcile(pool: &Pool, world: &SharedWorld, at_work: bool) {
                         volume.history.happened(asked, now);
                     }
                     let known = known(asked);
-                    volume.snapshots.insert(info.name, Snapshot { id: info.id, size: info.size, known });
+                    let snapshot = Snapshot { id: info.id, size: info.size, label: 0, known };
+                    volume.snapshots.insert(info.name, snapshot);
                 }
             }
         }

@@ -34,11 +34,15 @@ pub(crate) enum Known {
     Unanswered { asked: Time },
 }
 
+/// What a volume or snapshot is described with and keeps as an attribute, both at once: when it was written; 0 for none.
+pub(crate) type Label = Time;
+
 /// One snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) id: VersionId,
     pub(crate) size: u64,
+    pub(crate) label: Label,
     pub(crate) known: Known,
 }
 
@@ -48,6 +52,7 @@ pub(crate) struct Volume {
     pub(crate) name: String,
     pub(crate) id: VersionId,
     pub(crate) size: u64,
+    pub(crate) label: Label,
     pub(crate) history: History,
     pub(crate) snapshots: BTreeMap<String, Snapshot>,
     /// Where writers write: few places, so that they meet, at the seams of blocks and leaves.
@@ -62,13 +67,23 @@ pub(crate) type SharedVolume = Rc<RefCell<Volume>>;
 #[derive(Clone, Debug)]
 pub(crate) enum Pending {
     Nothing,
-    Create { name: String, size: u64 },
-    Clone { name: String, size: u64, contents: Rc<Contents> },
+    Create { name: String, size: u64, label: Label },
+    Clone { name: String, size: u64, label: Label, contents: Rc<Contents> },
     DeleteVolume { name: String },
     Resize { name: String, size: u64 },
     Snapshot { asked: Time, of: Vec<(String, String)> },
     DeleteSnapshot { volume: String, name: String },
     Rollback { volume: String, asked: Time },
+    Edit(Edit),
+}
+
+/// Another name and label for a volume, or for one of its snapshots.
+#[derive(Clone, Debug)]
+pub(crate) struct Edit {
+    pub(crate) volume: String,
+    pub(crate) snapshot: Option<String>,
+    pub(crate) name: String,
+    pub(crate) label: Label,
 }
 
 /// A volume that takes up room.
@@ -97,17 +112,24 @@ pub(crate) struct Scale {
     pub(crate) hot: u64,
     /// Bytes of records in one batch: with few, writers often wait for the batch before.
     pub(crate) batch_bytes: usize,
+    /// Bytes of map nodes in memory: with few, nodes are read while others change what they are stored in.
+    pub(crate) map_cache_bytes: u64,
 }
 
 impl Scale {
     pub(crate) const SMALL: Scale =
-        Scale { most_volumes: 2, most_snapshots: 2, hot: 24, batch_bytes: 2 << 10 };
-    pub(crate) const LARGE: Scale =
-        Scale { most_volumes: 4, most_snapshots: 10, hot: 99, batch_bytes: usize::MAX };
+        Scale { most_volumes: 2, most_snapshots: 2, hot: 24, batch_bytes: 2 << 10, map_cache_bytes: 0 };
+    pub(crate) const LARGE: Scale = Scale {
+        most_volumes: 4,
+        most_snapshots: 10,
+        hot: 99,
+        batch_bytes: usize::MAX,
+        map_cache_bytes: 2 << 20,
+    };
 
     /// How a pool is opened that is so large.
     pub(crate) fn options(self) -> Options {
-        Options { batch_bytes: self.batch_bytes, ..engine::options() }
+        Options { batch_bytes: self.batch_bytes, map_cache_bytes: self.map_cache_bytes, ..engine::options() }
     }
 }
 
@@ -120,6 +142,8 @@ pub(crate) struct World {
     pub(crate) ballast: Option<Ballast>,
     /// The number that is on the pool's note, and the one that somebody last wanted there; see [`crate::note`].
     pub(crate) note: (u64, u64),
+    /// The bytes that the pool may take, and those that somebody last wanted.
+    pub(crate) limit: (u64, u64),
     /// Notes that are to be written without a pause.
     pub(crate) burst: u64,
     /// What the pool may answer because of its disk: nothing as long as that is healthy.
@@ -173,11 +197,12 @@ impl World {
         self.excuses.contains(&error.kind())
     }
 
-    pub(crate) fn add(&mut self, name: &str, id: VersionId, size: u64, contents: &Contents) {
+    pub(crate) fn add(&mut self, name: &str, id: VersionId, size: u64, label: Label, contents: &Contents) {
         let mut volume = Volume {
             name: name.to_owned(),
             id,
             size,
+            label,
             history: History::starting_with(contents),
             snapshots: BTreeMap::new(),
             hot: Vec::new(),
@@ -191,11 +216,30 @@ impl World {
         volume.heat_tail(hot);
         self.volumes.insert(name.to_owned(), Rc::new(RefCell::new(volume)));
     }
+
+    /// What was to be called and labelled differently is.
+    pub(crate) fn edited(&mut self, Edit { volume: of, snapshot, name, label }: Edit) {
+        let Some(volume) = self.volumes.get(&of).cloned() else { return };
+        let mut inside = volume.borrow_mut();
+        match snapshot {
+            Some(old) => {
+                if let Some(snapshot) = inside.snapshots.remove(&old) {
+                    inside.snapshots.insert(name, Snapshot { label, ..snapshot });
+                }
+            }
+            None => {
+                inside.label = label;
+                inside.name.clone_from(&name);
+                self.volumes.remove(&of);
+                self.volumes.insert(name, Rc::clone(&volume));
+            }
+        }
+    }
 }
 
 impl SharedWorld {
-    /// A world in which nothing has happened.
-    pub(crate) fn new(scale: Scale) -> SharedWorld {
+    /// A world in which nothing has happened but that a pool was made of so many bytes at most.
+    pub(crate) fn new(scale: Scale, limit: u64) -> SharedWorld {
         SharedWorld(Rc::new(RefCell::new(World {
             scale,
             volumes: BTreeMap::new(),
@@ -204,6 +248,7 @@ impl SharedWorld {
             excuses: &[],
             over: false,
             note: (0, 0),
+            limit: (limit, limit),
             burst: 0,
             patience: 1,
             flushed: 0,

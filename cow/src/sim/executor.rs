@@ -19,9 +19,6 @@ const LIVELOCK_EVENTS: u64 = 2_000_000;
 /// Jumps of the clock in a row without any I/O after which a run counts as stuck: only timers still fire.
 const LIVELOCK_JUMPS: u64 = 20_000;
 
-/// Choices of which one falls on an I/O that takes very long.
-const PATIENCE_WITH_SLOW: u64 = 64;
-
 type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
 
 struct Task {
@@ -51,6 +48,8 @@ struct Core {
     newest_share: u64,
     /// Of 64 I/Os, how many take so long that most of what comes later is done before them.
     slow_share: u64,
+    /// Choices of which one falls on such an I/O.
+    slow_turn: u64,
     tasks: RefCell<BTreeMap<u64, Task>>,
     next_task: Cell<u64>,
     ready: Arc<Mutex<Vec<u64>>>,
@@ -110,21 +109,29 @@ impl Sim {
         let io_share = 1 + rng.below(7);
         let newest_share = [0, 0, 7, 8][rng.index(4)];
         let slow_share = [0, 1, 4, 12][rng.index(4)];
-        Sim::with(seed, Some(rng), io_share, newest_share, slow_share)
+        let slow_turn = [64, 64, 1024][rng.index(3)];
+        Sim::with(seed, Some(rng), io_share, newest_share, (slow_share, slow_turn))
     }
 
     /// A world without surprises: tasks in the order of their wakes, then I/O in the order of issue.
     pub fn in_order() -> Sim {
-        Sim::with(0, None, 0, 0, 0)
+        Sim::with(0, None, 0, 0, (0, 1))
     }
 
-    fn with(seed: u64, rng: Option<Rng>, io_share: u64, newest_share: u64, slow_share: u64) -> Sim {
+    fn with(
+        seed: u64,
+        rng: Option<Rng>,
+        io_share: u64,
+        newest_share: u64,
+        (slow_share, slow_turn): (u64, u64),
+    ) -> Sim {
         let core = Core {
             seed,
             rng: RefCell::new(rng),
             io_share,
             newest_share,
             slow_share,
+            slow_turn,
             tasks: RefCell::default(),
             next_task: Cell::new(0),
             ready: Arc::default(),
@@ -331,7 +338,7 @@ impl Core {
                 true => in_order(&waiting, false, 0),
             };
         };
-        let slow = all_slow > 0 && rng.chance(1, PATIENCE_WITH_SLOW);
+        let slow = all_slow > 0 && rng.chance(1, self.slow_turn);
         let in_flight = if slow { all_slow } else { quick };
         let io = in_flight > 0 && (ready.is_empty() || rng.chance(self.io_share, 8));
         if !io && !ready.is_empty() {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::node::{
-    Cell, CellState, Child, Entry, FANOUT, Node, Patches, Ptr, ROOT_LEVEL, Slot, entry_span, index_at,
+    Cell, CellState, Child, Entry, FANOUT, InnerNodes, Node, Patches, Ptr, ROOT_LEVEL, Slot, entry_span,
+    index_at,
 };
 use crate::sweep::Parents;
 use crate::types::{BlockAddr, Epoch, ExtentKind};
@@ -133,6 +134,7 @@ pub(crate) struct Change<'a> {
     pub(crate) superseded: &'a mut Vec<Superseded>,
     /// Counts nodes that became dirty.
     pub(crate) dirtied: &'a mut u64,
+    pub(crate) inner: &'a InnerNodes,
     pub(crate) parents: &'a mut Parents,
 }
 
@@ -154,7 +156,7 @@ impl Change<'_> {
         let birth = std::mem::replace(&mut slot.birth, self.epoch);
         if let Some(entry) = slot.uniform() {
             *self.dirtied += 1;
-            let cell = Cell::new(CellState::Dirty(Node::uniform(level, entry)));
+            let cell = Cell::new(CellState::Dirty(Node::uniform(level, entry).counted(self.inner)));
             self.note_parent(&cell, level);
             slot.child = Child::Cell(cell);
         }
@@ -568,6 +570,7 @@ mod tests {
         floor: u32,
         superseded: Vec<Superseded>,
         dirtied: u64,
+        inner: InnerNodes,
         parents: Parents,
     }
 
@@ -579,6 +582,7 @@ mod tests {
                 floor: 0,
                 superseded: Vec::new(),
                 dirtied: 0,
+                inner: InnerNodes::default(),
                 parents: Parents::default(),
             }
         }
@@ -590,6 +594,7 @@ mod tests {
                 replaying: false,
                 superseded: &mut self.superseded,
                 dirtied: &mut self.dirtied,
+                inner: &self.inner,
                 parents: &mut self.parents,
             };
             f(&mut self.root, &mut change)
@@ -699,6 +704,7 @@ mod tests {
             replaying: true,
             superseded: &mut head.superseded,
             dirtied: &mut head.dirtied,
+            inner: &head.inner,
             parents: &mut head.parents,
         };
         let entry = Entry::data(BlockAddr(60), 0, Epoch(2));

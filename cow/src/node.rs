@@ -273,51 +273,66 @@ pub(crate) enum Node {
     Inner(Box<Slots>),
 }
 
-/// Inner nodes in memory, of all pools of the process.
-static INNER_NODES: AtomicUsize = AtomicUsize::new(0);
-
 /// What a leaf takes in memory, in bytes: its entries, its cell, its place in the list of leaves, and what the allocator
 /// keeps of each.
 pub(crate) const LEAF_MEMORY: usize = size_of::<[Entry; FANOUT]>() + size_of::<Cell>() + 64;
 
-/// Bytes of memory that inner nodes take. They stay once they were read, so it is the leaves that have to make room.
-pub(crate) fn inner_memory() -> usize {
-    INNER_NODES.load(Ordering::Relaxed) * (size_of::<Slots>() + size_of::<Cell>() + 64)
+/// How many inner nodes a pool has in memory. They stay once they were read, so it is the leaves that have to make room.
+#[derive(Clone, Default)]
+pub(crate) struct InnerNodes(Arc<AtomicUsize>);
+
+impl InnerNodes {
+    /// Bytes of memory that they take.
+    pub(crate) fn memory(&self) -> usize {
+        self.0.load(Ordering::Relaxed) * (size_of::<Slots>() + size_of::<Cell>() + 64)
+    }
 }
 
-/// The entries of an inner node, which is counted as long as it is in memory.
-pub(crate) struct Slots([Slot; FANOUT]);
+/// One inner node that is counted for as long as it is in memory, and its copies.
+struct Counted(InnerNodes);
+
+impl Counted {
+    fn by(pool: &InnerNodes) -> Counted {
+        pool.0.fetch_add(1, Ordering::Relaxed);
+        Counted(pool.clone())
+    }
+}
+
+impl Clone for Counted {
+    fn clone(&self) -> Counted {
+        Counted::by(&self.0)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The entries of an inner node, which is counted once it is part of a pool's maps in memory.
+#[derive(Clone)]
+pub(crate) struct Slots {
+    slots: [Slot; FANOUT],
+    counted: Option<Counted>,
+}
 
 impl Slots {
     pub(crate) fn new(slots: [Slot; FANOUT]) -> Box<Slots> {
-        INNER_NODES.fetch_add(1, Ordering::Relaxed);
-        Box::new(Slots(slots))
-    }
-}
-
-impl Clone for Slots {
-    fn clone(&self) -> Slots {
-        INNER_NODES.fetch_add(1, Ordering::Relaxed);
-        Slots(self.0.clone())
-    }
-}
-
-impl Drop for Slots {
-    fn drop(&mut self) {
-        INNER_NODES.fetch_sub(1, Ordering::Relaxed);
+        Box::new(Slots { slots, counted: None })
     }
 }
 
 impl Deref for Slots {
     type Target = [Slot; FANOUT];
     fn deref(&self) -> &[Slot; FANOUT] {
-        &self.0
+        &self.slots
     }
 }
 
 impl DerefMut for Slots {
     fn deref_mut(&mut self) -> &mut [Slot; FANOUT] {
-        &mut self.0
+        &mut self.slots
     }
 }
 
@@ -333,6 +348,14 @@ impl Node {
             _ => Child::Hole,
         };
         Node::Inner(Slots::new(std::array::from_fn(|_| Slot { birth: Epoch(0), child: child() })))
+    }
+
+    /// The node, counted if it is an inner one, as it becomes part of a pool's maps in memory.
+    pub(crate) fn counted(mut self, pool: &InnerNodes) -> Node {
+        if let Node::Inner(slots) = &mut self {
+            slots.counted = Some(Counted::by(pool));
+        }
+        self
     }
 
     /// Reads a node after checking it against the entry that points to it.

@@ -16,7 +16,7 @@ use crate::format::{
     PoolId, SUPERBLOCKS, peek,
 };
 use crate::map::Missing;
-use crate::node::{Cell, LEAF_MEMORY, Node, Ptr};
+use crate::node::{Cell, InnerNodes, LEAF_MEMORY, Node, Ptr};
 use crate::shadow::{Shadow, shadow_bytes};
 use crate::space::{ReadGuard, Space};
 use crate::state::{Blocked, Ring, State};
@@ -157,6 +157,7 @@ impl<D: Disk> Pool<D> {
                 catalog: loaded.catalog,
                 fenced: None,
                 resident: VecDeque::new(),
+                inner: InnerNodes::default(),
                 parents: Parents::default(),
                 reap_hindered: Duration::ZERO,
                 map_cache,
@@ -371,7 +372,7 @@ impl<D: Disk> Pool<D> {
             self.state.lock().checksum_errors += u64::from(error.kind() == ErrorKind::Corrupt);
         })?;
         let mut state = self.state.lock();
-        let installed = cell.install(ptr, node);
+        let installed = cell.install(ptr, node.counted(&state.inner));
         match level {
             0 if installed => state.now_resident(&cell),
             1 if installed => state.parents.add(&cell),

@@ -14,7 +14,7 @@ use crate::commit::batch_blocks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Geometry;
 use crate::map::{Change, MAP_END, Missing, Superseded, lose};
-use crate::node::{Cell, CellState, LEAF_MEMORY, Slot, inner_memory};
+use crate::node::{Cell, CellState, InnerNodes, LEAF_MEMORY, Slot};
 use crate::record::Record;
 use crate::shadow::Shadow;
 use crate::space::{ReadGuard, Run, Space};
@@ -112,6 +112,8 @@ pub(crate) struct State {
     pub(crate) fenced: Option<String>,
     /// Leaves in memory, the next to be looked at for eviction first.
     pub(crate) resident: VecDeque<Weak<Cell>>,
+    /// Inner nodes in memory.
+    pub(crate) inner: InnerNodes,
     pub(crate) parents: Parents,
     /// How long, by what maintain is told, a node could not be read that giving back a deleted version needs.
     pub(crate) reap_hindered: Duration,
@@ -346,6 +348,7 @@ impl State {
             replaying: false,
             superseded: &mut self.superseded,
             dirtied: &mut self.dirty,
+            inner: &self.inner,
             parents: &mut self.parents,
         };
         lose(&mut version.root, gone.lba, level, &mut change).map_err(|missing| self.missing(missing))
@@ -375,6 +378,7 @@ impl State {
             replaying,
             superseded: &mut self.superseded,
             dirtied: &mut self.dirty,
+            inner: &self.inner,
             parents: &mut self.parents,
         };
         Ok((&mut version.root, change))
@@ -394,7 +398,7 @@ impl State {
     /// cannot go before they are written. Never so few that a leaf leaves before whoever asked for it comes to use it.
     fn resident_limit(&self) -> usize {
         let budget = self.map_cache / LEAF_MEMORY;
-        let held = inner_memory() / LEAF_MEMORY + (self.dirty + self.dirty_frozen) as usize;
+        let held = self.inner.memory() / LEAF_MEMORY + (self.dirty + self.dirty_frozen) as usize;
         budget.saturating_sub(held).max(budget / 4)
     }
 
@@ -474,6 +478,32 @@ mod tests {
             assert!(2 * batch_blocks(state.batch_limit()) <= kept);
             assert!(4 * batch_blocks(state.batch_limit()) > kept, "and the ring is made use of");
         }
+    }
+
+    /// Those of all pools were counted together: what one process had in other pools, a thread of the simulator in other
+    /// lives, decided how many leaves a pool kept.
+    #[test]
+    fn inner_nodes_take_the_room_of_their_own_pools_leaves() {
+        let (busy, idle) = block_on(async {
+            let make = async || {
+                let create = CreateOptions { limit: 64 << 20, journal_bytes: None, segment_blocks: None };
+                Pool::create(SimDisk::file(64 << 20), [1; 16], create, Options::default()).await
+            };
+            let (busy, idle) = (make().await?, make().await?);
+            let head = busy.create_volume("v", 1 << 40, "").await?.id;
+            for far in 0..8 {
+                busy.zero(0, head, far << 36, 4096, crate::ExtentKind::Zero).await?;
+            }
+            Ok::<_, Error>((busy, idle))
+        })
+        .expect("two pools");
+        let room = |pool: &Pool<SimDisk>| pool.state.lock().resident_limit();
+        let inner = busy.state.lock().inner.clone();
+        assert!(inner.memory() > 8 * LEAF_MEMORY, "{} bytes", inner.memory());
+        assert_eq!(idle.state.lock().inner.memory(), 0);
+        assert!(room(&busy) < room(&idle), "the map of the busy one takes room");
+        drop(busy);
+        assert_eq!(inner.memory(), 0, "it is gone");
     }
 
     /// When all leaves were in use, one more made the list go round whole under the pool's lock.

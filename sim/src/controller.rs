@@ -164,11 +164,14 @@ impl Controller {
         true
     }
 
-    /// Only a disk that fails may hinder anything, and only what may have been deleted be gone.
+    /// Only a disk that fails may hinder anything, and only what may have been deleted or renamed be gone.
     fn excused(&self, error: &Error) -> bool {
         self.world.with(|w| {
-            let deleting = matches!(w.pending, Pending::DeleteVolume { .. } | Pending::DeleteSnapshot { .. });
-            w.excuses(error) || deleting && error.kind() == ErrorKind::NotFound
+            let may_be_gone = matches!(
+                w.pending,
+                Pending::DeleteVolume { .. } | Pending::DeleteSnapshot { .. } | Pending::Edit { .. }
+            );
+            w.excuses(error) || may_be_gone && error.kind() == ErrorKind::NotFound
         })
     }
 

@@ -86,6 +86,13 @@ pub(crate) struct Edit {
     pub(crate) label: Label,
 }
 
+impl Edit {
+    /// Whether a snapshot may be found under another name once this has happened.
+    pub(crate) fn renames(&self, volume: &str, snapshot: &str) -> bool {
+        self.volume == volume && self.snapshot.as_deref().is_none_or(|renamed| renamed == snapshot)
+    }
+}
+
 /// A volume that takes up room.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ballast {

@@ -1,13 +1,14 @@
 //! The engine against the plainest model there is: a volume is a map from sector to the write that is in it, a
 //! snapshot is a copy of that map. No crashes but clean ones; whatever differs is shrunk to a short list of steps.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_cow::sim::{Rng, Sim, SimDisk};
 use cairn_cow::{ErrorKind, ExtentKind, Result, SnapshotInfo, VersionId};
 use proptest::prelude::*;
-use proptest::test_runner::Config;
+use proptest::test_runner::{Config, TestRunner};
 
 use cairn_sim::engine::{self, Pool};
 use cairn_sim::oracle::Contents;
@@ -513,15 +514,22 @@ fn cases() -> u32 {
     std::env::var("CAIRN_SIM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(CASES)
 }
 
-proptest! {
-    #![proptest_config(Config { cases: cases(), max_shrink_iters: 2000, failure_persistence: None, ..Config::default() })]
-
-    #[test]
-    fn any_steps_do_what_the_model_does(seed in any::<u64>(), steps in prop::collection::vec(step(), 1..150)) {
+/// Prints what it counted, for `cargo xtask soak`.
+#[test]
+fn any_steps_do_what_the_model_does() {
+    let config =
+        Config { cases: cases(), max_shrink_iters: 2000, failure_persistence: None, ..Config::default() };
+    let done = Cell::new(0);
+    let lives = (any::<u64>(), prop::collection::vec(step(), 1..150));
+    let result = TestRunner::new(config).run(&lives, |(seed, steps)| {
         let mut run = Run::new(seed);
         for step in &steps {
             run.step(step);
         }
         run.finish();
-    }
+        done.set(done.get() + steps.len());
+        Ok(())
+    });
+    result.unwrap_or_else(|failed| panic!("{failed}"));
+    println!("counted {{\"operations\": {}}}", done.get());
 }

@@ -78,6 +78,8 @@ fn kill_9_under_load_loses_nothing_that_was_answered() {
         ready_after.last()
     );
     assert!(median < Duration::from_secs(1), "recovery is slow: {ready_after:?}");
+    // For `cargo xtask soak`.
+    println!("counted {{\"kills\": {kills}, \"requests\": {answered}}}");
 }
 
 /// Neither a clean stop nor the death of the daemon alone loses what was answered.

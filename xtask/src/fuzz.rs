@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use parking_lot::Mutex;
@@ -43,6 +44,9 @@ pub(crate) struct Arguments {
     /// Looks for misuse of memory, too ("address", twice as slow), or not ("none")
     #[arg(long, value_name = "KIND", default_value = "address", value_parser = ["address", "none"])]
     sanitizer: String,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
     /// Runs a target once, with this input
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
@@ -96,7 +100,10 @@ fn try_run(arguments: &Arguments) -> io::Result<bool> {
     for target in wanted {
         succeed(&mut cargo_fuzz(&root, "build", target, kind))?;
     }
-    println!("{:18} {:>13} {:>10} {:>7} {:>9}", "target", "executions", "a second", "new", "coverage");
+    let began = Instant::now();
+    if !arguments.json {
+        println!("{:18} {:>13} {:>10} {:>7} {:>9}", "target", "executions", "a second", "new", "coverage");
+    }
     let jobs = arguments.jobs.map_or_else(jobs, NonZeroUsize::get);
     let outcomes = Mutex::new(Vec::new());
     let broken = until_one_fails(
@@ -105,13 +112,19 @@ fn try_run(arguments: &Arguments) -> io::Result<bool> {
         || (),
         |(), target| {
             let outcome = fuzz(&root, target, arguments)?;
-            show(&outcome)?;
+            if !arguments.json {
+                show(&outcome)?;
+            }
             outcomes.lock().push(outcome);
             Ok::<(), io::Error>(())
         },
     );
     broken.map_or(Ok(()), Err)?;
     let outcomes = outcomes.into_inner();
+    if arguments.json {
+        println!("{}", report(&outcomes, began.elapsed()));
+        return Ok(outcomes.iter().all(|outcome| outcome.failure.is_none()));
+    }
     for Outcome { target, failure, .. } in &outcomes {
         let Some((input, said)) = failure else { continue };
         println!("\n{target} failed:\n{said}");
@@ -121,6 +134,27 @@ fn try_run(arguments: &Arguments) -> io::Result<bool> {
         }
     }
     Ok(outcomes.iter().all(|outcome| outcome.failure.is_none()))
+}
+
+fn report(outcomes: &[Outcome], took: Duration) -> serde_json::Value {
+    let inputs = |of: &str| {
+        let these = outcomes.iter().filter(|outcome| outcome.target.starts_with(of));
+        these.map(|outcome| outcome.executions).sum::<u64>()
+    };
+    let by_target: serde_json::Map<String, serde_json::Value> =
+        outcomes.iter().map(|outcome| (outcome.target.clone(), outcome.executions.into())).collect();
+    let failed = |outcome: &Outcome| {
+        let (input, said) = outcome.failure.as_ref()?;
+        Some(serde_json::json!({"target": outcome.target, "input": input, "message": said}))
+    };
+    let failures: Vec<serde_json::Value> = outcomes.iter().filter_map(failed).collect();
+    serde_json::json!({
+        "inputs": inputs(""),
+        "nbd_inputs": inputs("nbd_"),
+        "by_target": by_target,
+        "seconds": took.as_secs_f64(),
+        "failure": (!failures.is_empty()).then_some(failures),
+    })
 }
 
 /// The targets that there are.

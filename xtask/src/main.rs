@@ -7,6 +7,7 @@ mod fuzz;
 mod mutants;
 mod sequences;
 mod sim;
+mod soak;
 mod workers;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     Faults(faults::Arguments),
     /// Plants one defect after the other in the engine and sees that the simulator finds it
     Mutants(mutants::Arguments),
+    /// Runs the tests of docs/RELIABILITY.md for long, and records what they counted
+    Soak(soak::Arguments),
     /// Gives the decoders of everything that comes from outside inputs that nobody thought of
     Fuzz(fuzz::Arguments),
     /// Writes shell completions and manual pages
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Sequences(arguments) => sequences::run(&arguments),
         Command::Faults(arguments) => faults::run(&arguments),
         Command::Mutants(arguments) => mutants::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Deb(arguments) => deb::run(&arguments),

@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
     /// Lists the defects and ends
     #[arg(long)]
     list: bool,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
     /// In this very process
     #[arg(long, hide = true)]
     alone: bool,
@@ -109,8 +112,11 @@ mod planted {
         if arguments.alone {
             return alone(arguments, &wanted, first, time);
         }
-        println!("seeds {first} and on, {} s at most for each\n", arguments.seconds);
-        let (mut caught, mut escaped) = (0, 0);
+        let begun = Instant::now();
+        if !arguments.json {
+            println!("seeds {first} and on, {} s at most for each\n", arguments.seconds);
+        }
+        let (mut caught, mut escaped) = (0, Vec::new());
         for defect in wanted {
             let began = Instant::now();
             // A defect may end in a loop without end, or in an abort.
@@ -123,19 +129,32 @@ mod planted {
             };
             let took = began.elapsed().as_secs_f64();
             match told {
+                Some(_) if arguments.json => caught += 1,
                 Some(told) => {
                     caught += 1;
                     let short: String = told.lines().next().unwrap_or_default().chars().take(100).collect();
                     println!("{:26} caught in {took:5.1} s: {short}", name(defect));
                 }
                 None => {
-                    escaped += 1;
-                    println!("{:26} ESCAPED: {}", name(defect), defect.what());
+                    escaped.push(name(defect));
+                    if !arguments.json {
+                        println!("{:26} ESCAPED: {}", name(defect), defect.what());
+                    }
                 }
             }
         }
-        println!("\n{caught} caught, {escaped} escaped");
-        if escaped == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if arguments.json {
+            let report = serde_json::json!({
+                "first_seed": first,
+                "mutants_caught": caught,
+                "seconds": begun.elapsed().as_secs_f64(),
+                "failure": (!escaped.is_empty()).then_some(&escaped),
+            });
+            println!("{report}");
+        } else {
+            println!("\n{caught} caught, {} escaped", escaped.len());
+        }
+        if escaped.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// Looks for a defect in a process of its own; what was found.

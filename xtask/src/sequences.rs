@@ -6,6 +6,7 @@ use std::time::Instant;
 use cairn_sim::sequences::{Beginning, Step, count, sequence};
 use cairn_sim::tally::Tally;
 use clap::Args;
+use indicatif::ProgressBar;
 use parking_lot::Mutex;
 
 use crate::sim::{caught, grouped, jobs, progress, quiet_lives};
@@ -32,6 +33,9 @@ pub(crate) struct Arguments {
     /// That in a pool with hardly any room; without --only, all are run in both
     #[arg(long, requires = "only")]
     tight: bool,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// A sequence in which something went wrong, and what.
@@ -93,7 +97,10 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     };
     let failure = if only.is_empty() {
         let all_there_are = (1..=arguments.steps).map(count).sum::<u64>() * 2;
-        let bar = progress(all_there_are, "{bar:30} {pos} of {len} sequences, {eta} left  {msg}");
+        let bar = match arguments.json {
+            true => ProgressBar::hidden(),
+            false => progress(all_there_are, "{bar:30} {pos} of {len} sequences, {eta} left  {msg}"),
+        };
         let failure = all(arguments.steps, |tally| {
             bar.set_message(format!("{} states", grouped(count_it(tally))));
             bar.inc(1);
@@ -105,11 +112,25 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         ran.err().map(|message| Failure { steps: only, tight: arguments.tight, message })
     };
     let (tally, sequences) = total.into_inner();
-    println!("sequences         {}", grouped(sequences));
-    println!("crash states      {}", grouped(tally.states));
-    println!("checked in full   {}", grouped(tally.checked));
-    println!("states a second   {:.0}", tally.states as f64 / began.elapsed().as_secs_f64());
-    println!("failures          {}", u64::from(failure.is_some()));
+    let took = began.elapsed().as_secs_f64();
+    if arguments.json {
+        let report = serde_json::json!({
+            "sequences": sequences,
+            "crash_states": tally.states,
+            "checked_in_full": tally.checked,
+            "seconds": took,
+            "failure": failure.as_ref().map(
+                |f| serde_json::json!({"steps": named(&f.steps), "tight": f.tight, "message": f.message})
+            ),
+        });
+        println!("{report}");
+    } else {
+        println!("sequences         {}", grouped(sequences));
+        println!("crash states      {}", grouped(tally.states));
+        println!("checked in full   {}", grouped(tally.checked));
+        println!("states a second   {:.0}", tally.states as f64 / took);
+        println!("failures          {}", u64::from(failure.is_some()));
+    }
     match failure {
         None => ExitCode::SUCCESS,
         Some(Failure { steps, tight, message }) => {

@@ -10,31 +10,68 @@
 //! point to was written before the records were appended, so the same barrier makes both durable; a crash may leave
 //! the batch without some of the data, and replay verifies the data of the batches that nobody confirmed.
 //!
+//! Where writes were flushed one by one, the next is written *ahead*: its record is known before its data is written, so the
+//! batch goes to the disk together with the data, and the flush finds nothing to do but the barrier.
+//!
+//! ```text
+//! write ──► allocate, foresee the record, close the log ──► data ┐
+//!                                                          batch ┴──► publish, seal, open the log, answer
+//! ```
+//!
+//! Until it is published the batch is no part of the log: if the write fails, its first block is zeroed before the log takes
+//! other records, for the next process would take it for the log's end and leave what was answered behind it.
+//!
 //! **Invariant:** at most one batch is sealed and not yet durable.
 
+use std::future::Future;
 use std::time::Duration;
 
+use futures_util::future::join;
+
+use crate::codec::Writer;
 use crate::defect::{Defect, planted};
 use crate::disk::{Buf as _, Disk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{HEADER_BYTES, JOURNAL_START, Kind, seal};
 use crate::pool::Pool;
-use crate::state::State;
+use crate::record::Record;
+use crate::state::{Blocked, State};
 use crate::sync::yield_now;
 use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BatchSeq, BlockAddr, Lsn};
 
 /// Bytes of a batch before its first record.
 pub(crate) const BATCH_HEADER_BYTES: usize = HEADER_BYTES + 24;
 
+/// Flushes in a row that found one write each in the log, after which the next write is expected to be flushed alone, too.
+const LONE_FLUSHES: u32 = 2;
+
 /// A batch taken out of the log, ready to be written.
-struct Sealed {
+pub(crate) struct Sealed {
     bytes: Vec<u8>,
     records: u32,
     first_lsn: Lsn,
-    end_lsn: Lsn,
-    seq: BatchSeq,
-    confirmed: BatchSeq,
     pos: u64,
+    mark: Mark,
+}
+
+/// What a barrier makes durable with a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    seq: BatchSeq,
+    end_lsn: Lsn,
+    confirmed: BatchSeq,
+    empty: bool,
+}
+
+/// A batch that is written together with the data of its only record.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Ahead {
+    #[default]
+    None,
+    /// It is being written. Until its record is in the log, no other record may be appended.
+    Writing,
+    /// It is sealed and written. Its barrier comes with the next flush.
+    Written(Mark),
 }
 
 /// Blocks that a batch with this many bytes of records takes.
@@ -63,7 +100,70 @@ fn seal_log(state: &mut State) -> Sealed {
     state.log_age = Duration::ZERO;
     let first_lsn = Lsn(state.lsn.0 - u64::from(records));
     let confirmed = if planted(Defect::BatchConfirmsItself) { seq } else { state.ring.durable_seq };
-    Sealed { bytes, records, first_lsn, end_lsn: state.lsn, seq, confirmed, pos }
+    let mark = Mark { seq, end_lsn: state.lsn, confirmed, empty: records == 0 };
+    Sealed { bytes, records, first_lsn, pos, mark }
+}
+
+/// Publishes what was written ahead and seals its batch, which is written already; or it is given back, to be written again,
+/// if it is not what was foreseen. Otherwise the log stays closed.
+fn publish_ahead(
+    state: &mut State,
+    foreseen: &[u8],
+    mark: Mark,
+    publish: &impl Fn(&mut State) -> Result<Lsn, Blocked>,
+) -> Result<(Lsn, Option<Sealed>), Blocked> {
+    state.ahead = Ahead::None;
+    let lsn = publish(state).inspect_err(|_| state.ahead = Ahead::Writing)?;
+    let as_foreseen = state.log.bytes() == foreseen;
+    debug_assert!(as_foreseen, "the log was closed");
+    let sealed = seal_log(state);
+    if as_foreseen {
+        state.ahead = Ahead::Written(mark);
+    }
+    Ok((lsn, (!as_foreseen).then_some(sealed)))
+}
+
+impl State {
+    /// Whether no record may be appended now.
+    pub(crate) fn log_is_closed(&self) -> bool {
+        matches!(self.ahead, Ahead::Writing) && !planted(Defect::LogLeftOpen)
+    }
+
+    /// Whether there is anything that a flush would make durable.
+    pub(crate) fn has_unflushed(&self) -> bool {
+        self.log_records > 0 || matches!(self.ahead, Ahead::Written(_))
+    }
+
+    /// Whether the next write should be written together with its batch: those before it were flushed one by one, and nothing
+    /// is under way that the batch would meet.
+    pub(crate) fn may_write_ahead(&self) -> bool {
+        self.lone_flushes >= LONE_FLUSHES
+            && self.log_records == 0
+            && matches!(self.ahead, Ahead::None)
+            && !self.commit_running
+            && !self.checkpoint_running
+            && self.fenced.is_none()
+    }
+
+    /// The batch that the log will be sealed as once this is its only record. The log is closed until then, and whoever asked
+    /// leads the commit; nothing when the ring has no room.
+    pub(crate) fn foresee_batch(&mut self, record: &Record) -> Option<Sealed> {
+        let mut bytes = Writer::default();
+        record.encode(&mut bytes);
+        if !self.fits_ring(bytes.len()) {
+            return None;
+        }
+        self.commit_running = true;
+        self.ahead = Ahead::Writing;
+        let mark = Mark {
+            seq: self.ring.next_seq,
+            end_lsn: Lsn(self.lsn.0 + 1),
+            confirmed: self.ring.durable_seq,
+            empty: false,
+        };
+        let (pos, first_lsn) = (self.ring.pos, self.lsn);
+        Some(Sealed { bytes: bytes.into_bytes(), records: 1, first_lsn, pos, mark })
+    }
 }
 
 impl<D: Disk> Pool<D> {
@@ -88,10 +188,20 @@ impl<D: Disk> Pool<D> {
                     return Ok(());
                 }
                 state.writable()?;
-                !std::mem::replace(&mut state.commit_running, true) || planted(Defect::BatchesOverlap)
+                let lead =
+                    !std::mem::replace(&mut state.commit_running, true) || planted(Defect::BatchesOverlap);
+                if lead {
+                    let written = matches!(state.ahead, Ahead::Written(_));
+                    let lone = u32::from(written) + state.log_records == 1;
+                    state.lone_flushes = if lone { state.lone_flushes.saturating_add(1) } else { 0 };
+                }
+                lead
             };
             if lead {
-                self.commit().await?;
+                match self.take_ahead() {
+                    Some(mark) => self.harden(mark).await?,
+                    None => self.commit().await?,
+                }
             } else if planted(Defect::FlushNotWaitedFor) {
                 return Ok(());
             } else {
@@ -105,18 +215,107 @@ impl<D: Disk> Pool<D> {
         if self.lead_commit().await? { self.commit().await } else { Ok(()) }
     }
 
-    /// Becomes the one who commits; `false` when somebody else has just committed instead.
+    /// Becomes the one who commits; `false` when somebody else has just committed instead, or what was written ahead is durable
+    /// now.
     async fn lead_commit(&self) -> Result<bool> {
         let listener = self.committed.listen();
-        {
+        let leads = {
             let mut state = self.state.lock();
             state.writable()?;
-            if !std::mem::replace(&mut state.commit_running, true) {
-                return Ok(true);
-            }
+            !std::mem::replace(&mut state.commit_running, true)
+        };
+        if !leads {
+            listener.await;
+            return Ok(false);
         }
-        listener.await;
-        Ok(false)
+        match self.take_ahead() {
+            None => Ok(true),
+            Some(mark) => self.harden(mark).await.map(|()| false),
+        }
+    }
+
+    /// The batch that still needs its barrier, for whoever leads the commit.
+    fn take_ahead(&self) -> Option<Mark> {
+        let ahead = &mut self.state.lock().ahead;
+        let Ahead::Written(mark) = *ahead else { return None };
+        *ahead = Ahead::None;
+        (!planted(Defect::AheadForgotten)).then_some(mark)
+    }
+
+    /// Runs a step that appends records without being admitted, once the log takes them.
+    pub(crate) async fn when_open<R>(&self, step: impl FnOnce(&mut State) -> R) -> R {
+        loop {
+            let listener = self.committed.listen();
+            {
+                let mut state = self.state.lock();
+                if !state.log_is_closed() {
+                    return step(&mut state);
+                }
+            }
+            listener.await;
+        }
+    }
+
+    /// Writes the only part of a batch together with the journal's batch that will hold its record, then publishes it. The
+    /// log is closed.
+    pub(crate) async fn write_ahead(
+        &self,
+        data: impl Future<Output = std::io::Result<()>>,
+        sealed: Sealed,
+        publish: impl Fn(&mut State) -> Result<Lsn, Blocked>,
+    ) -> Result<Lsn, Blocked> {
+        let (bytes, pos, mark) = (sealed.bytes.clone(), sealed.pos, sealed.mark);
+        let (data, batch) = join(data, self.put_batch(sealed)).await;
+        if let Err(error) = batch {
+            self.fence(&error);
+            self.reopen_log();
+            return Err(error.into());
+        }
+        if let Err(error) = data {
+            self.retract(pos).await;
+            return Err(Error::io("writing data", error).into());
+        }
+        loop {
+            let published = publish_ahead(&mut self.state.lock(), &bytes, mark, &publish);
+            let blocked = match published {
+                Ok((lsn, None)) => {
+                    self.end_commit();
+                    return Ok(lsn);
+                }
+                Ok((lsn, Some(sealed))) => {
+                    // It is answered, whether or not it is durable; an error has fenced the pool.
+                    _ = self.write_batch(sealed).await;
+                    return Ok(lsn);
+                }
+                Err(blocked) => blocked,
+            };
+            let blocked = match blocked {
+                Blocked::Missing(missing, guard) => match self.load(&guard, missing).await {
+                    Ok(()) => continue,
+                    Err(error) => error.into(),
+                },
+                blocked => blocked,
+            };
+            self.retract(pos).await;
+            return Err(blocked);
+        }
+    }
+
+    /// Takes back a batch whose record will not be in the log: the next process must not take it for the log's end, behind
+    /// which what this one answers from now on would be lost.
+    async fn retract(&self, pos: u64) {
+        let addr = BlockAddr(JOURNAL_START + pos % self.geometry.journal_blocks);
+        let mut nothing = self.disk.alloc(BLOCK_BYTES);
+        nothing.fill(0);
+        if let Err(error) = self.disk.write(addr.offset(), vec![nothing]).await.0 {
+            self.fence(&Error::io("taking back a batch of the journal", error));
+        }
+        self.reopen_log();
+    }
+
+    fn reopen_log(&self) {
+        self.state.lock().ahead = Ahead::None;
+        self.end_commit();
     }
 
     /// Seals and writes one batch. The caller has set `commit_running`.
@@ -124,7 +323,7 @@ impl<D: Disk> Pool<D> {
         loop {
             let sealed = {
                 let mut state = self.state.lock();
-                state.fits_ring().then(|| seal_log(&mut state))
+                state.fits_ring(state.log.len()).then(|| seal_log(&mut state))
             };
             if let Some(sealed) = sealed {
                 return self.write_batch(sealed).await;
@@ -195,14 +394,19 @@ impl<D: Disk> Pool<D> {
     }
 
     async fn write_batch(&self, sealed: Sealed) -> Result<()> {
-        let empty = sealed.records == 0;
-        let (seq, end_lsn, confirmed) = (sealed.seq, sealed.end_lsn, sealed.confirmed);
-        let written = match self.put_batch(sealed).await {
-            Ok(()) if planted(Defect::BatchBarrierOmitted) => Ok(()),
-            Ok(()) => self.barrier().await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
+        let mark = sealed.mark;
+        if let Err(error) = self.put_batch(sealed).await {
+            self.fence(&error);
+            self.end_commit();
+            return Err(error);
+        }
+        self.harden(mark).await
+    }
+
+    /// Makes a batch durable that is written, and ends the commit.
+    async fn harden(&self, Mark { seq, end_lsn, confirmed, empty }: Mark) -> Result<()> {
+        let hardened = if planted(Defect::BatchBarrierOmitted) { Ok(()) } else { self.barrier().await };
+        if let Err(error) = hardened {
             // What was asked to be durable may not be, and asking again would not tell: the kernel drops the pages
             // that it failed to write.
             self.fence(&error);
@@ -238,10 +442,10 @@ impl<D: Disk> Pool<D> {
         buf.fill(0);
         buf[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&(sealed.bytes.len() as u32).to_le_bytes());
         buf[HEADER_BYTES + 4..HEADER_BYTES + 8].copy_from_slice(&sealed.records.to_le_bytes());
-        buf[HEADER_BYTES + 8..HEADER_BYTES + 16].copy_from_slice(&sealed.confirmed.0.to_le_bytes());
+        buf[HEADER_BYTES + 8..HEADER_BYTES + 16].copy_from_slice(&sealed.mark.confirmed.0.to_le_bytes());
         buf[HEADER_BYTES + 16..HEADER_BYTES + 24].copy_from_slice(&sealed.first_lsn.0.to_le_bytes());
         buf[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + sealed.bytes.len()].copy_from_slice(&sealed.bytes);
-        seal(&mut buf, Kind::Journal, &self.id, addr, sealed.seq.0);
+        seal(&mut buf, Kind::Journal, &self.id, addr, sealed.mark.seq.0);
         let before_end = (ring - at).min(blocks);
         let rest = buf.split_off((before_end * BLOCK_SIZE) as usize);
         let fail = |e| Error::io("writing the journal", e);

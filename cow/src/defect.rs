@@ -36,6 +36,10 @@ defects! {
     BatchConfirmsItself,
     /// A batch is sealed although the one before it is not durable.
     BatchesOverlap,
+    /// Records are appended while a batch is written together with the data of its only record.
+    LogLeftOpen,
+    /// The next batch is written before one that was written with its data has had its barrier.
+    AheadForgotten,
     /// A batch of the journal is believed whatever its checksum says.
     BatchChecksumIgnored,
     /// A batch of the journal is believed whatever its number is.

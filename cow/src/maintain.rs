@@ -41,7 +41,7 @@ struct Duties {
 impl State {
     fn duties(&mut self, limit: usize, elapsed: Duration) -> Duties {
         self.idle += elapsed;
-        self.log_age = if self.log_records > 0 { self.log_age + elapsed } else { Duration::ZERO };
+        self.log_age = if self.has_unflushed() { self.log_age + elapsed } else { Duration::ZERO };
         let ring = self.geometry.journal_blocks;
         let used = self.ring.pos - self.ring.tail;
         let ahead = (GROW_AHEAD_BYTES / BLOCK_SIZE).min(u64::from(self.geometry.segment_blocks));
@@ -49,7 +49,7 @@ impl State {
         // Space is traded for contiguous writes, but never more than a quarter of the pool.
         let spread = self.space.free() < self.space.capacity() / 4 && self.space.is_in_pieces();
         Duties {
-            flush: self.log_records > 0
+            flush: self.has_unflushed()
                 && (self.log_age >= FLUSH_AFTER || self.unflushed_bytes > UNFLUSHED_SOFT_BYTES),
             confirm: self.log_records == 0
                 && self.ring.durable_seq > self.ring.confirmed_seq
@@ -170,9 +170,11 @@ impl<D: Disk> Pool<D> {
             return if error.kind() == ErrorKind::NoSpace { Ok(false) } else { Err(error) };
         }
         if !planted(Defect::GrowthLoggedFirst) {
-            let mut state = self.state.lock();
-            state.space.add_segments(1);
-            state.append(&Record::Grow { segments: segments as u64 });
+            self.when_open(|state| {
+                state.space.add_segments(1);
+                state.append(&Record::Grow { segments: segments as u64 });
+            })
+            .await;
         }
         Ok(true)
     }

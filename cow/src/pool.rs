@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::cache::BlockCache;
 use crate::codec::Writer;
+use crate::commit::Ahead;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -148,6 +149,8 @@ impl<D: Disk> Pool<D> {
                 durable_lsn: loaded.lsn,
                 unflushed_bytes: 0,
                 commit_running: false,
+                ahead: Ahead::default(),
+                lone_flushes: 0,
                 superseded: Vec::new(),
                 dirty: 0,
                 dirty_frozen: 0,
@@ -390,6 +393,10 @@ impl<D: Disk> Pool<D> {
         match blocked {
             Blocked::Missing(missing, guard) => self.load(&guard, missing).await,
             Blocked::Commit => self.flush().await,
+            Blocked::Closed => {
+                self.when_open(|_| ()).await;
+                Ok(())
+            }
             Blocked::Checkpoint => self.checkpoint().await,
             Blocked::Reclaim => {
                 self.state.lock().reclaim()?;

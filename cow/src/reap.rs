@@ -99,7 +99,7 @@ impl<D: Disk> Pool<D> {
                             return Err(error);
                         }
                         // What lies below cannot be known any more; it stays in use rather than holding up all else.
-                        let root = skip(&mut self.state.lock(), level)?;
+                        let root = self.when_open(|state| skip(state, level)).await?;
                         let_go_of(root.into_iter().collect()).await;
                         return Err(error);
                     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::checkpoint::CATALOG_PAYLOAD;
 use crate::codec::Writer;
-use crate::commit::batch_blocks;
+use crate::commit::{Ahead, batch_blocks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Geometry;
 use crate::map::{Change, MAP_END, Missing, Superseded, lose};
@@ -44,6 +44,8 @@ pub(crate) enum Blocked {
     Missing(Missing, ReadGuard),
     /// The log in memory is as long as one batch may be.
     Commit,
+    /// No record may be appended before a batch is written.
+    Closed,
     /// Too many nodes are dirty.
     Checkpoint,
     /// Freed blocks wait to be made reusable.
@@ -97,6 +99,9 @@ pub(crate) struct State {
     /// Bytes of data written since the last batch was sealed.
     pub(crate) unflushed_bytes: u64,
     pub(crate) commit_running: bool,
+    pub(crate) ahead: Ahead,
+    /// Flushes in a row that found one record in the log each.
+    pub(crate) lone_flushes: u32,
     pub(crate) superseded: Vec<Superseded>,
     /// Nodes dirtied since the last freeze ...
     pub(crate) dirty: u64,
@@ -229,10 +234,10 @@ impl State {
         ))
     }
 
-    /// Whether the ring takes the log as a batch. Its last eighth is kept for the one that a checkpoint seals, and for the
+    /// Whether the ring takes a log of so many bytes as a batch. Its last eighth is kept for the one that a checkpoint seals, and for the
     /// one after it should the process die before the checkpoint is written.
-    pub(crate) fn fits_ring(&self) -> bool {
-        let used = self.ring.pos - self.ring.tail + batch_blocks(self.log.len());
+    pub(crate) fn fits_ring(&self, log_bytes: usize) -> bool {
+        let used = self.ring.pos - self.ring.tail + batch_blocks(log_bytes);
         used <= self.geometry.journal_blocks / 8 * 7
     }
 
@@ -251,6 +256,9 @@ impl State {
     /// Whether a step that appends up to `bytes` of records and changes the map may go on.
     pub(crate) fn admit(&self, bytes: usize) -> Result<(), Blocked> {
         self.writable()?;
+        if self.log_is_closed() {
+            return Err(Blocked::Closed);
+        }
         let fits = self.log.len() + bytes <= self.batch_limit()
             && self.shadow.as_ref().is_none_or(|shadow| shadow.has_room(bytes));
         if !fits && self.log.len() > 0 {

@@ -24,7 +24,7 @@ use crate::record::Record;
 use crate::space::{Run, push_block};
 use crate::state::{Blocked, State};
 use crate::sync::{Event, Handoff, join_all, yield_now};
-use crate::types::{BLOCK_BYTES, BLOCK_SIZE, Epoch, ExtentKind, Lsn, VersionId};
+use crate::types::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Epoch, ExtentKind, Lsn, VersionId};
 
 /// Unflushed data beyond which the background flushes ...
 pub(crate) const UNFLUSHED_SOFT_BYTES: u64 = 64 << 20;
@@ -323,7 +323,7 @@ impl<D: Disk> Pool<D> {
     /// Writes and publishes a batch of parts, and tells each how it went.
     async fn write_batched(&self, lane: usize, batch: Vec<Queued<D::Buf>>) {
         let mut placed = Vec::with_capacity(batch.len());
-        {
+        let ahead = {
             let mut state = self.state.lock();
             state.requests += 1;
             for (part, done) in batch {
@@ -336,11 +336,29 @@ impl<D: Disk> Pool<D> {
                     None => done.give(Outcome::NoRoom(part)),
                 }
             }
-        }
-        let writes: Vec<_> =
+            match &placed[..] {
+                [(part, runs, _)] if state.may_write_ahead() => {
+                    foresee(&mut state, part, runs).and_then(|record| state.foresee_batch(&record))
+                }
+                _ => None,
+            }
+        };
+        let mut writes: Vec<_> =
             gather(&mut placed).into_iter().map(|io| self.disk.write(io.offset, io.bufs)).collect();
+        if let Some(sealed) = ahead {
+            let (part, runs, done) = placed.pop().expect("one");
+            let data = async { join_all(writes, WIDTH).await.into_iter().try_for_each(|(result, _)| result) };
+            let outcome = match self.write_ahead(data, sealed, |state| publish(state, &part, &runs)).await {
+                Ok(lsn) => Outcome::Published(lsn),
+                Err(Blocked::Failed(error)) => {
+                    let abandoned = abandon(&mut self.state.lock(), &runs);
+                    Outcome::Failed(abandoned.err().unwrap_or(error))
+                }
+                Err(blocked) => Outcome::Blocked(part, runs, blocked),
+            };
+            return done.give(outcome);
+        }
         let failed = if writes.len() == 1 {
-            let mut writes = writes;
             writes.pop().expect("one").await.0.err()
         } else {
             join_all(writes, WIDTH).await.into_iter().find_map(|(result, _)| result.err())
@@ -522,10 +540,37 @@ pub(crate) fn abandon(state: &mut State, runs: &[Run]) -> Result<()> {
     runs.iter().try_for_each(|run| state.space.release(*run))
 }
 
+/// The only record that publishing a part of whole blocks would append now; nothing where something would have to be awaited.
+fn foresee<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Option<Record> {
+    let crcs: Vec<u32> = part.crcs.iter().copied().collect::<Option<_>>()?;
+    if !part.expected.is_empty() || state.admit_growth(room_for(part)).is_err() {
+        return None;
+    }
+    let epoch = state.versions.epoch;
+    let (root, change) = state.change(part.head, part.lba, false).ok()?;
+    let floor = change.floor;
+    let mut replaced = Replaced::default();
+    for lba in part.lba..part.lba + crcs.len() as u64 {
+        replaced.note(visit(root, lba, |view| entry_in(&view, lba)).ok()?, floor);
+    }
+    let mut stored: Vec<Run> = Vec::new();
+    blocks_of(runs).take(crcs.len()).for_each(|addr| push_block(&mut stored, addr));
+    Some(replaced.by_data(part.head, part.lba, epoch, stored, crcs))
+}
+
+/// Bytes of records that publishing a part appends at most: per block its checksum, a run of its own, and a run that it
+/// frees, besides a record's fixed fields.
+fn room_for<B>(part: &Part<B>) -> usize {
+    part.crcs.len() * 56 + 64
+}
+
+fn blocks_of(runs: &[Run]) -> impl Iterator<Item = BlockAddr> {
+    runs.iter().flat_map(|run| (0..u64::from(run.len)).map(|i| run.start + i))
+}
+
 /// Makes a part visible: map, space and log change together.
 pub(crate) fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Result<Lsn, Blocked> {
-    // Per block at most its checksum, a run of its own, and a run that it frees, besides a record's fixed fields.
-    state.admit_growth(part.crcs.len() * 56 + 64)?;
+    state.admit_growth(room_for(part))?;
     let version = state.version(part.head)?;
     check_range(
         version.size.next_multiple_of(BLOCK_SIZE),
@@ -543,7 +588,7 @@ pub(crate) fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Res
             Err(missing) => return Err(state.missing(missing)),
         }
     }
-    let mut places = runs.iter().flat_map(|run| (0..u64::from(run.len)).map(|i| run.start + i));
+    let mut places = blocks_of(runs);
     let epoch = state.versions.epoch;
     let mut lba = part.lba;
     let mut lsn = state.lsn;
@@ -567,11 +612,9 @@ pub(crate) fn publish<B>(state: &mut State, part: &Part<B>, runs: &[Run]) -> Res
             if let Err(missing) = set_entries(root, lba, &entries, &mut change, old) {
                 return Err(state.missing(missing));
             }
-            let Replaced { freed, data } = replaced;
-            let mapped = count as i64 - data;
-            state.settle(part.head, mapped, &freed)?;
+            state.settle(part.head, count as i64 - replaced.data, &replaced.freed)?;
             state.unflushed_bytes += count * BLOCK_SIZE;
-            Record::Write { head: part.head, lba, epoch, runs: stored, crcs, mapped, freed }
+            replaced.by_data(part.head, lba, epoch, stored, crcs)
         } else {
             if let Err(missing) = fill_step(root, lba, lba + count, true, &mut change, old) {
                 return Err(state.missing(missing));
@@ -597,6 +640,12 @@ struct Replaced {
 }
 
 impl Replaced {
+    /// The record of blocks of data that stand in `runs` instead.
+    fn by_data(self, head: VersionId, lba: u64, epoch: Epoch, runs: Vec<Run>, crcs: Vec<u32>) -> Record {
+        let mapped = crcs.len() as i64 - self.data;
+        Record::Write { head, lba, epoch, runs, crcs, mapped, freed: self.freed }
+    }
+
     /// Notes an entry that is gone; what was born after `floor` was the head's alone.
     fn note(&mut self, entry: Entry, floor: Epoch) {
         if entry.is_data() {

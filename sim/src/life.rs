@@ -455,6 +455,7 @@ fn set_writers(
     writers: usize,
     rng: &mut Rng,
 ) -> Vec<Join<()>> {
+    world.with(|w| w.alone = false);
     let write = |lane| {
         let (pool, world) = (Arc::clone(pool), world.clone());
         sim.spawn(writer::write_forever(sim.handle(), pool, world, lane % 2, rng.fork()))

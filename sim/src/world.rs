@@ -153,6 +153,8 @@ pub(crate) struct World {
     pub(crate) limit: (u64, u64),
     /// Notes that are to be written without a pause.
     pub(crate) burst: u64,
+    /// One writer has the volumes to itself.
+    pub(crate) alone: bool,
     /// What the pool may answer because of its disk: nothing as long as that is healthy.
     pub(crate) excuses: &'static [ErrorKind],
     /// Whoever works on the pool is to come to an end.
@@ -257,6 +259,7 @@ impl SharedWorld {
             note: (0, 0),
             limit: (limit, limit),
             burst: 0,
+            alone: false,
             patience: 1,
             flushed: 0,
             clock: 0,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cairn_cow::sim::{Handle, Rng};
 use cairn_cow::{Error, ErrorKind, ExtentKind};
 
-use crate::engine::{self, Pool};
-use crate::pattern::ZERO;
+use crate::engine::{self, BLOCK_SECTORS, Pool};
+use crate::pattern::{SECTOR, ZERO};
 use crate::world::{SharedVolume, SharedWorld};
 
 pub(crate) enum What {
@@ -33,7 +33,7 @@ pub(crate) async fn write_forever(
     let mut writer = Writer::new(pool, world, lane, rng);
     while !writer.world.with(|w| w.over) {
         let volumes: Vec<SharedVolume> = writer.world.with(|w| w.volumes.values().cloned().collect());
-        if volumes.is_empty() {
+        if volumes.is_empty() || writer.world.with(|w| w.alone) {
             handle.sleep(50).await;
             continue;
         }
@@ -49,6 +49,7 @@ pub(crate) async fn write_forever(
             }
             57..63 => writer.change(&volume, What::Zero(ExtentKind::Hole), false).await,
             63..68 => writer.change(&volume, What::Zero(ExtentKind::Zero), false).await,
+            68..70 => writer.write_alone(&volume).await,
             88.. if writer.would_flush() => writer.flush().await,
             _ => writer.look(&volume).await,
         };
@@ -79,6 +80,23 @@ impl Writer {
             _ => (self.rng.below(total), 1 + self.rng.below(total)),
         };
         (hot.start + first, count.min(total - first))
+    }
+
+    /// Writes whole blocks, and flushes each, while no other writer does anything: as a database's log does.
+    async fn write_alone(&mut self, volume: &SharedVolume) -> bool {
+        self.world.with(|w| w.alone = true);
+        let mut well = true;
+        for _ in 0..4 + self.rng.below(12) {
+            let (first, count) = self.place(volume);
+            let place = (first & !(BLOCK_SECTORS - 1), count.next_multiple_of(BLOCK_SECTORS));
+            let size = volume.borrow().size / SECTOR;
+            well = place.0 + place.1 > size || self.change_at(volume, place, What::Data, true).await;
+            if !well || self.world.with(|w| w.over) {
+                break;
+            }
+        }
+        self.world.with(|w| w.alone = false);
+        well
     }
 
     async fn change(&mut self, volume: &SharedVolume, what: What, fua: bool) -> bool {

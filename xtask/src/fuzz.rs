@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use parking_lot::Mutex;
 
+use crate::exit_code;
 use crate::sim::jobs;
 use crate::workers::until_one_fails;
 
@@ -66,14 +67,7 @@ struct Outcome {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    match try_run(arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(try_run(arguments))
 }
 
 /// Whether no target failed.

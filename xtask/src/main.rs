@@ -10,6 +10,7 @@ mod sim;
 mod soak;
 mod workers;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -57,5 +58,17 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Deb(arguments) => deb::run(&arguments),
+    }
+}
+
+/// How a command ends that found nothing wrong, or something, or could not look.
+fn exit_code(sound: io::Result<bool>) -> ExitCode {
+    match sound {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -5,12 +5,13 @@ use std::fs;
 use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
+use crate::exit_code;
 use crate::sim::{grouped, progress};
 
 /// Every run so far, one in each line.
@@ -28,6 +29,8 @@ const MUTANTS: Duration = Duration::from_secs(5 * 60);
 /// Cases of one run of the comparison with a model, and kills of one of the daemon: as many runs as there is time for.
 const MODEL_CASES: u64 = 2_000;
 const KILLS: u64 = 50;
+/// Of what a failed test said the record has so many lines, the last.
+const TOLD_LINES: usize = 60;
 
 /// Which tests, and for how long.
 #[derive(Args)]
@@ -111,14 +114,7 @@ impl Test {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    match try_run(arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(try_run(arguments))
 }
 
 /// Whether nothing was found.
@@ -222,7 +218,7 @@ impl Runner {
         let (_, said) = said(&mut own)?;
         let report = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
         let Some(Value::Object(report)) = report else {
-            return Err(io::Error::other(format!("cargo xtask {command} told nothing")));
+            return Err(io::Error::other(format!("cargo xtask {command} told nothing:\n{said}")));
         };
         Ok(report)
     }
@@ -288,14 +284,22 @@ fn counted(test: &mut Command) -> io::Result<Map<String, Value>> {
     match counted {
         Some(Value::Object(counts)) if success => Ok(counts),
         _ if success => Err(io::Error::other(format!("the test counted nothing:\n{said}"))),
-        _ => Ok(Map::from_iter([("failure".to_owned(), said.into())])),
+        _ => {
+            let lines: Vec<&str> = said.lines().collect();
+            let end = lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n");
+            Ok(Map::from_iter([("failure".to_owned(), end.into())]))
+        }
     }
 }
 
-/// Runs it to its end; whether it succeeded, and what it said.
+/// Runs it to its end; whether it succeeded, and what it said, and complained of where it failed.
 fn said(command: &mut Command) -> io::Result<(bool, String)> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    let Output { status, mut stdout, stderr } = command.stdin(Stdio::null()).output()?;
+    if !status.success() {
+        // Its last line may be a report.
+        stdout.splice(0..0, stderr);
+    }
+    Ok((status.success(), String::from_utf8_lossy(&stdout).into_owned()))
 }
 
 /// The commit that is checked out, with a plus where something was changed since.

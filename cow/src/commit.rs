@@ -96,7 +96,7 @@ fn seal_log(state: &mut State) -> Sealed {
     if let Some(shadow) = &mut state.shadow {
         shadow.next_batch(state.ring.next_seq, state.lsn);
     }
-    state.unflushed_bytes = 0;
+    state.sealed_bytes += std::mem::take(&mut state.unflushed_bytes);
     state.log_age = Duration::ZERO;
     let first_lsn = Lsn(state.lsn.0 - u64::from(records));
     let confirmed = if planted(Defect::BatchConfirmsItself) { seq } else { state.ring.durable_seq };

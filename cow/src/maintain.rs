@@ -36,6 +36,7 @@ struct Duties {
     checkpoint: bool,
     grow: bool,
     zero: bool,
+    zero_ahead: bool,
 }
 
 impl State {
@@ -62,6 +63,7 @@ impl State {
                 && (self.data_blocks_free() < ahead || spread)
                 && !self.can_reclaim(),
             zero: self.is_quiet(elapsed),
+            zero_ahead: self.flushes_little(elapsed),
         }
     }
 }
@@ -102,6 +104,9 @@ impl<D: Disk> Pool<D> {
                 self.state.lock().reap_hindered += elapsed;
             }
         })?;
+        if duties.zero_ahead {
+            self.zero_ahead().await?;
+        }
         if duties.zero && !reaping {
             self.zero_some().await?;
         }

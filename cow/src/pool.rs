@@ -148,6 +148,7 @@ impl<D: Disk> Pool<D> {
                 lsn: loaded.lsn,
                 durable_lsn: loaded.lsn,
                 unflushed_bytes: 0,
+                sealed_bytes: 0,
                 commit_running: false,
                 ahead: Ahead::default(),
                 lone_flushes: 0,

@@ -252,6 +252,30 @@ impl Space {
         None
     }
 
+    /// Where lanes for data will take blocks, beyond the next `lead`, up to `reach` further: in their segments, and where
+    /// these end in those that they would choose.
+    pub(crate) fn ahead_of_lanes(&self, lead: u32, reach: u32) -> Vec<Range<BlockAddr>> {
+        let mut ahead = Vec::new();
+        for lane in 0..self.metadata_lane() {
+            let Lane { segment: Some(segment), next } = self.lanes[lane] else { continue };
+            let mut add = |segment: usize, from: u32, to: u32| {
+                let start = self.geometry.segment_start(segment);
+                ahead.push(start + u64::from(from)..start + u64::from(to.min(self.geometry.segment_blocks)));
+            };
+            let (from, to) = (next + lead, next + lead + reach);
+            let end = self.geometry.segment_blocks;
+            if from < end {
+                add(segment, from, to);
+            }
+            if to > end
+                && let Some(following) = self.choose_segment(lane).filter(|following| *following != segment)
+            {
+                add(following, from.saturating_sub(end), to - end);
+            }
+        }
+        ahead
+    }
+
     /// The segment with the most room that no other lane is filling; any with room when all are taken.
     fn choose_segment(&self, lane: usize) -> Option<usize> {
         let taken = |segment: usize| {

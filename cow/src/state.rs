@@ -98,6 +98,8 @@ pub(crate) struct State {
     pub(crate) durable_lsn: Lsn,
     /// Bytes of data written since the last batch was sealed.
     pub(crate) unflushed_bytes: u64,
+    /// Bytes of data whose records are in batches that were sealed.
+    pub(crate) sealed_bytes: u64,
     pub(crate) commit_running: bool,
     pub(crate) ahead: Ahead,
     /// Flushes in a row that found one record in the log each.

@@ -28,6 +28,8 @@ pub const DEFAULT_LIMIT: u64 = 1 << 40;
 pub const DEFAULT_MAP_CACHE: u64 = 256 << 20;
 /// How long a reactor polls before it sleeps, unless told otherwise.
 const DEFAULT_POLL: Duration = Duration::from_micros(50);
+/// The same while it waits for a disk: longer than a local one takes for most requests.
+const DEFAULT_POLL_DISK: Duration = Duration::from_micros(200);
 /// The longest time a reactor may be told to poll: beyond it, polling costs a core and gains nothing.
 const MAX_POLL_US: u64 = 1000;
 /// More reactors than any machine has cores.
@@ -205,6 +207,8 @@ pub struct Runtime {
     pub reactors: Option<usize>,
     /// How long a reactor with nothing to do polls before it sleeps; zero for never.
     pub poll: Duration,
+    /// The same while a disk works for it.
+    pub poll_disk: Duration,
     /// Bytes of memory for map nodes.
     pub map_cache: u64,
     /// Bytes of memory for data that was read; 0 for none.
@@ -409,6 +413,7 @@ struct FileControl {
 struct FileRuntime {
     reactors: Bounded<0, MAX_REACTORS>,
     poll_us: Bounded<0, { MAX_POLL_US as usize }>,
+    poll_disk_us: Bounded<0, { MAX_POLL_US as usize }>,
     map_cache: FileSize,
     read_cache: Option<FileSize>,
 }
@@ -521,6 +526,7 @@ impl Default for FileRuntime {
         FileRuntime {
             reactors: Bounded(0),
             poll_us: Bounded(DEFAULT_POLL.as_micros() as usize),
+            poll_disk_us: Bounded(DEFAULT_POLL_DISK.as_micros() as usize),
             map_cache: FileSize(DEFAULT_MAP_CACHE),
             read_cache: None,
         }
@@ -538,6 +544,7 @@ impl FileRuntime {
         Runtime {
             reactors: (self.reactors.0 > 0).then_some(self.reactors.0),
             poll: Duration::from_micros(self.poll_us.0 as u64),
+            poll_disk: Duration::from_micros(self.poll_disk_us.0 as u64),
             map_cache: self.map_cache.0,
             read_cache: self.read_cache.map_or_else(default_read_cache, |size| size.0),
         }
@@ -636,6 +643,7 @@ mod tests {
         [runtime]
         reactors = 4
         poll_us = 0
+        poll_disk_us = 1000
         map_cache = 1073741824
         read_cache = "2G"
 
@@ -678,7 +686,13 @@ mod tests {
         assert_eq!(config.nbd.max_connections, 64);
         assert_eq!(
             config.runtime,
-            Runtime { reactors: Some(4), poll: Duration::ZERO, map_cache: 1 << 30, read_cache: 2 << 30 }
+            Runtime {
+                reactors: Some(4),
+                poll: Duration::ZERO,
+                poll_disk: Duration::from_millis(1),
+                map_cache: 1 << 30,
+                read_cache: 2 << 30
+            }
         );
         assert_eq!(config.log.filter, "info,cairn_cow=debug");
         assert_eq!(config.audit.log.as_deref(), Some(Path::new("/etc/cairn/audit.log")));
@@ -696,7 +710,7 @@ mod tests {
         assert_eq!(config.pool, Pool { path: "/etc/cairn/p".into(), create: false, limit: DEFAULT_LIMIT });
         assert_eq!(config.control.socket, Path::new("/run/cairn/control.sock"));
         assert_eq!(config.runtime.reactors, None);
-        assert_eq!(config.runtime.poll, DEFAULT_POLL);
+        assert_eq!((config.runtime.poll, config.runtime.poll_disk), (DEFAULT_POLL, DEFAULT_POLL_DISK));
         assert_eq!(config.log.filter, "info");
         assert_eq!((&config.access.grants, &config.audit.log), (&None, &None));
         assert_eq!(config.warnings().len(), 1, "an open port is said");

@@ -20,7 +20,7 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Vec<(&'static str, Holds)> 
     let Pool { path, create, limit } = pool;
     let Nbd { unix, tcp, max_connections } = nbd;
     let Control { socket } = control;
-    let Runtime { reactors, poll, map_cache, read_cache } = runtime;
+    let Runtime { reactors, poll, poll_disk, map_cache, read_cache } = runtime;
     let Log { filter } = log;
     let Access { grants } = access;
     let Audit { log: audit_log } = audit;
@@ -34,6 +34,7 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Vec<(&'static str, Holds)> 
         ("control.socket", *socket != new.control.socket, Holds::Restarted),
         ("runtime.reactors", *reactors != new.runtime.reactors, Holds::Restarted),
         ("runtime.poll_us", *poll != new.runtime.poll, Holds::Restarted),
+        ("runtime.poll_disk_us", *poll_disk != new.runtime.poll_disk, Holds::Restarted),
         ("runtime.map_cache", *map_cache != new.runtime.map_cache, Holds::Restarted),
         ("runtime.read_cache", *read_cache != new.runtime.read_cache, Holds::Restarted),
         ("access.grant", *grants != new.access.grants, Holds::Now),

@@ -125,6 +125,7 @@ fn start_reactors(config: &Config) -> Result<Vec<ReactorThread>, String> {
             let defaults = cairn_uring::Config::default();
             let settings = cairn_uring::Config {
                 poll: config.runtime.poll,
+                poll_disk: config.runtime.poll_disk,
                 name: format!("reactor-{i}"),
                 // Its volumes would hang and its signals go unanswered: better dead, and restarted.
                 abort_on_panic: true,

@@ -88,7 +88,7 @@ fn the_document_says_when_changes_hold() {
     let changed = "[pool]\npath = \"other\"\ncreate = false\nlimit = \"2G\"\n\
                    [nbd]\nunix = [\"other.sock\"]\ntcp = [\"127.0.0.1:0\"]\nmax_connections = 7\n\
                    [control]\nsocket = \"third.sock\"\n\
-                   [runtime]\nreactors = 3\npoll_us = 3\nmap_cache = \"3M\"\nread_cache = \"3M\"\n\
+                   [runtime]\nreactors = 3\npoll_us = 3\npoll_disk_us = 3\nmap_cache = \"3M\"\nread_cache = \"3M\"\n\
                    [log]\nfilter = \"debug\"\n\
                    [access]\ngrant = []\n\
                    [audit]\nlog = \"audit.log\"\n";

@@ -476,6 +476,7 @@ struct Read<B> {
 // SAFETY: owns the open file and, by `IoBufMut`, an immovable buffer that nobody else uses.
 unsafe impl<B: IoBufMut> OpData for Read<B> {
     type Output = (io::Result<usize>, B);
+    const WAITS_FOR_DISK: bool = true;
 
     fn entry(&mut self) -> squeue::Entry {
         let start = self.buf.as_mut_ptr().wrapping_add(self.skip);
@@ -499,6 +500,7 @@ struct Write<B> {
 // SAFETY: owns the open file and, by `IoBuf`, an immovable buffer that nobody writes to.
 unsafe impl<B: IoBuf> OpData for Write<B> {
     type Output = (io::Result<usize>, B);
+    const WAITS_FOR_DISK: bool = true;
 
     fn entry(&mut self) -> squeue::Entry {
         let start = self.buf.as_ptr().wrapping_add(self.skip);
@@ -522,6 +524,7 @@ struct Writev<B> {
 // SAFETY: owns the open file, by `IoBuf` immovable buffers, and the list of their ranges, which is boxed.
 unsafe impl<B: IoBuf> OpData for Writev<B> {
     type Output = (io::Result<usize>, Vec<B>);
+    const WAITS_FOR_DISK: bool = true;
 
     fn entry(&mut self) -> squeue::Entry {
         let (ranges, count) = self.scatter.ranges();
@@ -541,6 +544,7 @@ struct Fsync {
 // SAFETY: owns the open file; refers to no memory.
 unsafe impl OpData for Fsync {
     type Output = io::Result<()>;
+    const WAITS_FOR_DISK: bool = true;
 
     fn entry(&mut self) -> squeue::Entry {
         opcode::Fsync::new(self.file.fd()).flags(self.flags).build()
@@ -575,6 +579,7 @@ struct Fallocate {
 // SAFETY: owns the open file; refers to no memory.
 unsafe impl OpData for Fallocate {
     type Output = io::Result<()>;
+    const WAITS_FOR_DISK: bool = true;
 
     fn entry(&mut self) -> squeue::Entry {
         opcode::Fallocate::new(self.file.fd(), self.len).offset(self.offset).mode(self.mode).build()

@@ -40,6 +40,10 @@ pub(crate) struct Core {
     /// All unfinished tasks.
     tasks: RefCell<Slab<Arc<dyn Runnable>>>,
     idle: RefCell<Idle>,
+    /// The same while a disk works for somebody.
+    idle_for_disk: RefCell<Idle>,
+    /// Operations in flight that end when a local disk has done its part.
+    pub(super) disk_waits: Cell<usize>,
     /// Set when shutdown was requested.
     closing: Event,
     /// Notified when the last task ends during shutdown.
@@ -60,6 +64,8 @@ impl Core {
             ready: RefCell::default(),
             tasks: RefCell::new(Slab::new()),
             idle: RefCell::new(Idle::new(config.poll)),
+            idle_for_disk: RefCell::new(Idle::new(config.poll_disk)),
+            disk_waits: Cell::new(0),
             closing: Event::new(),
             tasks_ended: Notify::new(),
             completions: Cell::default(),
@@ -194,10 +200,10 @@ impl Core {
         if deadline.is_some_and(|deadline| deadline <= start) {
             return self.enter_if_needed();
         }
-        if self.idle.borrow().polls() {
+        let idle = if self.disk_waits.get() > 0 { &self.idle_for_disk } else { &self.idle };
+        if idle.borrow().polls() {
             self.enter_if_needed();
-            let hit = self
-                .idle
+            let hit = idle
                 .borrow()
                 .poll(start, deadline, || self.driver().has_completions() || self.shared.has_work());
             if hit {
@@ -216,7 +222,7 @@ impl Core {
         };
         self.enter(wait);
         self.shared.end_sleep();
-        self.idle.borrow_mut().slept(start.elapsed());
+        idle.borrow_mut().slept(start.elapsed());
     }
 
     fn enter_if_needed(&self) {

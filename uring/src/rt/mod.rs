@@ -42,6 +42,8 @@ pub struct Config {
     /// Upper bound of the adaptive polling before each sleep; zero never polls. Nor does a process that has one CPU,
     /// and of a process's reactors always fewer poll at a time than it has CPUs.
     pub poll: Duration,
+    /// The same while a disk of this machine works for a task: it answers soon, and by itself.
+    pub poll_disk: Duration,
     /// Name of the thread [`Reactor::start`] makes.
     pub name: String,
     /// Whether the process aborts when that thread panics. Tasks catch their own panics, so it is the loop that failed
@@ -54,6 +56,7 @@ impl Default for Config {
         Self {
             entries: 1024,
             poll: Duration::from_micros(50),
+            poll_disk: Duration::from_micros(200),
             name: "reactor".to_owned(),
             abort_on_panic: false,
         }

@@ -22,6 +22,9 @@ pub(crate) unsafe trait OpData: 'static {
     /// What the operation's future gives.
     type Output;
 
+    /// Whether it is over as soon as a local disk has done its part, whatever others do.
+    const WAITS_FOR_DISK: bool = false;
+
     /// The entry that describes the operation, but for its `user_data`.
     fn entry(&mut self) -> squeue::Entry;
 
@@ -55,16 +58,22 @@ impl<D: OpData> Op<D> {
         // SAFETY: by `OpData`'s promise all the entry refers to lives as long as `data`, which this value keeps until
         // the completion was reaped, or hands to the driver when dropped earlier.
         let key = unsafe { core.driver().start(entry) };
+        if D::WAITS_FOR_DISK {
+            core.disk_waits.update(|waits| waits + 1);
+        }
         Self { core, key: Some(key), data }
     }
 
-    /// Moves the data out.
+    /// Moves the data out: the operation is over, or nobody waits for it any more.
     ///
     /// # Safety
     ///
     /// At most once, after which `key` is `None`.
     unsafe fn take_data(&mut self) -> D {
         debug_assert!(self.key.is_none());
+        if D::WAITS_FOR_DISK {
+            self.core.disk_waits.update(|waits| waits - 1);
+        }
         // SAFETY: initialised in `new`, and moved out only here, once by the caller's promise.
         unsafe { self.data.assume_init_read() }
     }

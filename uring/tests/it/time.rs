@@ -50,7 +50,9 @@ async fn fire_500(lead: Duration) -> bool {
 
 #[test]
 fn without_polling_too() {
-    let mut reactor = Reactor::new(Config { poll: Duration::ZERO, ..Config::default() }).unwrap();
+    let mut reactor =
+        Reactor::new(Config { poll: Duration::ZERO, poll_disk: Duration::ZERO, ..Config::default() })
+            .unwrap();
     reactor.block_on(limited(async {
         let start = Instant::now();
         for _ in 0..20 {

@@ -27,6 +27,7 @@ class Verdict:
     target: object
     ratio: float
     against: str  # the peer that the best one was
+    yardsticks: dict  # the same ratio with each of the row's yardsticks in cairn's place
 
     def holds(self, slack=1.0):
         """Whether the target is met; with less than all of it asked for when `slack` is below 1."""
@@ -80,7 +81,7 @@ class Results:
             return None
         ours = self.median(row, CAIRN, figure)
         if target.against == ITSELF:
-            return Verdict(target, ours / self.median(row, CAIRN, "before"), ITSELF)
+            return Verdict(target, ours / self.median(row, CAIRN, "before"), ITSELF, {})
         if target.against == BEST:
             figures = {name: self.median(row, name, figure) for name in taking_part if name in row.peers}
             if not figures:
@@ -91,7 +92,11 @@ class Results:
         else:
             return None
         theirs = self.median(row, against, figure)
-        return Verdict(target, ours / theirs, against) if theirs else None
+        if not theirs:
+            return None
+        yardsticks = {name: self.median(row, name, figure) for name in row.yardsticks if name in taking_part}
+        ratios = {name: value / theirs for name, value in yardsticks.items() if value and name != against}
+        return Verdict(target, ours / theirs, against, ratios)
 
     def to_json(self):
         rows = {row: {server: [asdict(s) for s in samples] for server, samples in servers.items()}

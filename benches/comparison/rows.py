@@ -60,6 +60,10 @@ class Row:
     def peers(self):
         return [name for name in self.servers if name != CAIRN and not BY_NAME[name].yardstick]
 
+    @property
+    def yardsticks(self):
+        return [name for name in self.servers if BY_NAME[name].yardstick]
+
 
 def ratios(of=RATE, **factors):
     names = {"nbdkit": NBDKIT, "qemu": QEMU, "qcow2": QCOW2, "fio": FIO, "null": NULL, "best": BEST, "itself": ITSELF}
@@ -68,8 +72,8 @@ def ratios(of=RATE, **factors):
 
 LATENCY_PEERS = (CAIRN, NBDKIT, MEMORY, QEMU, QCOW2, NBD_SERVER, NULL)
 SMALL_ON_TMPFS = (CAIRN, NBDKIT, MEMORY, QEMU, NULL, RAW, TOKIO)
-FLUSHING = (CAIRN, NBDKIT, QEMU, QCOW2, NBD_SERVER, RAW)
-STREAMING = (CAIRN, FIO, QEMU, QCOW2)
+FLUSHING = (CAIRN, NBDKIT, QEMU, QCOW2, NBD_SERVER, FIO, RAW, NULL)
+STREAMING = (CAIRN, FIO, QEMU, QCOW2, RAW, NULL)
 
 # Streams first: random writes leave a disk in disorder, and snapshots behind them in more of it.
 ROWS = [
@@ -80,19 +84,19 @@ ROWS = [
     Row("disk-stream-read-hot", "1 MiB stream of reads, depth 8, cached", "seq-read-1m-qd8", "ext4",
         (CAIRN, NBDKIT, NBD_SERVER), ratios(nbdkit=1.1), unit="MiB/s", warm=True),
     Row("disk-read", "4 KiB random read, depth 32, nothing cached", "rand-read-4k-qd32", "ext4",
-        (CAIRN, FIO, QEMU, QCOW2, RAW, TOKIO), ratios(fio=0.9, qemu=1.1, qcow2=1.2), cold=True),
+        (CAIRN, FIO, QEMU, QCOW2, RAW, TOKIO, NULL), ratios(fio=0.9, qemu=1.1, qcow2=1.2), cold=True),
     Row("disk-read-hot", "4 KiB random read, depth 32, cached", "rand-read-4k-qd32", "ext4",
         (CAIRN, NBDKIT, NBD_SERVER, NULL), ratios(nbdkit=1.3), warm=True),
     Row("disk-write", "4 KiB random write, depth 32", "rand-write-4k-qd32", "ext4",
-        (CAIRN, QCOW2, FIO, NBDKIT, QEMU, NBD_SERVER, RAW, TOKIO), ratios(qcow2=3.5, fio=2, nbdkit=1.3)),
+        (CAIRN, QCOW2, FIO, NBDKIT, QEMU, NBD_SERVER, RAW, TOKIO, NULL), ratios(qcow2=3.5, fio=2, nbdkit=1.3)),
     Row("disk-write-snapshot", "4 KiB random write, depth 32, in the 4 s after a snapshot", "rand-write-4k-qd32", "ext4",
         (CAIRN, QCOW2), ratios(itself=0.95, qcow2=20), snapshot=True),
     Row("disk-flush", "4 KiB write and flush, one at a time", "flush-write-4k-qd1", "ext4", FLUSHING, ratios(best=1)),
     Row("disk-flush-8", "4 KiB write and flush, 8 connections", "flush-write-4k-8conn", "ext4", FLUSHING, ratios(best=2)),
-    Row("memory-stream-write", "1 MiB stream of writes, depth 8", "seq-write-1m-qd8", "tmpfs", (*STREAMING, NULL),
+    Row("memory-stream-write", "1 MiB stream of writes, depth 8", "seq-write-1m-qd8", "tmpfs", STREAMING,
         ratios(fio=0.95, qemu=1.5, qcow2=1.5), unit="MiB/s", in_order=True),
     Row("memory-stream-read", "1 MiB stream of reads, depth 8, cached", "seq-read-1m-qd8", "tmpfs",
-        (*STREAMING, NBDKIT, NULL), ratios(fio=0.95, qemu=1.5, qcow2=1.5, nbdkit=1.1), unit="MiB/s", warm=True),
+        (*STREAMING, NBDKIT), ratios(fio=0.95, qemu=1.5, qcow2=1.5, nbdkit=1.1), unit="MiB/s", warm=True),
     Row("memory-read-latency", "4 KiB random read, depth 1", "rand-read-4k-qd1", "tmpfs", LATENCY_PEERS,
         ratios(LATENCY, best=0.6), warm=True),
     Row("memory-write-latency", "4 KiB random write, depth 1", "rand-write-4k-qd1", "tmpfs", LATENCY_PEERS,

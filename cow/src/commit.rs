@@ -18,7 +18,7 @@
 //!                                                          batch ┴──► publish, seal, open the log, answer
 //! ```
 //!
-//! Until it is published the batch is no part of the log: if the write fails, its first block is zeroed before the log takes
+//! Until it is published the batch is no part of the log: if the write fails, its first block is zeroed for good before the log takes
 //! other records, for the next process would take it for the log's end and leave what was answered behind it.
 //!
 //! **Invariant:** at most one batch is sealed and not yet durable.
@@ -124,6 +124,12 @@ fn publish_ahead(
 }
 
 impl State {
+    fn fence(&mut self, error: &Error) {
+        if !planted(Defect::FenceForgotten) {
+            self.fenced.get_or_insert_with(|| error.with_cause());
+        }
+    }
+
     /// Whether no record may be appended now.
     pub(crate) fn log_is_closed(&self) -> bool {
         matches!(self.ahead, Ahead::Writing) && !planted(Defect::LogLeftOpen)
@@ -162,6 +168,11 @@ impl State {
             empty: false,
         };
         let (pos, first_lsn) = (self.ring.pos, self.lsn);
+        if let Some(shadow) = &mut self.shadow
+            && !planted(Defect::AheadUnannounced)
+        {
+            shadow.foresee(mark.seq, mark.end_lsn, bytes.bytes());
+        }
         Some(Sealed { bytes: bytes.into_bytes(), records: 1, first_lsn, pos, mark })
     }
 }
@@ -230,7 +241,11 @@ impl<D: Disk> Pool<D> {
         }
         match self.take_ahead() {
             None => Ok(true),
-            Some(mark) => self.harden(mark).await.map(|()| false),
+            Some(mark) => {
+                // Nobody has flushed it.
+                self.state.lock().lone_flushes = 0;
+                self.harden(mark).await.map(|()| false)
+            }
         }
     }
 
@@ -272,7 +287,7 @@ impl<D: Disk> Pool<D> {
             return Err(error.into());
         }
         if let Err(error) = data {
-            self.retract(pos).await;
+            self.retract(pos, mark.seq, &bytes).await;
             return Err(Error::io("writing data", error).into());
         }
         loop {
@@ -296,19 +311,33 @@ impl<D: Disk> Pool<D> {
                 },
                 blocked => blocked,
             };
-            self.retract(pos).await;
+            self.retract(pos, mark.seq, &bytes).await;
             return Err(blocked);
         }
     }
 
     /// Takes back a batch whose record will not be in the log: the next process must not take it for the log's end, behind
-    /// which what this one answers from now on would be lost.
-    async fn retract(&self, pos: u64) {
+    /// which what this one answers from now on would be lost. It is gone for good before a read or a flush says that the
+    /// write never happened; where it cannot be taken back, the shadow goes on saying that it does not count.
+    async fn retract(&self, pos: u64, seq: BatchSeq, record: &[u8]) {
+        let before = self.state.lock().shadow.as_mut().map(|shadow| shadow.disown(seq, record));
         let addr = BlockAddr(JOURNAL_START + pos % self.geometry.journal_blocks);
         let mut nothing = self.disk.alloc(BLOCK_BYTES);
         nothing.fill(0);
-        if let Err(error) = self.disk.write(addr.offset(), vec![nothing]).await.0 {
-            self.fence(&Error::io("taking back a batch of the journal", error));
+        let zeroed = self.disk.write(addr.offset(), vec![nothing]).await.0;
+        let gone = match zeroed.map_err(|error| Error::io("taking back a batch of the journal", error)) {
+            Ok(()) => self.barrier().await,
+            Err(error) => Err(error),
+        };
+        match gone {
+            Ok(()) => {
+                let mut state = self.state.lock();
+                let fenced = state.fenced.is_some();
+                if let Some((shadow, before)) = state.shadow.as_mut().zip(before).filter(|_| !fenced) {
+                    shadow.disowned(before);
+                }
+            }
+            Err(error) => self.fence(&error),
         }
         self.reopen_log();
     }
@@ -472,21 +501,21 @@ impl<D: Disk> Pool<D> {
         let synced = synced.map_err(|e| Error::io("making writes durable", e));
         // Before the next barrier may begin, and before anybody is told.
         synced.inspect_err(|error| {
-            if let Some(shadow) = &mut self.state.lock().shadow
+            let mut state = self.state.lock();
+            if let Some(shadow) = &mut state.shadow
                 && !planted(Defect::FailedBarrierNotNoted)
             {
                 shadow.barrier_failed();
             }
-            self.fence(error);
+            state.fence(error);
+            drop(state);
+            self.work.notify_all();
         })
     }
 
     /// Refuses all further writes: what the disk holds is not known any more.
     pub(crate) fn fence(&self, error: &Error) {
-        if planted(Defect::FenceForgotten) {
-            return;
-        }
-        self.state.lock().fenced.get_or_insert_with(|| error.with_cause());
+        self.state.lock().fence(error);
         self.work.notify_all();
     }
 }

@@ -40,6 +40,8 @@ defects! {
     LogLeftOpen,
     /// The next batch is written before one that was written with its data has had its barrier.
     AheadForgotten,
+    /// A batch is written together with its data before the memory that outlives the process tells that it is not durable.
+    AheadUnannounced,
     /// A batch of the journal is believed whatever its checksum says.
     BatchChecksumIgnored,
     /// A batch of the journal is believed whatever its number is.
@@ -160,7 +162,8 @@ defects! {
 
 impl Defect {
     /// Those that need so rare a moment that a minute of simulation finds them by luck only.
-    pub const RARE: &[Defect] = &[Defect::LastBatchVouchesForItself, Defect::TornBatchLeft];
+    pub const RARE: &[Defect] =
+        &[Defect::LastBatchVouchesForItself, Defect::TornBatchLeft, Defect::AheadUnannounced];
 }
 
 #[cfg(feature = "mutants")]

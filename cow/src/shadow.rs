@@ -388,18 +388,48 @@ impl Shadow {
         }
     }
 
-    /// From here on records belong to batch `seq`. The slot's earlier batch is durable.
-    pub(crate) fn next_batch(&mut self, seq: BatchSeq, first_lsn: Lsn) {
-        self.header.last = BatchSeq(seq.0 - 1);
-        self.header.last_crc = self.crc;
+    /// Begins the slot of batch `seq`, whose earlier batch is durable, and which goes on from a batch with this CRC.
+    /// Returns where the slot is.
+    fn begin_slot(&mut self, seq: BatchSeq, first_lsn: Lsn, before: u32) -> usize {
         let mut w = Writer::default();
         w.u64(seq.0);
         w.u64(first_lsn.0);
-        w.u32(self.crc);
+        w.u32(before);
         let crc = crc32fast::hash(w.bytes());
         w.u32(crc);
         let start = slot_start(self.geometry, seq);
         self.store(start, w.bytes());
+        start
+    }
+
+    /// The batch that is next goes to the journal before its only record comes here. Whoever finds it there must see
+    /// that this memory goes on from it, and so knows that it is not durable.
+    pub(crate) fn foresee(&mut self, seq: BatchSeq, next_lsn: Lsn, record: &[u8]) {
+        let crc = batch_crc(&self.header.pool, seq, record);
+        self.begin_slot(BatchSeq(seq.0 + 1), next_lsn, crc);
+    }
+
+    /// Batch `seq`, with this record and not durable, is taken out of the journal again. Until that is done, whoever
+    /// finds it there must take it for what a failed barrier covered. Returns what [`Shadow::disowned`] needs.
+    pub(crate) fn disown(&mut self, seq: BatchSeq, record: &[u8]) -> (BatchSeq, u32) {
+        let before = (self.header.last, self.header.last_crc);
+        (self.header.last, self.header.last_crc) = (seq, batch_crc(&self.header.pool, seq, record));
+        self.barrier_failed();
+        before
+    }
+
+    /// The batch is gone.
+    pub(crate) fn disowned(&mut self, before: (BatchSeq, u32)) {
+        (self.header.last, self.header.last_crc) = before;
+        self.header.failed = false;
+        self.tell();
+    }
+
+    /// From here on records belong to batch `seq`. The slot's earlier batch is durable.
+    pub(crate) fn next_batch(&mut self, seq: BatchSeq, first_lsn: Lsn) {
+        self.header.last = BatchSeq(seq.0 - 1);
+        self.header.last_crc = self.crc;
+        let start = self.begin_slot(seq, first_lsn, self.crc);
         self.at = start + SLOT_HEADER_BYTES;
         self.end = start + slot_bytes(self.geometry);
         self.crc = seed(&self.header.pool, seq);

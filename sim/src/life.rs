@@ -223,6 +223,15 @@ impl Life {
         self.go_on_until(events, || self.disk.is_syncing());
     }
 
+    /// Goes on until something was written to the journal, of which perhaps nobody knows yet.
+    ///
+    /// # Panics
+    /// As [`Life::go_on`].
+    pub fn go_on_until_a_batch(&self, events: u64) {
+        self.go_on_until_another(events, SimDisk::last_written);
+        self.go_on_until(events, || JOURNAL.contains(&self.disk.last_written().start));
+    }
+
     /// Goes on until a superblock is written, and the other is not yet.
     ///
     /// # Panics

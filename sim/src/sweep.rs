@@ -119,6 +119,10 @@ fn go_on(life: &mut Life, rng: &mut Rng, grows: bool) {
             life.go_on_until_it_syncs(EVENTS);
             2
         }
+        3 if rng.chance(1, 2) => {
+            life.go_on_until_a_batch(EVENTS);
+            2
+        }
         3 => {
             life.begin_a_checkpoint();
             SOON

@@ -162,8 +162,7 @@ defects! {
 
 impl Defect {
     /// Those that need so rare a moment that a minute of simulation finds them by luck only.
-    pub const RARE: &[Defect] =
-        &[Defect::LastBatchVouchesForItself, Defect::TornBatchLeft, Defect::AheadUnannounced];
+    pub const RARE: &[Defect] = &[Defect::LastBatchVouchesForItself, Defect::TornBatchLeft];
 }
 
 #[cfg(feature = "mutants")]

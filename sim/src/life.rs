@@ -402,6 +402,30 @@ impl Life {
         look(&mut self.rng, &self.disk, &self.world, failed, thorough)
     }
 
+    /// What would be there if the process died now, a barrier of the next one failed, and the one after that had relied upon what
+    /// it found when it died, too, most likely with the power. The life itself goes on.
+    ///
+    /// # Panics
+    /// With whatever is found wrong.
+    pub fn look_past_a_failed_opening(&mut self) -> Tally {
+        if barrier_failed(&self.sim, &self.disk, &self.pool) {
+            return Tally::default();
+        }
+        let mut rng = self.rng.fork();
+        let disk = self.disk.kill(&mut rng);
+        disk.inject(Fault::on(Op::Sync).after(rng.below(2)).once());
+        let sim = engine::world(rng.next_u64(), &disk);
+        let opened = sim.run(AnyPool::open(disk.clone(), options()));
+        let failed = disk.syncs_failed() > 0;
+        if let Err(e) = opened {
+            assert!(failed && e.kind() == ErrorKind::Io, "reopening: {e:?}");
+        }
+        drop(sim);
+        let left = (disk.kill(&mut rng), if failed { Death::Failure } else { Death::Process });
+        drop(Life::after(self.seed, rng, left, self.world.fork(), false).die_and_come_back(false));
+        Tally { nested: 1, states: 2, ..Tally::default() }
+    }
+
     /// What would be there if the process died soon, in the middle of a step: before one of the next pieces that it stores in the
     /// memory that outlives it. The life goes on for so many events at most; nothing is looked at if it stores too little.
     ///

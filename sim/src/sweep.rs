@@ -50,7 +50,9 @@ pub fn sweep(seed: u64) -> Tally {
             if moment == failing {
                 life.let_a_barrier_fail(4 * EVENTS);
             }
-            go_on(&mut life, &mut rng, grows);
+            if go_on(&mut life, &mut rng, grows) == Moment::Batch {
+                tally.add(life.look_past_a_failed_opening());
+            }
             if rng.chance(1, 8) {
                 life.look_at_damage();
                 tally.damaged += 1;
@@ -104,11 +106,20 @@ pub(crate) fn birth(seed: u64, rng: &mut Rng) -> Birth {
     Birth { life, size, grows: room == GROWS }
 }
 
+/// Where a life has come to.
+#[derive(PartialEq, Eq)]
+enum Moment {
+    Any,
+    /// Something was just written to the journal.
+    Batch,
+}
+
 /// To the next moment: any, or one of those at which most is at stake.
-fn go_on(life: &mut Life, rng: &mut Rng, grows: bool) {
+fn go_on(life: &mut Life, rng: &mut Rng, grows: bool) -> Moment {
     if rng.chance(1, 24) {
         life.fill_the_journal(FLOOD);
     }
+    let mut moment = Moment::Any;
     let events = match rng.below(8) {
         0 if grows => {
             life.go_on_until_it_grows(4 * EVENTS);
@@ -121,6 +132,7 @@ fn go_on(life: &mut Life, rng: &mut Rng, grows: bool) {
         }
         3 if rng.chance(1, 2) => {
             life.go_on_until_a_batch(EVENTS);
+            moment = Moment::Batch;
             2
         }
         3 => {
@@ -135,4 +147,5 @@ fn go_on(life: &mut Life, rng: &mut Rng, grows: bool) {
         _ => EVENTS,
     };
     life.go_on(1 + rng.below(events));
+    moment
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use cairn_cow::{Error, ErrorKind, Options, VersionId};
 
-use crate::engine;
+use crate::engine::{self, BLOCK_SECTORS};
 use crate::oracle::{Contents, History, Time};
 use crate::pattern::SECTOR;
 
@@ -293,8 +293,17 @@ impl Volume {
         let sectors = self.size / SECTOR;
         let range = first.min(sectors)..(first + count).min(sectors);
         if !range.is_empty() {
-            self.history.touch(range.clone());
             self.hot.push(range);
+            self.touch_hot_blocks();
+        }
+    }
+
+    /// Some writers write whole blocks, also where a hot range begins or ends within one.
+    fn touch_hot_blocks(&mut self) {
+        for range in &self.hot {
+            let blocks =
+                range.start / BLOCK_SECTORS * BLOCK_SECTORS..range.end.next_multiple_of(BLOCK_SECTORS);
+            self.history.touch(blocks.start..blocks.end.min(self.size / SECTOR));
         }
     }
 
@@ -306,8 +315,6 @@ impl Volume {
     /// What it may hold changes from what is known to this.
     pub(crate) fn restart_history(&mut self, contents: &Contents) {
         self.history = self.history.restarted(contents);
-        for range in self.hot.clone() {
-            self.history.touch(range);
-        }
+        self.touch_hot_blocks();
     }
 }

@@ -54,13 +54,8 @@ pub trait Disk: Send + Sync + 'static {
     /// The memory its I/O works on.
     type Buf: Buf;
 
-    /// A buffer of `len` bytes with arbitrary contents.
+    /// A buffer of `len` bytes with arbitrary contents; a large one at best in huge pages.
     fn alloc(&self, len: usize) -> Self::Buf;
-
-    /// Memory to keep for long: at best in huge pages, since it is large and used all over.
-    fn memory(&self, len: usize) -> Self::Buf {
-        self.alloc(len)
-    }
 
     /// Fills the whole buffer from `offset`; a range past the end is an error of kind `UnexpectedEof`.
     fn read(&self, offset: u64, buf: Self::Buf) -> impl Future<Output = (io::Result<()>, Self::Buf)>;

@@ -37,10 +37,6 @@ impl<D: Disk> Disk for Overlay<D> {
         self.below.alloc(len)
     }
 
-    fn memory(&self, len: usize) -> D::Buf {
-        self.below.memory(len)
-    }
-
     async fn read(&self, offset: u64, mut buf: D::Buf) -> (io::Result<()>, D::Buf) {
         let (end, below) = (offset + buf.len() as u64, self.below.len());
         if end > self.len() {

@@ -284,7 +284,7 @@ impl<D: Disk> Pool<D> {
             }
         }
         if let (Some(cache), Afterwards::Keep) = (&self.cache, afterwards) {
-            cache.add(start, &buf, |len| -> Memory { Box::new(self.disk.memory(len)) });
+            cache.add(start, &buf, |len| -> Memory { Box::new(self.disk.alloc(len)) });
         }
         Ok(buf)
     }

@@ -304,12 +304,6 @@ impl Disk for PoolDisk {
         PoolBuf(AlignedBuf::new(len))
     }
 
-    fn memory(&self, len: usize) -> PoolBuf {
-        let buf = AlignedBuf::new(len);
-        buf.prefer_huge_pages();
-        PoolBuf(buf)
-    }
-
     async fn read(&self, offset: u64, buf: PoolBuf) -> (io::Result<()>, PoolBuf) {
         let (result, buf) = self.file.read_exact_at(buf.0, offset).await;
         (result, PoolBuf(buf))

@@ -57,15 +57,6 @@ impl AlignedBuf {
         cache::capacity_for(len)
     }
 
-    /// Asks the kernel to back the memory that this is a piece of with huge pages (`madvise(2)`, `MADV_HUGEPAGE`), for
-    /// what is kept long and used all over: fewer page faults and address translations. Only mappings of 2 MiB and more
-    /// can have any; where the kernel has none to give, nothing changes.
-    pub fn prefer_huge_pages(&self) {
-        if let Some(block) = &self.block {
-            block.prefer_huge_pages();
-        }
-    }
-
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -241,17 +232,6 @@ mod tests {
         assert_eq!(head.len(), 3 * ALIGN);
         for (index, chunk) in head.chunks(ALIGN).enumerate() {
             assert!(chunk.iter().all(|byte| usize::from(*byte) == index + 1));
-        }
-    }
-
-    #[test]
-    fn memory_in_huge_pages_is_as_good_as_any() {
-        for len in [0, ALIGN, 2 << 20, 5 << 20] {
-            let mut buf = AlignedBuf::new(len);
-            buf.prefer_huge_pages();
-            assert!(buf.iter().all(|byte| *byte == 0));
-            buf.fill(7);
-            assert!(buf.iter().all(|byte| *byte == 7));
         }
     }
 

@@ -20,13 +20,17 @@ const STEPS: usize = 4;
 const CLASSES: usize = COARSE_CLASSES + STEPS * (MAX_SHIFT - FINE_SHIFT) as usize;
 /// Bound on the bytes one thread keeps for reuse.
 const MAX_CACHED_BYTES: usize = 64 << 20;
-/// From this capacity on a block is a mapping of its own, whose pages take memory only once they are touched: what a
-/// client announces and never sends costs addresses. Smaller blocks would cost more in system calls, and in mappings,
-/// of which a process may have 65,530 (`vm.max_map_count`), than clearing them does.
+/// From this capacity on blocks are mappings, whose pages take memory only once they are touched: what a client announces and
+/// never sends costs addresses.
 const MIN_MAPPED: usize = 64 << 10;
+/// A huge page of most machines. Blocks of half of it and less are cut from mappings of this size, larger ones are mappings of
+/// their own: a disk's driver takes memory in so many pieces at once, and of 4 KiB each they make two I/Os of a MiB.
+const HUGE_PAGE: usize = 2 << 20;
 
 const _: () = assert!(1 << MIN_SHIFT == ALIGN, "the smallest class is one aligned page");
 const _: () = assert!((1 << FINE_SHIFT) / STEPS >= ALIGN, "every class is a whole number of pages");
+const _: () =
+    assert!(HUGE_PAGE == 2 << FINE_SHIFT, "the classes that huge pages are cut into are powers of two");
 
 /// One allocation, shared by the pieces cut from it.
 pub(super) struct Block {
@@ -35,6 +39,8 @@ pub(super) struct Block {
     capacity: usize,
     /// Not handed out before, so still all zero.
     fresh: bool,
+    /// What it is a part of; nothing below [`MIN_MAPPED`].
+    mapping: Option<Arc<Mapping>>,
 }
 
 // SAFETY: a block is plain memory without any thread affinity; access to its bytes is governed by `AlignedBuf`,
@@ -44,16 +50,28 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
+    /// A block with memory of its own.
     fn allocate(capacity: usize) -> Self {
+        if capacity >= MIN_MAPPED {
+            let mapping = Mapping::new(capacity);
+            return Self { base: mapping.base, capacity, fresh: true, mapping: Some(Arc::new(mapping)) };
+        }
         let layout = Self::layout(capacity);
-        let base = if capacity >= MIN_MAPPED {
-            map(capacity)
-        } else {
-            // SAFETY: the layout's size is not zero: every capacity is at least one page.
-            NonNull::new(unsafe { alloc_zeroed(layout) })
-        };
-        let Some(base) = base else { handle_alloc_error(layout) };
-        Self { base, capacity, fresh: true }
+        // SAFETY: the layout's size is not zero: every capacity is at least one page.
+        let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        Self { base, capacity, fresh: true, mapping: None }
+    }
+
+    /// All the blocks that a huge page has room for.
+    fn cut(capacity: usize) -> impl Iterator<Item = Self> {
+        let mapping = Arc::new(Mapping::new(HUGE_PAGE));
+        (0..HUGE_PAGE / capacity).map(move |index| Self {
+            // SAFETY: within the mapping, of which as many whole blocks are cut as there is room for.
+            base: unsafe { mapping.base.add(index * capacity) },
+            capacity,
+            fresh: true,
+            mapping: Some(Arc::clone(&mapping)),
+        })
     }
 
     fn layout(capacity: usize) -> Layout {
@@ -64,15 +82,6 @@ impl Block {
         self.base
     }
 
-    /// See [`AlignedBuf::prefer_huge_pages`](super::AlignedBuf::prefer_huge_pages).
-    pub(super) fn prefer_huge_pages(&self) {
-        if self.capacity >= MIN_MAPPED {
-            // SAFETY: a mapping of our own, and advice that changes none of its bytes. An error means that this kernel
-            // has no huge pages, which changes nothing either.
-            unsafe { libc::madvise(self.base.as_ptr().cast(), self.capacity, libc::MADV_HUGEPAGE) };
-        }
-    }
-
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh
     }
@@ -80,34 +89,90 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        if self.capacity >= MIN_MAPPED {
-            // SAFETY: exactly what `map` made for this block; the last reference is gone, so nothing uses it.
-            let outcome = unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity) };
-            // It fails only where unmapping would split a mapping beyond their greatest number: then the range leaks.
-            debug_assert_eq!(outcome, 0, "a block is unmapped once");
-        } else {
+        match &self.mapping {
             // SAFETY: allocated in `allocate` with this very layout; the last reference is gone, so nothing uses it.
-            unsafe { dealloc(self.base.as_ptr(), Self::layout(self.capacity)) };
+            None => unsafe { dealloc(self.base.as_ptr(), Self::layout(self.capacity)) },
+            Some(mapping) if mapping.len > self.capacity => {
+                // Others of the mapping may be kept for long.
+                // SAFETY: a part of a mapping that is this block's alone; the last reference is gone, so nothing uses it, nor
+                // will anything: no other block is ever cut from there. An error leaves the memory taken for longer.
+                unsafe { libc::madvise(self.base.as_ptr().cast(), self.capacity, libc::MADV_DONTNEED) };
+            }
+            Some(_) => {}
         }
     }
 }
 
-/// Fresh zeroed memory from the kernel; no page of it is resident yet. `None` when there is no more.
-fn map(capacity: usize) -> Option<NonNull<u8>> {
-    // SAFETY: a new private anonymous mapping, at an address of the kernel's choice, so it overlaps nothing that is in
-    // use. The kernel fills it with zeroes, aligns it to its page size, which is at least 4096 bytes, and keeps it
-    // until `munmap`.
-    let base = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            capacity,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    if base == libc::MAP_FAILED { None } else { NonNull::new(base.cast()) }
+/// Memory that was asked for from the kernel, in huge pages where it has any and there is room for one.
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    /// Fresh zeroed memory; no page of it is resident yet.
+    fn new(len: usize) -> Self {
+        // Huge pages begin at multiples of their size.
+        let surplus = if len >= HUGE_PAGE { HUGE_PAGE - ALIGN } else { 0 };
+        // SAFETY: a new private anonymous mapping, at an address of the kernel's choice, so it overlaps nothing that is in
+        // use. The kernel fills it with zeroes, aligns it to its page size, which is at least 4096 bytes, and keeps it
+        // until `munmap`.
+        let base = len.checked_add(surplus).map(|whole| unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                whole,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        });
+        let Some(base) =
+            base.filter(|base| *base != libc::MAP_FAILED).and_then(|base| NonNull::new(base.cast::<u8>()))
+        else {
+            handle_alloc_error(Block::layout(len));
+        };
+        if surplus == 0 {
+            return Self { base, len };
+        }
+        let before = base.addr().get().next_multiple_of(HUGE_PAGE) - base.addr().get();
+        let aligned = base.map_addr(|addr| addr.saturating_add(before));
+        let end = aligned.map_addr(|addr| addr.saturating_add(len));
+        // SAFETY: mapped above, and used by nobody. It ends where the first huge page begins, at most `surplus` further on.
+        unsafe { unmap(base, before) };
+        // SAFETY: as above; from the end of what is kept to that of the mapping.
+        unsafe { unmap(end, surplus - before) };
+        // SAFETY: a mapping of our own, and advice that changes none of its bytes. An error means that this kernel has no huge
+        // pages, which changes nothing either.
+        unsafe { libc::madvise(aligned.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        Self { base: aligned, len }
+    }
+}
+
+// SAFETY: plain memory without any thread affinity, whose bytes are reached through blocks only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `new` kept for it; the last block of it is gone, so nothing uses it.
+        unsafe { unmap(self.base, self.len) };
+    }
+}
+
+/// Gives whole pages back to the kernel.
+///
+/// # Safety
+/// The range was mapped by this module, and nothing uses it any more.
+unsafe fn unmap(base: NonNull<u8>, len: usize) {
+    if len == 0 {
+        return;
+    }
+    // SAFETY: as the caller guarantees.
+    let outcome = unsafe { libc::munmap(base.as_ptr().cast(), len) };
+    // It fails only where unmapping would split a mapping beyond their greatest number: then the range leaks.
+    debug_assert_eq!(outcome, 0, "memory is unmapped once");
 }
 
 /// The size class of a block that holds `len` bytes, if it is not too large for one.
@@ -174,7 +239,16 @@ pub(super) fn take(len: usize) -> Arc<Block> {
         Some(block)
     });
     // An error means that the thread is being torn down: its cache is gone.
-    recycled.ok().flatten().unwrap_or_else(|| Arc::new(Block::allocate(capacity)))
+    if let Some(block) = recycled.ok().flatten() {
+        return block;
+    }
+    if !(MIN_MAPPED..=HUGE_PAGE / 2).contains(&capacity) {
+        return Arc::new(Block::allocate(capacity));
+    }
+    let mut blocks = Block::cut(capacity).map(Arc::new);
+    let first = blocks.next().expect("a huge page has room for two at least");
+    blocks.for_each(|block| keep(class, block));
+    first
 }
 
 /// Takes one reference to a block back; the last one returns the block to this thread's free list.
@@ -184,13 +258,17 @@ pub(super) fn take(len: usize) -> Arc<Block> {
 pub(super) fn give(mut block: Arc<Block>) {
     let Some(unique) = Arc::get_mut(&mut block) else { return };
     unique.fresh = false;
-    let capacity = unique.capacity;
-    let Some(class) = class_of(capacity) else { return };
+    let Some(class) = class_of(unique.capacity) else { return };
+    keep(class, block);
+}
+
+/// Puts a block that nobody uses into this thread's free list, unless the thread keeps enough.
+fn keep(class: usize, block: Arc<Block>) {
     // An error means that the thread is being torn down: the closure, and the block with it, is dropped.
     let _ = CACHE.try_with(move |cache| {
         let mut cache = cache.borrow_mut();
-        if cache.bytes + capacity <= MAX_CACHED_BYTES {
-            cache.bytes += capacity;
+        if cache.bytes + block.capacity <= MAX_CACHED_BYTES {
+            cache.bytes += block.capacity;
             cache.free[class].push(block);
         }
     });
@@ -246,6 +324,58 @@ mod tests {
         // SAFETY: the first byte of a block that nobody else uses.
         unsafe { block.base().write(1) };
         assert!(resident(block.base(), block.capacity) > 0);
+    }
+
+    /// Where blocks are that take half a huge page each, in whole blocks from the beginning of theirs.
+    fn places(blocks: &[Arc<Block>]) -> Vec<usize> {
+        blocks.iter().map(|block| block.base().addr().get() % HUGE_PAGE / block.capacity).collect()
+    }
+
+    #[test]
+    fn blocks_share_huge_pages() {
+        let mut halves: Vec<_> = (0..4).map(|_| take(1 << 20)).collect();
+        assert!(
+            halves.iter().all(|block| block.is_fresh() && block.base().addr().get().is_multiple_of(1 << 20))
+        );
+        let mut there = places(&halves);
+        there.sort_unstable();
+        assert_eq!(there, [0, 0, 1, 1]);
+        for (number, block) in halves.iter().enumerate() {
+            // SAFETY: the whole of a block that nobody else uses.
+            unsafe { block.base().write_bytes(number as u8, block.capacity) };
+        }
+        let last = halves.pop().expect("four of them");
+        // What the thread does not keep is gone, and what shares its page is not.
+        drop(last);
+        for (number, block) in halves.iter().enumerate() {
+            // SAFETY: the whole of a block that nobody else uses, all of which was written above.
+            let bytes = unsafe { std::slice::from_raw_parts(block.base().as_ptr(), block.capacity) };
+            assert!(bytes.iter().all(|byte| *byte == number as u8));
+        }
+        // The smallest that are mapped, and those that are mappings of their own.
+        for len in [MIN_MAPPED, MIN_MAPPED + 1, (1 << 20) + 1, 2 << 20, 5 << 20] {
+            let block = take(len);
+            // SAFETY: the whole of a block that nobody else uses.
+            unsafe { block.base().write_bytes(1, block.capacity) };
+            let huge = block.capacity >= HUGE_PAGE;
+            assert!(!huge || block.base().addr().get().is_multiple_of(HUGE_PAGE), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_not_kept_gives_its_memory_back() {
+        let blocks: Vec<_> = (0..2).map(|_| take(1 << 20)).collect();
+        let (base, len) = (blocks[1].base(), blocks[1].capacity);
+        for block in &blocks {
+            // SAFETY: the whole of a block that nobody else uses.
+            unsafe { block.base().write_bytes(1, block.capacity) };
+        }
+        assert_eq!(resident(base, len), len / ALIGN);
+        assert_eq!(places(&blocks), [0, 1], "both of one page");
+        let mut blocks = blocks.into_iter();
+        let _kept = blocks.next();
+        drop(blocks);
+        assert_eq!(resident(base, len), 0);
     }
 
     #[test]

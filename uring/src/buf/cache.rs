@@ -20,17 +20,17 @@ const STEPS: usize = 4;
 const CLASSES: usize = COARSE_CLASSES + STEPS * (MAX_SHIFT - FINE_SHIFT) as usize;
 /// Bound on the bytes one thread keeps for reuse.
 const MAX_CACHED_BYTES: usize = 64 << 20;
-/// From this capacity on blocks are mappings, whose pages take memory only once they are touched: what a client announces and
-/// never sends costs addresses.
-const MIN_MAPPED: usize = 64 << 10;
-/// A huge page of most machines. Blocks of half of it and less are cut from mappings of this size, larger ones are mappings of
-/// their own: a disk's driver takes memory in so many pieces at once, and of 4 KiB each they make two I/Os of a MiB.
+/// From this capacity on blocks are parts of mappings, whose pages take memory only once they are touched: what a client
+/// announces and never sends costs addresses.
+const MIN_MAPPED: usize = 2 * ALIGN;
+/// A huge page of most machines. A thread's blocks of up to half of it are cut one after the other from mappings of this size,
+/// larger ones are mappings of their own: what lies in one piece is one piece for the disk, too. One that takes 254 at a time makes
+/// two I/Os of a MiB in pages of 4 KiB.
 const HUGE_PAGE: usize = 2 << 20;
 
 const _: () = assert!(1 << MIN_SHIFT == ALIGN, "the smallest class is one aligned page");
 const _: () = assert!((1 << FINE_SHIFT) / STEPS >= ALIGN, "every class is a whole number of pages");
-const _: () =
-    assert!(HUGE_PAGE == 2 << FINE_SHIFT, "the classes that huge pages are cut into are powers of two");
+const _: () = assert!(HUGE_PAGE == 2 << FINE_SHIFT, "what huge pages are cut into are powers of two");
 
 /// One allocation, shared by the pieces cut from it.
 pub(super) struct Block {
@@ -60,18 +60,6 @@ impl Block {
         // SAFETY: the layout's size is not zero: every capacity is at least one page.
         let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
         Self { base, capacity, fresh: true, mapping: None }
-    }
-
-    /// All the blocks that a huge page has room for.
-    fn cut(capacity: usize) -> impl Iterator<Item = Self> {
-        let mapping = Arc::new(Mapping::new(HUGE_PAGE));
-        (0..HUGE_PAGE / capacity).map(move |index| Self {
-            // SAFETY: within the mapping, of which as many whole blocks are cut as there is room for.
-            base: unsafe { mapping.base.add(index * capacity) },
-            capacity,
-            fresh: true,
-            mapping: Some(Arc::clone(&mapping)),
-        })
     }
 
     fn layout(capacity: usize) -> Layout {
@@ -218,10 +206,57 @@ pub(super) fn capacity_for(len: usize) -> usize {
 struct Cache {
     free: [Vec<Arc<Block>>; CLASSES],
     bytes: usize,
+    /// What the next blocks are cut from, and how much of it is left, at its end.
+    open: Option<(Arc<Mapping>, usize)>,
+}
+
+impl Cache {
+    /// A block of a class, recycled or new.
+    fn take(&mut self, class: usize) -> Arc<Block> {
+        if let Some(block) = self.free[class].pop() {
+            self.bytes -= block.capacity;
+            return block;
+        }
+        let capacity = size_of_class(class);
+        if !(MIN_MAPPED..=HUGE_PAGE / 2).contains(&capacity) {
+            return Arc::new(Block::allocate(capacity));
+        }
+        if let Some(block) = self.cut(capacity) {
+            return block;
+        }
+        // What is left of the last one is good for smaller blocks.
+        while let Some((_, left @ MIN_MAPPED..)) = self.open
+            && let Some(block) = self.cut(1 << left.ilog2())
+        {
+            self.keep(block);
+        }
+        self.open = Some((Arc::new(Mapping::new(HUGE_PAGE)), HUGE_PAGE));
+        self.cut(capacity).expect("a huge page has room for two at least")
+    }
+
+    /// The next block of the open mapping, if there is room.
+    fn cut(&mut self, capacity: usize) -> Option<Arc<Block>> {
+        let (mapping, left) = self.open.as_mut()?;
+        let at = mapping.len - *left;
+        *left = left.checked_sub(capacity)?;
+        let base = mapping.base.map_addr(|addr| addr.saturating_add(at));
+        Some(Arc::new(Block { base, capacity, fresh: true, mapping: Some(Arc::clone(mapping)) }))
+    }
+
+    /// Takes a block that nobody uses, unless there are enough.
+    fn keep(&mut self, block: Arc<Block>) {
+        if let Some(class) = class_of(block.capacity)
+            && self.bytes + block.capacity <= MAX_CACHED_BYTES
+        {
+            self.bytes += block.capacity;
+            self.free[class].push(block);
+        }
+    }
 }
 
 thread_local! {
-    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { free: [const { Vec::new() }; CLASSES], bytes: 0 }) };
+    static CACHE: RefCell<Cache> =
+        const { RefCell::new(Cache { free: [const { Vec::new() }; CLASSES], bytes: 0, open: None }) };
 }
 
 /// A block of at least `len` bytes: recycled where the thread has one, else fresh.
@@ -230,25 +265,9 @@ thread_local! {
 ///
 /// When `len` exceeds the address space.
 pub(super) fn take(len: usize) -> Arc<Block> {
-    let capacity = capacity_for(len);
-    let Some(class) = class_of(len) else { return Arc::new(Block::allocate(capacity)) };
-    let recycled = CACHE.try_with(|cache| {
-        let mut cache = cache.borrow_mut();
-        let block = cache.free[class].pop()?;
-        cache.bytes -= block.capacity;
-        Some(block)
-    });
     // An error means that the thread is being torn down: its cache is gone.
-    if let Some(block) = recycled.ok().flatten() {
-        return block;
-    }
-    if !(MIN_MAPPED..=HUGE_PAGE / 2).contains(&capacity) {
-        return Arc::new(Block::allocate(capacity));
-    }
-    let mut blocks = Block::cut(capacity).map(Arc::new);
-    let first = blocks.next().expect("a huge page has room for two at least");
-    blocks.for_each(|block| keep(class, block));
-    first
+    let cached = class_of(len).and_then(|class| CACHE.try_with(|cache| cache.borrow_mut().take(class)).ok());
+    cached.unwrap_or_else(|| Arc::new(Block::allocate(capacity_for(len))))
 }
 
 /// Takes one reference to a block back; the last one returns the block to this thread's free list.
@@ -258,24 +277,14 @@ pub(super) fn take(len: usize) -> Arc<Block> {
 pub(super) fn give(mut block: Arc<Block>) {
     let Some(unique) = Arc::get_mut(&mut block) else { return };
     unique.fresh = false;
-    let Some(class) = class_of(unique.capacity) else { return };
-    keep(class, block);
-}
-
-/// Puts a block that nobody uses into this thread's free list, unless the thread keeps enough.
-fn keep(class: usize, block: Arc<Block>) {
     // An error means that the thread is being torn down: the closure, and the block with it, is dropped.
-    let _ = CACHE.try_with(move |cache| {
-        let mut cache = cache.borrow_mut();
-        if cache.bytes + block.capacity <= MAX_CACHED_BYTES {
-            cache.bytes += block.capacity;
-            cache.free[class].push(block);
-        }
-    });
+    let _ = CACHE.try_with(move |cache| cache.borrow_mut().keep(block));
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     #[test]
@@ -326,39 +335,60 @@ mod tests {
         assert!(resident(block.base(), block.capacity) > 0);
     }
 
-    /// Where blocks are that take half a huge page each, in whole blocks from the beginning of theirs.
-    fn places(blocks: &[Arc<Block>]) -> Vec<usize> {
-        blocks.iter().map(|block| block.base().addr().get() % HUGE_PAGE / block.capacity).collect()
+    /// Where a block is in its huge page.
+    fn place(block: &Block) -> Range<usize> {
+        let start = block.base().addr().get() % HUGE_PAGE;
+        start..start + block.capacity
+    }
+
+    fn page(block: &Block) -> usize {
+        block.base().addr().get() / HUGE_PAGE
     }
 
     #[test]
-    fn blocks_share_huge_pages() {
-        let mut halves: Vec<_> = (0..4).map(|_| take(1 << 20)).collect();
-        assert!(
-            halves.iter().all(|block| block.is_fresh() && block.base().addr().get().is_multiple_of(1 << 20))
-        );
-        let mut there = places(&halves);
-        there.sort_unstable();
-        assert_eq!(there, [0, 0, 1, 1]);
-        for (number, block) in halves.iter().enumerate() {
+    fn blocks_of_all_sizes_are_cut_from_one_huge_page_after_the_other() {
+        let blocks: Vec<_> = [8 << 10, 1 << 20, 1 << 20].map(take).into();
+        assert_eq!(place(&blocks[0]), 0..8 << 10);
+        assert_eq!(place(&blocks[1]), 8 << 10..(1 << 20) + (8 << 10));
+        assert_eq!(place(&blocks[2]), 0..1 << 20, "it has no room in the first page");
+        assert!(page(&blocks[0]) == page(&blocks[1]) && page(&blocks[1]) != page(&blocks[2]));
+        // What is left of the first page.
+        let mut end = HUGE_PAGE;
+        for shift in 13..20 {
+            let block = take(1 << shift);
+            assert_eq!((page(&block), place(&block).end), (page(&blocks[0]), end));
+            end -= block.capacity;
+        }
+        assert_eq!(end, place(&blocks[1]).end);
+        // And then the second is cut further.
+        let next = take(512 << 10);
+        assert_eq!((page(&next), place(&next).start), (page(&blocks[2]), 1 << 20));
+    }
+
+    #[test]
+    fn blocks_of_one_mapping_are_disjoint() {
+        let mut blocks: Vec<_> = (0..4).map(|_| take(1 << 20)).collect();
+        for (number, block) in blocks.iter().enumerate() {
+            assert!(block.is_fresh());
             // SAFETY: the whole of a block that nobody else uses.
             unsafe { block.base().write_bytes(number as u8, block.capacity) };
         }
-        let last = halves.pop().expect("four of them");
         // What the thread does not keep is gone, and what shares its page is not.
-        drop(last);
-        for (number, block) in halves.iter().enumerate() {
+        drop(blocks.pop());
+        for (number, block) in blocks.iter().enumerate() {
             // SAFETY: the whole of a block that nobody else uses, all of which was written above.
             let bytes = unsafe { std::slice::from_raw_parts(block.base().as_ptr(), block.capacity) };
             assert!(bytes.iter().all(|byte| *byte == number as u8));
         }
-        // The smallest that are mapped, and those that are mappings of their own.
-        for len in [MIN_MAPPED, MIN_MAPPED + 1, (1 << 20) + 1, 2 << 20, 5 << 20] {
+    }
+
+    #[test]
+    fn every_byte_of_a_block_can_be_written() {
+        for len in [1, MIN_MAPPED, MIN_MAPPED + 1, 1 << 20, (1 << 20) + 1, 2 << 20, 5 << 20] {
             let block = take(len);
             // SAFETY: the whole of a block that nobody else uses.
             unsafe { block.base().write_bytes(1, block.capacity) };
-            let huge = block.capacity >= HUGE_PAGE;
-            assert!(!huge || block.base().addr().get().is_multiple_of(HUGE_PAGE), "{len} bytes");
+            assert!(block.capacity < HUGE_PAGE || place(&block).start == 0, "{len} bytes");
         }
     }
 
@@ -371,7 +401,7 @@ mod tests {
             unsafe { block.base().write_bytes(1, block.capacity) };
         }
         assert_eq!(resident(base, len), len / ALIGN);
-        assert_eq!(places(&blocks), [0, 1], "both of one page");
+        assert_eq!(page(&blocks[0]), page(&blocks[1]));
         let mut blocks = blocks.into_iter();
         let _kept = blocks.next();
         drop(blocks);

@@ -2,6 +2,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -27,6 +28,10 @@ const MIN_MAPPED: usize = 2 * ALIGN;
 /// larger ones are mappings of their own: what lies in one piece is one piece for the disk, too. One that takes 254 at a time makes
 /// two I/Os of a MiB in pages of 4 KiB.
 const HUGE_PAGE: usize = 2 << 20;
+/// The class from which on the block that was given back first is taken again: 1 MiB. What a disk has just read is in the caches of
+/// the processor that read it, from where it takes longer to overwrite than it takes from memory. Smaller blocks are taken while they
+/// are in this processor's caches.
+const OLDEST_FIRST: usize = COARSE_CLASSES - 1;
 
 const _: () = assert!(1 << MIN_SHIFT == ALIGN, "the smallest class is one aligned page");
 const _: () = assert!((1 << FINE_SHIFT) / STEPS >= ALIGN, "every class is a whole number of pages");
@@ -204,7 +209,8 @@ pub(super) fn capacity_for(len: usize) -> usize {
 
 /// A thread's free blocks by size class.
 struct Cache {
-    free: [Vec<Arc<Block>>; CLASSES],
+    /// In the order in which they came back.
+    free: [VecDeque<Arc<Block>>; CLASSES],
     bytes: usize,
     /// What the next blocks are cut from, and how much of it is left, at its end.
     open: Option<(Arc<Mapping>, usize)>,
@@ -213,7 +219,8 @@ struct Cache {
 impl Cache {
     /// A block of a class, recycled or new.
     fn take(&mut self, class: usize) -> Arc<Block> {
-        if let Some(block) = self.free[class].pop() {
+        let free = &mut self.free[class];
+        if let Some(block) = if class < OLDEST_FIRST { free.pop_back() } else { free.pop_front() } {
             self.bytes -= block.capacity;
             return block;
         }
@@ -249,14 +256,14 @@ impl Cache {
             && self.bytes + block.capacity <= MAX_CACHED_BYTES
         {
             self.bytes += block.capacity;
-            self.free[class].push(block);
+            self.free[class].push_back(block);
         }
     }
 }
 
 thread_local! {
     static CACHE: RefCell<Cache> =
-        const { RefCell::new(Cache { free: [const { Vec::new() }; CLASSES], bytes: 0, open: None }) };
+        const { RefCell::new(Cache { free: [const { VecDeque::new() }; CLASSES], bytes: 0, open: None }) };
 }
 
 /// A block of at least `len` bytes: recycled where the thread has one, else fresh.
@@ -422,13 +429,27 @@ mod tests {
     }
 
     #[test]
+    fn small_blocks_come_back_while_they_are_warm_and_large_ones_once_they_are_cold() {
+        for (len, oldest) in [(4096, false), (512 << 10, false), (1 << 20, true), (3 << 20, true)] {
+            let blocks: Vec<_> = (0..3).map(|_| take(len)).collect();
+            let mut bases: Vec<_> = blocks.iter().map(|block| block.base()).collect();
+            blocks.into_iter().for_each(give);
+            if !oldest {
+                bases.reverse();
+            }
+            let again: Vec<_> = (0..3).map(|_| take(len)).collect();
+            assert_eq!(again.iter().map(|block| block.base()).collect::<Vec<_>>(), bases, "{len} bytes");
+        }
+    }
+
+    #[test]
     fn cached_bytes_are_bounded() {
         let blocks: Vec<_> = (0..3).map(|_| take(32 << 20)).collect();
         blocks.into_iter().for_each(give);
         CACHE.with(|cache| {
             let cache = cache.borrow();
             assert_eq!(cache.bytes, 64 << 20);
-            assert_eq!(cache.free.iter().map(Vec::len).sum::<usize>(), 2);
+            assert_eq!(cache.free.iter().map(VecDeque::len).sum::<usize>(), 2);
         });
     }
 }
